@@ -1,0 +1,425 @@
+//! Where the cgroup of a container is.
+//!
+//! libcontainer (by way of libcgroups) creates the cgroup; what is computed here must name the same
+//! directories, also where libcgroups does it differently from other runtimes:
+//!
+//! - The path is joined to the mount point of the hierarchy as it is. A process that is itself inside
+//!   a container sees its own part of the hierarchy mounted, so this is right there too; the cgroup that
+//!   the process itself runs in plays no role.
+//! - `slice:prefix:name` means a systemd unit only on cgroup v2 and only if systemd was asked for. Everywhere
+//!   else it is an ordinary directory name with colons.
+//! - An absolute path is an ordinary path even if systemd was asked for.
+//! - Without a path the container gets `:youki:<id>`.
+//! - A v1 hierarchy is recognised by the name of its mount point.
+//!
+//! One thing is stricter: a path that leaves the hierarchy by `..`, or that is its root, is refused.
+//! Killing "all processes of the container" must not be able to mean all processes of the machine.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
+
+use super::error::{Doing, Error, Result};
+
+/// A v1 controller that containers are put under, with the names its mount point may have.
+const V1_CONTROLLERS: [(Controller, &[&str]); 12] = [
+    // The freezer comes first: it is where processes are counted and stopped.
+    (Controller::Freezer, &["freezer"]),
+    (Controller::Devices, &["devices"]),
+    (Controller::Pids, &["pids"]),
+    (Controller::Memory, &["memory"]),
+    (Controller::Cpu, &["cpu,cpuacct", "cpu"]),
+    (Controller::CpuAcct, &["cpu,cpuacct", "cpuacct"]),
+    (Controller::CpuSet, &["cpuset"]),
+    (Controller::Blkio, &["blkio"]),
+    (Controller::HugeTlb, &["hugetlb"]),
+    (Controller::PerfEvent, &["perf_event"]),
+    (
+        Controller::NetPrio,
+        &["net_cls,net_prio", "net_prio,net_cls", "net_prio"],
+    ),
+    (
+        Controller::NetCls,
+        &["net_cls,net_prio", "net_prio,net_cls", "net_cls"],
+    ),
+];
+
+/// A controller of cgroup v1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    Freezer,
+    Devices,
+    Pids,
+    Memory,
+    Cpu,
+    CpuAcct,
+    CpuSet,
+    Blkio,
+    HugeTlb,
+    PerfEvent,
+    NetPrio,
+    NetCls,
+}
+
+/// The directories of one cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One per controller; controllers mounted together share theirs.
+    V1(Vec<(Controller, PathBuf)>),
+    V2(PathBuf),
+}
+
+/// Where a cgroup is below the mount points, and who keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    /// Relative, without `.` and `..`, not empty.
+    pub relative: PathBuf,
+    /// The systemd unit that it is the cgroup of.
+    pub unit: Option<String>,
+}
+
+/// What libcgroups is told: the path of the OCI spec or what libcontainer puts in its place.
+pub(super) fn effective_path(cgroups_path: Option<&Path>, id: &str) -> PathBuf {
+    cgroups_path.map_or_else(|| PathBuf::from(format!(":youki:{id}")), Path::to_path_buf)
+}
+
+/// Finds the directories of a container's cgroup on this machine.
+pub(super) fn find(
+    cgroups_path: Option<&Path>,
+    id: &str,
+    systemd: bool,
+) -> Result<(Layout, Option<String>)> {
+    let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
+    let unified = matches!(setup, CgroupSetup::Unified);
+    let path = effective_path(cgroups_path, id);
+    // Asked only when it matters: reading it is one more file.
+    let root = if unified && systemd && !path.is_absolute() {
+        systemd_root()?
+    } else {
+        PathBuf::new()
+    };
+    let place = locate(&path, systemd && unified, &root).map_err(|reason| Error::Path {
+        id: id.to_owned(),
+        path,
+        reason,
+    })?;
+    if unified {
+        let dir = Path::new(DEFAULT_CGROUP_ROOT).join(place.relative);
+        return Ok((Layout::V2(dir), place.unit));
+    }
+    let mountinfo = Path::new("/proc/self/mountinfo");
+    let mounts = v1_mounts(&fs::read(mountinfo).doing("read", mountinfo)?);
+    if mounts.is_empty() {
+        return Err(Error::Hierarchy(
+            "no cgroup v1 controller is mounted".to_owned(),
+        ));
+    }
+    let dirs = mounts
+        .into_iter()
+        .map(|(controller, mount)| (controller, mount.join(&place.relative)))
+        .collect();
+    Ok((Layout::V1(dirs), None))
+}
+
+/// The cgroup that systemd's tree starts at: systemd itself lives in `init.scope` below it.
+fn systemd_root() -> Result<PathBuf> {
+    let file = Path::new("/proc/1/cgroup");
+    let content = fs::read_to_string(file).doing("read", file)?;
+    let own = content
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or("/");
+    Ok(PathBuf::from(
+        own.strip_suffix("/init.scope").unwrap_or(own),
+    ))
+}
+
+/// Computes the place of a cgroup from the path of the OCI spec.
+pub(super) fn locate(
+    path: &Path,
+    systemd: bool,
+    systemd_root: &Path,
+) -> std::result::Result<Location, &'static str> {
+    if systemd && !path.is_absolute() {
+        let (scope, unit) = unit(path)?;
+        let relative = normalise(&join_below(systemd_root, &scope).join(&unit))?;
+        return Ok(Location {
+            relative,
+            unit: Some(unit),
+        });
+    }
+    Ok(Location {
+        relative: normalise(path)?,
+        unit: None,
+    })
+}
+
+/// The slice's directory and the name of the unit in it.
+fn unit(path: &Path) -> std::result::Result<(PathBuf, String), &'static str> {
+    let text = path.to_str().ok_or("it is not UTF-8")?;
+    let parts: Vec<&str> = text.split(':').collect();
+    let (slice, prefix, name) = match parts.as_slice() {
+        [prefix, name] => ("", *prefix, *name),
+        [slice, prefix, name] => (*slice, *prefix, *name),
+        _ => return Err("for systemd it must have the form slice:prefix:name"),
+    };
+    if prefix.contains('/') || name.contains('/') {
+        return Err("a systemd unit's name contains no slash");
+    }
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let unit = if name.ends_with(".slice") {
+        name.to_owned()
+    } else {
+        format!("{prefix}-{name}.scope")
+    };
+    Ok((expand_slice(slice)?, unit))
+}
+
+/// `a-b.slice` lies in `a.slice`: the dashes of a slice's name are its path.
+fn expand_slice(slice: &str) -> std::result::Result<PathBuf, &'static str> {
+    const SUFFIX: &str = ".slice";
+    if slice.len() <= SUFFIX.len() || !slice.ends_with(SUFFIX) || slice.contains('/') {
+        return Err("its slice is not the name of a systemd slice");
+    }
+    let name = slice.trim_end_matches(SUFFIX);
+    let mut path = PathBuf::new();
+    if name == "-" {
+        return Ok(path);
+    }
+    let mut prefix = String::new();
+    for part in name.split('-') {
+        if part.is_empty() {
+            return Err("its slice has an empty part");
+        }
+        prefix.push_str(part);
+        path.push(format!("{prefix}{SUFFIX}"));
+        prefix.push('-');
+    }
+    Ok(path)
+}
+
+/// Joins as below a directory, whether or not `path` is absolute.
+fn join_below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Makes a path relative to a mount point, and sure that it stays below it.
+fn normalise(path: &Path) -> std::result::Result<PathBuf, &'static str> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) if name.as_bytes().contains(&0) => {
+                return Err("it contains a NUL byte");
+            }
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => return Err("it contains .."),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        return Err("it is the root of the hierarchy, which other processes live in");
+    }
+    Ok(clean)
+}
+
+/// Finds the mount point of each v1 controller in the content of `/proc/self/mountinfo`.
+pub(super) fn v1_mounts(mountinfo: &[u8]) -> Vec<(Controller, PathBuf)> {
+    let points: Vec<PathBuf> = mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(v1_mount_point)
+        .collect();
+    V1_CONTROLLERS
+        .iter()
+        .filter_map(|(controller, names)| {
+            let mut candidates = points.iter();
+            let point = candidates.find(|point| names.iter().any(|name| point.ends_with(name)))?;
+            Some((*controller, point.clone()))
+        })
+        .collect()
+}
+
+/// The mount point that a line of mountinfo tells, if it is one of cgroup v1.
+fn v1_mount_point(line: &[u8]) -> Option<PathBuf> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let point = fields.nth(4)?;
+    // A variable number of optional fields ends with a lone dash; then comes the type.
+    fields.find(|field| *field == b"-")?;
+    (fields.next()? == b"cgroup").then(|| PathBuf::from(OsString::from_vec(unescape(point))))
+}
+
+/// Undoes the octal escapes of mountinfo (`\040` is a space).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if let (
+            b'\\',
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ],
+        ) = (byte, tail)
+        {
+            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+            rest = after;
+        } else {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn relative(path: &str, systemd: bool) -> std::result::Result<String, &'static str> {
+        locate(Path::new(path), systemd, Path::new("/"))
+            .map(|place| place.relative.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn plain_paths_are_taken_below_the_mount_point() {
+        assert_eq!(relative("/k8s.io/abc", false).unwrap(), "k8s.io/abc");
+        assert_eq!(relative("k8s.io//./abc/", false).unwrap(), "k8s.io/abc");
+        assert_eq!(relative("/k8s.io/abc", true).unwrap(), "k8s.io/abc");
+    }
+
+    #[test]
+    fn systemd_paths_are_expanded_only_for_systemd() {
+        let path = "kubepods-burstable-pod1_2.slice:cri-containerd:abc";
+        assert_eq!(
+            relative(path, true).unwrap(),
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-abc.scope"
+        );
+        assert_eq!(relative(path, false).unwrap(), path);
+        let place = locate(Path::new(path), true, Path::new("/")).unwrap();
+        assert_eq!(place.unit.as_deref(), Some("cri-containerd-abc.scope"));
+        assert_eq!(
+            relative(":youki:abc", true).unwrap(),
+            "system.slice/youki-abc.scope"
+        );
+        assert_eq!(relative("-.slice:p:n", true).unwrap(), "p-n.scope");
+        assert_eq!(
+            relative("a.slice:p:n.slice", true).unwrap(),
+            "a.slice/n.slice"
+        );
+    }
+
+    #[test]
+    fn the_tree_of_a_systemd_inside_a_container_is_respected() {
+        let place = locate(Path::new("a.slice:p:n"), true, Path::new("/docker/1")).unwrap();
+        assert_eq!(place.relative, Path::new("docker/1/a.slice/p-n.scope"));
+    }
+
+    #[test]
+    fn without_a_path_it_is_what_libcontainer_uses() {
+        assert_eq!(effective_path(None, "abc"), libcontainer_default("abc"));
+    }
+
+    /// `libcontainer::utils::get_cgroup_path` is public: the crate itself is asked.
+    fn libcontainer_default(id: &str) -> PathBuf {
+        libcontainer::utils::get_cgroup_path(&None, id)
+    }
+
+    #[test]
+    fn the_root_and_ways_out_are_refused() {
+        for path in ["", "/", "/.", "..", "/a/../..", "a/.."] {
+            assert!(relative(path, false).is_err(), "{path:?}");
+        }
+        for path in [
+            "a:b:c:d",
+            "abc",
+            "a.slice:p/../..:n",
+            "a/b.slice:p:n",
+            "a--b.slice:p:n",
+            ".slice:p:n",
+        ] {
+            assert!(relative(path, true).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn v1_mounts_are_found_by_their_names() {
+        let mountinfo = b"\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+33 31 0:30 /docker/1 /sys/fs/cgroup/with\\040space/memory rw - cgroup cgroup rw,memory
+34 31 0:30 / /other/memory rw - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+        let point = "/sys/fs/cgroup/cpu,cpuacct";
+        assert_eq!(
+            v1_mounts(mountinfo),
+            [
+                (
+                    Controller::Memory,
+                    PathBuf::from("/sys/fs/cgroup/with space/memory")
+                ),
+                (Controller::Cpu, PathBuf::from(point)),
+                (Controller::CpuAcct, PathBuf::from(point)),
+            ]
+        );
+    }
+
+    /// On a machine with cgroup v1, libcgroups' own list must be the same.
+    #[test]
+    fn v1_mounts_agree_with_libcgroups() {
+        let theirs = libcgroups::v1::util::list_supported_mount_points().unwrap();
+        let ours = v1_mounts(&fs::read("/proc/self/mountinfo").unwrap());
+        assert_eq!(ours.len(), theirs.len());
+        for point in theirs.values() {
+            assert!(
+                ours.iter().any(|(_, ours)| ours == point),
+                "{point:?} is missing"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leaves_the_hierarchy(path in "(/|\\.|a|:|-|\\.slice){0,12}", systemd: bool) {
+            if let Ok(place) = locate(Path::new(&path), systemd, Path::new("/")) {
+                prop_assert!(place.relative.is_relative());
+                prop_assert!(place.relative.components().count() > 0);
+                prop_assert!(place.relative.components().all(|part| matches!(part, Component::Normal(_))));
+            }
+        }
+
+        #[test]
+        fn slices_nest_by_their_dashes(parts in prop::collection::vec("[a-z0-9_]{1,6}", 1..6)) {
+            let path = format!("{}.slice:cri:id", parts.join("-"));
+            let place = locate(Path::new(&path), true, Path::new("/")).unwrap();
+            prop_assert_eq!(place.relative.components().count(), parts.len() + 1);
+            let slice = place.relative.parent().unwrap().file_name().unwrap();
+            prop_assert_eq!(slice.to_str().unwrap(), format!("{}.slice", parts.join("-")));
+        }
+
+        #[test]
+        fn mountinfo_may_be_garbage(content: Vec<u8>) {
+            v1_mounts(&content);
+        }
+
+        #[test]
+        fn unescape_undoes_the_kernel(name: Vec<u8>) {
+            let escaped: Vec<u8> = name.iter().flat_map(|byte| match byte {
+                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+                other => vec![*other],
+            }).collect();
+            prop_assert_eq!(unescape(&escaped), name);
+        }
+    }
+}

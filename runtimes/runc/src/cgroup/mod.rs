@@ -1,0 +1,121 @@
+//! The cgroup of one container, on the host or in a guest: statistics, processes, limits, devices, memory kills, removal.
+//!
+//! libcontainer creates the cgroup, puts the container's init into it and sets the first limits; everything after
+//! that goes through [`Cgroup`]. It works on cgroup v1, on the hybrid of both (v1 as far as containers are
+//! concerned) and on v2, and for v2 with systemd's units.
+//!
+//! A [`Cgroup`] holds paths and nothing else: it can be made before the cgroup exists, and again after a restart.
+//! All functions are synchronous and quick. Those that wait for the kernel are bounded, say so, and have a
+//! counterpart that tries once: `freeze` → `request_freeze` and `is_frozen`, `remove` → `try_remove`.
+//!
+//! It never decides what a container may use, and never touches a cgroup other than its own and those below.
+//!
+//! Start reading at [`layout`], which computes where the cgroup is.
+
+mod devices;
+mod error;
+mod file;
+mod layout;
+mod oom;
+mod parse;
+mod processes;
+mod remove;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod update;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{Error, Result};
+use layout::{Controller, Layout};
+pub use oom::OomWatch;
+
+/// Which kind of hierarchy a container is under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// One hierarchy per controller; also the hybrid setup.
+    V1,
+    /// One hierarchy for all.
+    V2,
+}
+
+/// A container's cgroup. It need not exist.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    layout: Layout,
+    /// The systemd unit that this is the cgroup of.
+    unit: Option<String>,
+    /// What libcgroups is told, to make it mean the same cgroup.
+    spec_path: PathBuf,
+    id: String,
+}
+
+impl Cgroup {
+    /// Finds the cgroup that libcontainer makes for a container, from `linux.cgroupsPath` of its OCI spec.
+    /// Make one before creating the container: it refuses paths that libcontainer would take and should not.
+    ///
+    /// # Errors
+    /// If the path leaves the hierarchy or is its root, has not the form that systemd needs, or if this machine
+    /// has no cgroups.
+    pub fn new(cgroups_path: Option<&Path>, container_id: &str, systemd: bool) -> Result<Self> {
+        let (layout, unit) = layout::find(cgroups_path, container_id, systemd)?;
+        Ok(Self {
+            layout,
+            unit,
+            spec_path: layout::effective_path(cgroups_path, container_id),
+            id: container_id.to_owned(),
+        })
+    }
+
+    /// Which kind of hierarchy it is under.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self.layout {
+            Layout::V1(_) => Version::V1,
+            Layout::V2(_) => Version::V2,
+        }
+    }
+
+    /// Its directory; on v1 the one of the freezer, or of another controller if there is no freezer.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match &self.layout {
+            // `layout::find` gives at least one.
+            Layout::V1(dirs) => dirs.first().map_or(Path::new(""), |(_, dir)| dir),
+            Layout::V2(dir) => dir,
+        }
+    }
+
+    /// Reads what the container has used. Controllers that are missing give absent values.
+    ///
+    /// # Errors
+    /// If the cgroup does not exist or cannot be read.
+    pub fn stats(&self) -> Result<trefoil_core::stats::Stats> {
+        stats::read(&self.layout)
+    }
+
+    /// All its directories.
+    fn roots(&self) -> impl Iterator<Item = &Path> {
+        match &self.layout {
+            Layout::V1(dirs) => dirs.as_slice(),
+            Layout::V2(_) => &[],
+        }
+        .iter()
+        .map(|(_, dir)| dir.as_path())
+        .chain(match &self.layout {
+            Layout::V1(_) => None,
+            Layout::V2(dir) => Some(dir.as_path()),
+        })
+    }
+
+    /// Its directory under a v1 controller.
+    fn v1(&self, wanted: Controller) -> Option<&Path> {
+        match &self.layout {
+            Layout::V1(dirs) => dirs
+                .iter()
+                .find_map(|(controller, dir)| (*controller == wanted).then_some(dir.as_path())),
+            Layout::V2(_) => None,
+        }
+    }
+}

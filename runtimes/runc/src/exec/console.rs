@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use oci_spec::runtime::Process;
 
 use super::error::{Doing, Failure};
@@ -13,8 +13,6 @@ use super::hostproc::HostProc;
 
 /// Of the container's root, not a link that it could point elsewhere.
 const PTMX: &str = "/dev/pts/ptmx";
-/// `DEVPTS_SUPER_MAGIC`.
-const DEVPTS: i64 = 0x1cd1;
 /// The multiplexer's inode and device numbers on every devpts.
 const PTMX_INODE: u64 = 2;
 const PTMX_DEVICE: (u64, u64) = (5, 2);
@@ -79,7 +77,7 @@ fn verify_multiplexer(handle: &OwnedFd) -> Result<(), Failure> {
     let status = fstat(handle).doing(|| format!("inspect {PTMX}"))?;
     let is_device = status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
     let device = (major(status.st_rdev), minor(status.st_rdev));
-    let genuine = filesystem.filesystem_type().0 as i64 == DEVPTS
+    let genuine = filesystem.filesystem_type() == DEVPTS_SUPER_MAGIC
         && status.st_ino == PTMX_INODE
         && is_device
         && device == PTMX_DEVICE;

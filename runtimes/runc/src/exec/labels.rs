@@ -3,14 +3,11 @@
 //! Both are told to the kernel beforehand and take effect at `execve`. They are written through
 //! the host's procfs: on the container's, a planted file could swallow the write.
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{SELINUX_MAGIC, statfs};
 use oci_spec::runtime::{Process, Spec};
 
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
-
-/// `SELINUX_MAGIC`, of the filesystem that is mounted where SELinux is enabled.
-const SELINUX: i64 = 0xf97c_ff8c;
 
 /// What to start under.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +66,7 @@ impl Labels {
 }
 
 fn selinux_is_enabled() -> bool {
-    statfs("/sys/fs/selinux").is_ok_and(|fs| fs.filesystem_type().0 as i64 == SELINUX)
+    statfs("/sys/fs/selinux").is_ok_and(|fs| fs.filesystem_type() == SELINUX_MAGIC)
 }
 
 #[cfg(test)]

@@ -8,15 +8,30 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// The highest signal number on Linux (SIGRTMAX).
 const LAST_SIGNAL: libc::c_int = 64;
+/// The size of the kernel's signal sets, in bytes.
+const SET_SIZE: usize = 8;
 
 /// Resets every disposition and unblocks every signal.
 pub(crate) fn reset() -> Result<(), Errno> {
-    // SAFETY: all-zero bytes are a valid sigaction (SIG_DFL is 0, no flags, empty mask).
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // The kernel's sigaction, which is at most this large on any architecture; all zeroes mean
+    // SIG_DFL, no flags, an empty mask.
+    let default = [0_u64; 8];
     for signal in 1..=LAST_SIGNAL {
-        // SIGKILL, SIGSTOP and the C library's own signals refuse; they are default anyway.
-        // SAFETY: `default` lives through the call, and a null old action is allowed.
-        unsafe { libc::sigaction(signal, &default, std::ptr::null_mut()) };
+        // The system call: the C library's function refuses signals 32 and 33, its own, which
+        // `execve` would hand on ignored if whoever started the runtime ignored them. SIGKILL and
+        // SIGSTOP refuse; they are default anyway.
+        // SAFETY: the kernel reads one sigaction from `default`, which is as large and lives
+        // through the call; a null old action is allowed.
+        unsafe {
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                none,
+                SET_SIZE,
+            )
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

@@ -1,1 +1,24 @@
-//! (being written)
+//! The test bench: a containerd of our own, with everything it needs, that leaves no trace.
+//!
+//! [`Rig::start`] gives a running containerd with two runtime handlers, the stock `runc` and our
+//! `trefoil`, in namespaces of its own and under one directory; dropping it takes all of it away
+//! again, and so does a guard process when we are killed. Everything a rig runs is built here
+//! from pinned sources ([`tools`]) or from Debian's packages ([`images`]).
+//!
+//! It never touches the machine's own containerd, network, firewall or package state.
+//!
+//! Start reading at [`containerd`], then [`pod`] for what the tests say to it.
+
+pub mod cache;
+pub mod cgroup;
+pub mod command;
+pub mod containerd;
+pub mod cri;
+pub mod guard;
+pub mod images;
+pub mod leftovers;
+pub mod namespaces;
+pub mod registry;
+pub mod tools;
+
+pub use containerd::{Handler, Rig};

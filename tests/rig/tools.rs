@@ -1,0 +1,213 @@
+//! The programs we test against, built from Go modules pinned under `tests/counterparts/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache;
+
+/// One module under `tests/counterparts/` and how to build it.
+struct Counterpart {
+    name: &'static str,
+    tags: &'static str,
+    /// runc needs C; the others are built without it, which makes them static.
+    cgo: bool,
+    /// A package that is a test binary, and so is built by `go test -c`, with its name.
+    test: Option<(&'static str, &'static str)>,
+}
+
+const COUNTERPARTS: [Counterpart; 4] = [
+    Counterpart {
+        name: "containerd",
+        tags: "no_btrfs,no_zfs,no_devmapper",
+        cgo: false,
+        test: None,
+    },
+    Counterpart {
+        name: "runc",
+        tags: "netgo,osusergo,seccomp",
+        cgo: true,
+        test: None,
+    },
+    Counterpart {
+        name: "cri-tools",
+        tags: "",
+        cgo: false,
+        test: Some(("sigs.k8s.io/cri-tools/cmd/critest", "critest")),
+    },
+    Counterpart {
+        name: "cni-plugins",
+        tags: "",
+        cgo: false,
+        test: None,
+    },
+];
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The directory of `containerd`, `ctr` and `containerd-shim-runc-v2`.
+    pub containerd_bin: PathBuf,
+    /// The directory of `runc`.
+    pub runc_bin: PathBuf,
+    /// The directory of `crictl` and `critest`.
+    pub cri_bin: PathBuf,
+    /// The directory of the CNI plugins.
+    pub cni_bin: PathBuf,
+}
+
+impl Tools {
+    /// Builds what isn't in the cache yet.
+    pub fn ensure() -> Result<Self> {
+        let mut built = Vec::new();
+        for counterpart in &COUNTERPARTS {
+            built.push(counterpart.ensure()?);
+        }
+        let [containerd_bin, runc_bin, cri_bin, cni_bin] = <[PathBuf; 4]>::try_from(built)
+            .map_err(|_| anyhow::anyhow!("a counterpart is missing"))?;
+        Ok(Self {
+            containerd_bin,
+            runc_bin,
+            cri_bin,
+            cni_bin,
+        })
+    }
+
+    /// The daemon.
+    pub fn containerd(&self) -> PathBuf {
+        self.containerd_bin.join("containerd")
+    }
+
+    /// containerd's own client.
+    pub fn ctr(&self) -> PathBuf {
+        self.containerd_bin.join("ctr")
+    }
+
+    /// The stock shim.
+    pub fn runc_shim(&self) -> PathBuf {
+        self.containerd_bin.join("containerd-shim-runc-v2")
+    }
+
+    /// The stock OCI runtime.
+    pub fn runc(&self) -> PathBuf {
+        self.runc_bin.join("runc")
+    }
+
+    /// The CRI client.
+    pub fn crictl(&self) -> PathBuf {
+        self.cri_bin.join("crictl")
+    }
+
+    /// The CRI conformance tests and benchmarks.
+    pub fn critest(&self) -> PathBuf {
+        self.cri_bin.join("critest")
+    }
+}
+
+impl Counterpart {
+    fn ensure(&self) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("counterparts")
+            .join(self.name);
+        let read = |file: &str| {
+            let path = source.join(file);
+            fs::read(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        let (module, sums) = (read("go.mod")?, read("go.sum")?);
+        let go = go()?;
+        let version = Command::new(&go)
+            .arg("version")
+            .current_dir(&source)
+            .output()?
+            .stdout;
+        let how = format!("{} {} {:?}", self.tags, self.cgo, self.test);
+        let inputs: [&[u8]; 4] = [&module, &sums, how.as_bytes(), &version];
+        let directory = cache::ensure(self.name, &inputs, |out| {
+            eprintln!(
+                "building {} (once; cached in {})",
+                self.name,
+                cache::directory()?.display()
+            );
+            let bin = out.join("bin");
+            fs::create_dir(&bin)?;
+            let mut target = bin.clone().into_os_string();
+            target.push("/");
+            // `tool` means every tool line of the module.
+            self.go(&go, &source)
+                .args(["build", "-o"])
+                .arg(&target)
+                .args(self.flags())
+                .arg("tool")
+                .ran()?;
+            if let Some((package, name)) = self.test {
+                self.go(&go, &source)
+                    .args(["test", "-c", "-o"])
+                    .arg(bin.join(name))
+                    .args(self.flags())
+                    .arg(package)
+                    .ran()?;
+            }
+            Ok(())
+        })?;
+        Ok(directory.join("bin"))
+    }
+
+    fn go(&self, go: &Path, source: &Path) -> Command {
+        let mut command = Command::new(go);
+        command
+            .current_dir(source)
+            .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
+            .env(
+                "GOFLAGS",
+                std::env::var("GOFLAGS").unwrap_or_default() + " -mod=readonly -buildvcs=false",
+            );
+        command
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let link = if self.cgo {
+            "-s -w -extldflags -static"
+        } else {
+            "-s -w"
+        };
+        vec![
+            "-trimpath".into(),
+            format!("-ldflags={link}"),
+            format!("-tags={}", self.tags),
+        ]
+    }
+}
+
+/// The Go client: from `PATH`, or where its installer and Debian put it.
+fn go() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    directories.extend(["/usr/local/go/bin", "/usr/lib/go/bin"].map(PathBuf::from));
+    for directory in directories {
+        let go = directory.join("go");
+        if go.is_file() {
+            return Ok(go);
+        }
+    }
+    bail!("no `go` found: run tests/rig/prerequisites.sh")
+}
+
+trait Ran {
+    fn ran(&mut self) -> Result<()>;
+}
+
+impl Ran for Command {
+    /// Runs it with its messages going to ours.
+    fn ran(&mut self) -> Result<()> {
+        let line = crate::command::describe(self);
+        let status = self
+            .status()
+            .with_context(|| format!("starting `{line}`"))?;
+        if !status.success() {
+            bail!("`{line}` ended with {status}");
+        }
+        Ok(())
+    }
+}

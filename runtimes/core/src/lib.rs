@@ -1,1 +1,28 @@
-//! (being written)
+//! The contract between the shim and the runtimes: traits and the plain types they pass.
+//!
+//! A [`Runtime`] makes a [`Sandbox`], a sandbox makes [`Container`]s, a container runs
+//! [`Process`]es. The shim's service is written once above these traits; each isolation (namespaces,
+//! microVM, confidential VM) implements them once below.
+//!
+//! This crate knows no ttrpc, no containerd message and no hypervisor, and starts nothing by itself.
+//! Start reading at [`runtime`]; `docs/decisions/0001-the-runtime-traits.md` says how each isolation
+//! implements it.
+
+pub mod child;
+mod error;
+mod exit;
+mod isolation;
+pub mod relay;
+mod runtime;
+pub mod stats;
+mod stdio;
+pub mod watched;
+
+pub use error::{Context, Error, ErrorKind, Result};
+pub use exit::ExitStatus;
+pub use isolation::Isolation;
+pub use runtime::{
+    Container, ContainerConfig, ExecConfig, Mount, Process, Runtime, RuntimeOptions, Sandbox,
+    SandboxConfig, TerminalSize, annotations, sandbox_id,
+};
+pub use stdio::{Input, Output, Stdio};

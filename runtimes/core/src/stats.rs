@@ -1,13 +1,14 @@
 //! What a container has used, as its cgroup tells.
 //!
-//! cgroup v1 and v2 count different things in different units, and containerd has a message for each.
-//! Translating one into the other would lose or invent figures, so both are kept as the kernel gave them.
-//! The field names are those of containerd's messages (`io.containerd.cgroups.v1.Metrics` and
-//! `io.containerd.cgroups.v2.Metrics`), so that the conversion is a plain copy.
+//! cgroup v1 and v2 count different things in different units, and containerd has a message for
+//! each. Translating one into the other would lose or invent figures, so both are kept as the
+//! kernel gave them. The field names are those of containerd's messages
+//! (`io.containerd.cgroups.v1.Metrics` and `io.containerd.cgroups.v2.Metrics`), so that the
+//! conversion is a plain copy.
 //!
-//! A controller that the machine does not have is `None`; a figure that its kernel does not have is zero.
-//! A limit that is not set is [`u64::MAX`], except where containerd's own reader says otherwise
-//! (`pids.max` in v1 is then 0, and v1's memory limits are the kernel's own huge number).
+//! A controller that the machine does not have is `None`; a figure that its kernel does not have is
+//! zero. A limit that is not set is [`u64::MAX`], except where containerd's own reader says
+//! otherwise (`pids.max` in v1 is then 0, and v1's memory limits are the kernel's own huge number).
 
 use serde::{Deserialize, Serialize};
 

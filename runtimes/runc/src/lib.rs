@@ -1,1 +1,29 @@
-//! (being written)
+//! The namespace runtime: pods whose containers are processes on the host's kernel, told apart by
+//! namespaces and held by cgroups. Inside a guest the same code makes the guest's containers.
+//!
+//! libcontainer makes the containers; running further processes in one ([`exec`]), the cgroup after
+//! creation ([`cgroup`]) and everything that must survive a crash ([`state`]) are our own. It never
+//! speaks to containerd, and its server side never forks, blocks or changes itself: see [`launcher`].
+//!
+//! Start reading at [`launcher`], then [`container_create`].
+
+pub mod cgroup;
+mod container;
+mod container_create;
+mod container_exec;
+pub mod exec;
+mod features;
+mod keyring;
+mod launcher;
+mod oom_score;
+mod process;
+mod rootfs;
+mod runtime;
+mod state;
+mod terminal;
+
+pub use exec::parse_process;
+pub use features::features;
+pub use launcher::{HELPER_ACTION, Launcher, run_as_helper};
+pub use runtime::Runc;
+pub use state::remove as cleanup;

@@ -1,8 +1,9 @@
-//! Statistics as containerd wants them: a message of its cgroups v1 or v2 package, packed in an `Any`.
+//! Statistics as containerd wants them: a message of its cgroups v1 or v2 package, packed in an
+//! `Any`.
 //!
-//! The type URL is the bare name of the message, without the usual `type.googleapis.com/`: that is what containerd's own
-//! shim sends, and how containerd looks the type up. A controller that is absent stays an absent message, which
-//! CRI reads as "not known" instead of zero.
+//! The type URL is the bare name of the message, without the usual `type.googleapis.com/`: that is
+//! what containerd's own shim sends, and how containerd looks the type up. A controller that is
+//! absent stays an absent message, which CRI reads as "not known" instead of zero.
 
 use containerd_shim_protos::cgroups::metrics as out1;
 use containerd_shim_protos::cgroups_v2::metrics as out2;

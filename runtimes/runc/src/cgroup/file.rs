@@ -30,8 +30,8 @@ impl<'a> Dir<'a> {
         }
     }
 
-    /// Reads a file into `buffer`, whose memory is reused, and gives its text.
-    /// `None` if the file does not exist or has nothing to tell on this kernel.
+    /// Reads a file into `buffer`, whose memory is reused, and gives its text. `None` if the file
+    /// does not exist or has nothing to tell on this kernel.
     pub fn read<'b>(&self, name: &str, buffer: &'b mut Vec<u8>) -> Result<Option<&'b str>> {
         buffer.clear();
         let read = openat(
@@ -44,7 +44,8 @@ impl<'a> Dir<'a> {
         .and_then(|fd| File::from(fd).take(MAX_FILE).read_to_end(buffer));
         match read {
             Ok(_) => Ok(std::str::from_utf8(buffer).ok()),
-            // A file may be there and refuse: pressure files without PSI, memsw files without swap accounting.
+            // A file may be there and refuse: pressure files without PSI, memsw files without swap
+            // accounting.
             Err(error) if is_absent(&error) || refuses(&error) => Ok(None),
             Err(error) => Err(error).doing("read", &self.path.join(name)),
         }

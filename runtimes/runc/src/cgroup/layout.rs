@@ -3,17 +3,18 @@
 //! libcontainer (by way of libcgroups) creates the cgroup; what is computed here must name the same
 //! directories, also where libcgroups does it differently from other runtimes:
 //!
-//! - The path is joined to the mount point of the hierarchy as it is. A process that is itself inside
-//!   a container sees its own part of the hierarchy mounted, so this is right there too; the cgroup that
-//!   the process itself runs in plays no role.
-//! - `slice:prefix:name` means a systemd unit only on cgroup v2 and only if systemd was asked for. Everywhere
-//!   else it is an ordinary directory name with colons.
+//! - The path is joined to the mount point of the hierarchy as it is. A process that is itself
+//!   inside a container sees its own part of the hierarchy mounted, so this is right there too; the
+//!   cgroup that the process itself runs in plays no role.
+//! - `slice:prefix:name` means a systemd unit only on cgroup v2 and only if systemd was asked for.
+//!   Everywhere else it is an ordinary directory name with colons.
 //! - An absolute path is an ordinary path even if systemd was asked for.
 //! - Without a path the container gets `:youki:<id>`.
 //! - A v1 hierarchy is recognised by the name of its mount point.
 //!
-//! One thing is stricter: a path that leaves the hierarchy by `..`, or that is its root, is refused.
-//! Killing "all processes of the container" must not be able to mean all processes of the machine.
+//! One thing is stricter: a path that leaves the hierarchy by `..`, or that is its root, is
+//! refused. Killing "all processes of the container" must not be able to mean all processes of the
+//! machine.
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,14 +1,17 @@
-//! The cgroup of one container, on the host or in a guest: statistics, processes, limits, devices, memory kills, removal.
+//! The cgroup of one container, on the host or in a guest: statistics, processes, limits, devices,
+//! memory kills, removal.
 //!
-//! libcontainer creates the cgroup, puts the container's init into it and sets the first limits; everything after
-//! that goes through [`Cgroup`]. It works on cgroup v1, on the hybrid of both (v1 as far as containers are
-//! concerned) and on v2, and for v2 with systemd's units.
+//! libcontainer creates the cgroup, puts the container's init into it and sets the first limits;
+//! everything after that goes through [`Cgroup`]. It works on cgroup v1, on the hybrid of both (v1
+//! as far as containers are concerned) and on v2, and for v2 with systemd's units.
 //!
-//! A [`Cgroup`] holds paths and nothing else: it can be made before the cgroup exists, and again after a restart.
-//! All functions are synchronous and quick. Those that wait for the kernel are bounded, say so, and have a
-//! counterpart that tries once: `freeze` → `request_freeze` and `is_frozen`, `remove` → `try_remove`.
+//! A [`Cgroup`] holds paths and nothing else: it can be made before the cgroup exists, and again
+//! after a restart. All functions are synchronous and quick. Those that wait for the kernel are
+//! bounded, say so, and have a counterpart that tries once: `freeze` → `request_freeze` and
+//! `is_frozen`, `remove` → `try_remove`.
 //!
-//! It never decides what a container may use, and never touches a cgroup other than its own and those below.
+//! It never decides what a container may use, and never touches a cgroup other than its own and
+//! those below.
 //!
 //! Start reading at [`layout`], which computes where the cgroup is.
 
@@ -52,12 +55,13 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Finds the cgroup that libcontainer makes for a container, from `linux.cgroupsPath` of its OCI spec.
-    /// Make one before creating the container: it refuses paths that libcontainer would take and should not.
+    /// Finds the cgroup that libcontainer makes for a container, from `linux.cgroupsPath` of its
+    /// OCI spec. Make one before creating the container: it refuses paths that libcontainer would
+    /// take and should not.
     ///
     /// # Errors
-    /// If the path leaves the hierarchy or is its root, has not the form that systemd needs, or if this machine
-    /// has no cgroups.
+    /// If the path leaves the hierarchy or is its root, has not the form that systemd needs, or if
+    /// this machine has no cgroups.
     pub fn new(cgroups_path: Option<&Path>, container_id: &str, systemd: bool) -> Result<Self> {
         let (layout, unit) = layout::find(cgroups_path, container_id, systemd)?;
         Ok(Self {
@@ -77,7 +81,8 @@ impl Cgroup {
         }
     }
 
-    /// Its directory; on v1 the one of the freezer, or of another controller if there is no freezer.
+    /// Its directory; on v1 the one of the freezer, or of another controller if there is no
+    /// freezer.
     #[must_use]
     pub fn path(&self) -> &Path {
         match &self.layout {

@@ -1,9 +1,9 @@
 //! Noticing that the kernel killed a process of the container because memory ran out.
 //!
-//! What is counted are kills in the container's cgroup, by the counter `oom_kill` that both versions have. The event that
-//! makes the descriptor readable only says that it is worth looking: on v1 an eventfd also fires when memory of a
-//! parent ran out and another container's process was killed, and when the cgroup is removed; on v2
-//! inotify fires for every change of `memory.events`.
+//! What is counted are kills in the container's cgroup, by the counter `oom_kill` that both
+//! versions have. The event that makes the descriptor readable only says that it is worth looking:
+//! on v1 an eventfd also fires when memory of a parent ran out and another container's process was
+//! killed, and when the cgroup is removed; on v2 inotify fires for every change of `memory.events`.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -21,17 +21,18 @@ use super::file::{self, tree};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, parse};
 
-/// v1 fires before it kills: the counter is asked so many times, this long apart, until it has moved.
+/// v1 fires before it kills: the counter is asked so many times, this long apart, until it has
+/// moved.
 const COUNTER_TRIES: u32 = 10;
 const COUNTER_PAUSE: Duration = Duration::from_millis(1);
 
-/// Watches a cgroup for kills by the OOM killer. Its descriptor is readable when [`OomWatch::drain`] may have news;
-/// it never blocks.
+/// Watches a cgroup for kills by the OOM killer. Its descriptor is readable when
+/// [`OomWatch::drain`] may have news; it never blocks.
 #[derive(Debug)]
 pub struct OomWatch {
     source: Source,
-    /// The file with the counter. Stays open, so that it is found without a path walk and cannot become that of
-    /// another cgroup of the same name.
+    /// The file with the counter. Stays open, so that it is found without a path walk and cannot
+    /// become that of another cgroup of the same name.
     counter: File,
     path: PathBuf,
     seen: u64,
@@ -106,10 +107,12 @@ fn subscribe(dir: &Path, control: &File) -> Result<EventFd> {
 }
 
 impl OomWatch {
-    /// Takes away what made the descriptor readable and tells how many processes were killed since the last call.
+    /// Takes away what made the descriptor readable and tells how many processes were killed since
+    /// the last call.
     ///
-    /// Call it when the descriptor is readable, and once more when the container's init has exited: then the last kill has
-    /// been counted for sure. Once the cgroup is gone the answer is 0, see [`OomWatch::is_gone`].
+    /// Call it when the descriptor is readable, and once more when the container's init has exited:
+    /// then the last kill has been counted for sure. Once the cgroup is gone the answer is 0, see
+    /// [`OomWatch::is_gone`].
     ///
     /// # Errors
     /// If the events or the counter cannot be read.
@@ -143,7 +146,8 @@ impl OomWatch {
         Ok(new)
     }
 
-    /// Whether the cgroup was removed, as far as the last [`OomWatch::drain`] saw. There will be no more news.
+    /// Whether the cgroup was removed, as far as the last [`OomWatch::drain`] saw. There will be no
+    /// more news.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.gone

@@ -1,4 +1,5 @@
-//! The formats of cgroup files. Pure functions that take any text: a line that makes no sense is left out.
+//! The formats of cgroup files. Pure functions that take any text: a line that makes no sense is
+//! left out.
 
 use trefoil_core::stats::{RdmaEntry, v1, v2};
 
@@ -147,7 +148,8 @@ pub(super) fn rdma(text: &str) -> Vec<RdmaEntry> {
         .collect()
 }
 
-/// The page size that a directory of `/sys/kernel/mm/hugepages` is for, as in cgroup file names: `hugepages-2048kB` is `2MB`.
+/// The page size that a directory of `/sys/kernel/mm/hugepages` is for, as in cgroup file names:
+/// `hugepages-2048kB` is `2MB`.
 pub(super) fn page_size(directory: &str) -> Option<String> {
     let kilobytes: u64 = directory
         .strip_prefix("hugepages-")?

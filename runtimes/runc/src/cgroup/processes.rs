@@ -13,16 +13,18 @@ use super::file::{self, tree};
 use super::layout::Layout;
 use super::parse;
 
-/// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait. Freezing takes a few milliseconds unless a process
-/// sleeps in the kernel where nothing wakes it.
+/// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait. Freezing takes a few milliseconds unless
+/// a process sleeps in the kernel where nothing wakes it.
 const FREEZE_WAIT: Duration = Duration::from_millis(500);
 /// How long [`Cgroup::kill_all`] keeps killing what is born meanwhile.
 const KILL_WAIT: Duration = Duration::from_millis(500);
-/// A v1 freezer can get stuck half way while tasks are being born; after this long it is kicked loose.
+/// A v1 freezer can get stuck half way while tasks are being born; after this long it is kicked
+/// loose.
 const KICK_AFTER: Duration = Duration::from_millis(50);
 
 impl Cgroup {
-    /// The processes in the cgroup and below, as the caller's pid namespace names them. None if it does not exist.
+    /// The processes in the cgroup and below, as the caller's pid namespace names them. None if it
+    /// does not exist.
     ///
     /// # Errors
     /// If a file cannot be read for another reason than that it is gone.
@@ -65,8 +67,8 @@ impl Cgroup {
         })
     }
 
-    /// Asks the kernel to freeze the cgroup and returns at once; [`Cgroup::is_frozen`] tells when it is done.
-    /// Asking again does no harm, and on v1 helps.
+    /// Asks the kernel to freeze the cgroup and returns at once; [`Cgroup::is_frozen`] tells when
+    /// it is done. Asking again does no harm, and on v1 helps.
     ///
     /// # Errors
     /// If there is no freezer.
@@ -99,7 +101,8 @@ impl Cgroup {
         })
     }
 
-    /// Freezes the cgroup and waits, at most half a second, until it is. If it does not get there it is thawed again.
+    /// Freezes the cgroup and waits, at most half a second, until it is. If it does not get there
+    /// it is thawed again.
     ///
     /// # Errors
     /// If there is no freezer or the time is over.
@@ -136,7 +139,8 @@ impl Cgroup {
     }
 
     /// Sends a signal once to every process that is in the cgroup now; returns how many there were.
-    /// One that has just died does not count. Processes born meanwhile are missed unless the cgroup is frozen.
+    /// One that has just died does not count. Processes born meanwhile are missed unless the cgroup
+    /// is frozen.
     ///
     /// # Errors
     /// If the processes cannot be listed or signalled. The others were signalled nevertheless.
@@ -144,8 +148,8 @@ impl Cgroup {
         let mut count = 0;
         let mut failure = Ok(());
         for pid in self.processes()? {
-            // SAFETY: kill takes two numbers and no memory. Not nix's: it has no real-time signals, which
-            // images do name as their stop signal.
+            // SAFETY: kill takes two numbers and no memory. Not nix's: it has no real-time signals,
+            // which images do name as their stop signal.
             if unsafe { libc::kill(pid.as_raw(), signal) } == 0 {
                 count += 1;
                 continue;
@@ -166,12 +170,13 @@ impl Cgroup {
 
     /// Sends a signal to every process of the cgroup, so that none escapes by forking.
     ///
-    /// `SIGKILL` goes through `cgroup.kill` where the kernel has it (v2 since 5.14). Otherwise the processes are
-    /// frozen while they are signalled; a paused cgroup stays paused, except on v1 for `SIGKILL`, which a
-    /// process there only dies of when it is thawed. Where freezing fails, `SIGKILL` is repeated for at most
-    /// half a second until no process is left.
+    /// `SIGKILL` goes through `cgroup.kill` where the kernel has it (v2 since 5.14). Otherwise the
+    /// processes are frozen while they are signalled; a paused cgroup stays paused, except on v1
+    /// for `SIGKILL`, which a process there only dies of when it is thawed. Where freezing fails,
+    /// `SIGKILL` is repeated for at most half a second until no process is left.
     ///
-    /// Returning does not mean that the processes are dead: they are doomed. A cgroup that does not exist is no error.
+    /// Returning does not mean that the processes are dead: they are doomed. A cgroup that does not
+    /// exist is no error.
     ///
     /// # Errors
     /// If processes cannot be listed or signalled, or are still born when the time is over.

@@ -14,8 +14,9 @@ use super::file::tree;
 const REMOVE_WAIT: Duration = Duration::from_millis(300);
 
 impl Cgroup {
-    /// Tries once to remove the cgroup and all below it; `false` if a process (or one that is still dying) is in it.
-    /// What does not exist is removed already. Never kills: that is [`Cgroup::kill_all`].
+    /// Tries once to remove the cgroup and all below it; `false` if a process (or one that is still
+    /// dying) is in it. What does not exist is removed already. Never kills: that is
+    /// [`Cgroup::kill_all`].
     ///
     /// # Errors
     /// If it cannot be removed for another reason than being busy.
@@ -37,8 +38,8 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Removes the cgroup, waiting at most 300 ms for dying processes to leave it. The systemd unit, if it is
-    /// one's cgroup, is stopped first.
+    /// Removes the cgroup, waiting at most 300 ms for dying processes to leave it. The systemd
+    /// unit, if it is one's cgroup, is stopped first.
     ///
     /// # Errors
     /// If it cannot be removed, or is still busy when the time is over.
@@ -47,8 +48,9 @@ impl Cgroup {
         self.wait("remove", REMOVE_WAIT, |_| self.try_remove())
     }
 
-    /// Stops the systemd unit that this is the cgroup of; does nothing for other cgroups and for a unit that is gone.
-    /// systemd kills the processes of a scope that it stops. Talks D-Bus, which may take seconds if systemd is slow.
+    /// Stops the systemd unit that this is the cgroup of; does nothing for other cgroups and for a
+    /// unit that is gone. systemd kills the processes of a scope that it stops. Talks D-Bus, which
+    /// may take seconds if systemd is slow.
     ///
     /// # Errors
     /// If systemd cannot be asked or refuses.
@@ -80,7 +82,8 @@ impl Cgroup {
     }
 }
 
-/// A cgroup with processes or children is busy. Children show up here when they are made while we remove.
+/// A cgroup with processes or children is busy. Children show up here when they are made while we
+/// remove.
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY))
 }

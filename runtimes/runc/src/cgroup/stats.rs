@@ -1,8 +1,8 @@
 //! Reading a container's statistics.
 //!
-//! Each file is opened relative to its directory and read into one buffer that all share; about twenty files
-//! on v2, thirty on v1. A controller that is not there gives an absent value. A cgroup that is not there at all
-//! is an error: there is nothing to tell about it.
+//! Each file is opened relative to its directory and read into one buffer that all share; about
+//! twenty files on v2, thirty on v1. A controller that is not there gives an absent value. A cgroup
+//! that is not there at all is an error: there is nothing to tell about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -198,23 +198,22 @@ fn read_v1(dirs: &[(Controller, PathBuf)]) -> Result<v1::Stats> {
     let mut buffer = Vec::with_capacity(4096);
     let mut found = false;
     for (controller, path) in dirs {
+        let read: fn(&mut Source<'_>, &mut v1::Stats) -> Result<()> = match controller {
+            Controller::Pids => pids_v1,
+            Controller::Cpu => throttling,
+            Controller::CpuAcct => cpu_usage,
+            Controller::Memory => memory_v1,
+            Controller::Blkio => blkio_v1,
+            Controller::HugeTlb => hugetlb_v1,
+            // The others have nothing to tell.
+            _ => continue,
+        };
         let Some(dir) = Dir::open(path)? else {
             continue;
         };
         found = true;
-        let mut source = Source {
-            dir,
-            buffer: &mut buffer,
-        };
-        match controller {
-            Controller::Pids => stats.pids = pids_v1(&mut source)?,
-            Controller::Cpu => throttling(&mut source, &mut stats)?,
-            Controller::CpuAcct => cpu_usage(&mut source, &mut stats)?,
-            Controller::Memory => memory_v1(&mut source, &mut stats)?,
-            Controller::Blkio => stats.blkio = Some(blkio(&mut source)?),
-            Controller::HugeTlb => stats.hugetlb = hugetlb_v1(&mut source)?,
-            _ => {}
-        }
+        let buffer = &mut buffer;
+        read(&mut Source { dir, buffer }, &mut stats)?;
     }
     if let (false, Some((_, path))) = (found, dirs.first()) {
         gone(path)?;
@@ -222,16 +221,18 @@ fn read_v1(dirs: &[(Controller, PathBuf)]) -> Result<v1::Stats> {
     Ok(stats)
 }
 
-fn pids_v1(source: &mut Source<'_>) -> Result<Option<Pids>> {
-    let Some(current) = source.number("pids.current")? else {
-        return Ok(None);
-    };
-    // containerd's reader of v1 tells "no limit" as 0.
-    let limit = source
-        .number("pids.max")?
-        .filter(|limit| *limit != u64::MAX)
-        .unwrap_or(0);
-    Ok(Some(Pids { current, limit }))
+fn pids_v1(source: &mut Source<'_>, stats: &mut v1::Stats) -> Result<()> {
+    if let Some(current) = source.number("pids.current")? {
+        // containerd's reader of v1 tells "no limit" as 0.
+        let limit = source
+            .number("pids.max")?
+            .filter(|limit| *limit != u64::MAX);
+        stats.pids = Some(Pids {
+            current,
+            limit: limit.unwrap_or(0),
+        });
+    }
+    Ok(())
 }
 
 fn throttling(source: &mut Source<'_>, stats: &mut v1::Stats) -> Result<()> {
@@ -352,9 +353,15 @@ fn memory_stat_v1(text: &str) -> Box<v1::Memory> {
     memory
 }
 
+fn blkio_v1(source: &mut Source<'_>, stats: &mut v1::Stats) -> Result<()> {
+    stats.blkio = Some(blkio(source)?);
+    Ok(())
+}
+
 fn blkio(source: &mut Source<'_>) -> Result<v1::Blkio> {
     let mut list = |name: &str| source.list(name, parse::blkio);
-    // Kernels before 5.0 have CFQ, later ones may have BFQ; without a scheduler that counts there is the throttle.
+    // Kernels before 5.0 have CFQ, later ones may have BFQ; without a scheduler that counts there
+    // is the throttle.
     for scheduler in ["blkio", "blkio.bfq"] {
         let serviced = list(&format!("{scheduler}.io_serviced_recursive"))?;
         if serviced.is_empty() {
@@ -378,11 +385,10 @@ fn blkio(source: &mut Source<'_>) -> Result<v1::Blkio> {
     })
 }
 
-fn hugetlb_v1(source: &mut Source<'_>) -> Result<Vec<v1::Hugetlb>> {
-    let mut all = Vec::new();
+fn hugetlb_v1(source: &mut Source<'_>, stats: &mut v1::Stats) -> Result<()> {
     for size in page_sizes() {
         if let Some(usage) = source.number(&format!("hugetlb.{size}.usage_in_bytes"))? {
-            all.push(v1::Hugetlb {
+            stats.hugetlb.push(v1::Hugetlb {
                 usage,
                 max: source
                     .number(&format!("hugetlb.{size}.max_usage_in_bytes"))?
@@ -394,7 +400,7 @@ fn hugetlb_v1(source: &mut Source<'_>) -> Result<Vec<v1::Hugetlb>> {
             });
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// The sizes of huge pages that this machine has; they do not change while it runs.

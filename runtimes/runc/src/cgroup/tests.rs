@@ -87,8 +87,8 @@ impl Rig {
     }
 }
 
-/// Makes a directory of a cgroup as libcgroups does, and puts a process into it. (Its own function for that takes the `Pid`
-/// of another version of nix.)
+/// Makes a directory of a cgroup as libcgroups does, and puts a process into it. (Its own function
+/// for that takes the `Pid` of another version of nix.)
 fn join(dir: &Path, pid: Pid) {
     let parent = dir.parent().unwrap();
     let root = parent.parent().unwrap();
@@ -238,6 +238,24 @@ fn processes_of_the_whole_tree() {
     for dir in rig.cgroup.roots() {
         assert!(!dir.exists(), "{dir:?} is left");
     }
+}
+
+#[test]
+fn processes_of_threaded_cgroups() {
+    let mut rig = Rig::new();
+    let pid = rig.run("exec sleep 100");
+    if !rig.v2() {
+        return; // v1 has none
+    }
+    let threads = rig.cgroup.path().join("threads");
+    fs::create_dir(&threads).unwrap();
+    fs::write(threads.join("cgroup.type"), "threaded").unwrap();
+    fs::write(threads.join("cgroup.threads"), pid.to_string()).unwrap();
+    assert!(fs::read(threads.join("cgroup.procs")).is_err());
+    assert_eq!(rig.cgroup.processes().unwrap(), [pid]);
+    rig.cgroup.kill_all(libc::SIGKILL).unwrap();
+    rig.wait();
+    rig.cgroup.remove().unwrap();
 }
 
 #[test]
@@ -542,4 +560,73 @@ fn device_rules_of_the_parent_hold_too() {
         below.display()
     ));
     assert!(!rig.wait().success());
+}
+
+/// What systemd knows of a unit.
+fn property(unit: &str, name: &str) -> String {
+    let shown = Command::new("systemctl")
+        .args(["show", "--value", "-p", name, unit])
+        .output()
+        .unwrap();
+    String::from_utf8(shown.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs a machine on cgroup v2 whose init is systemd"]
+fn a_unit_of_systemd() {
+    let id = format!("test{}", std::process::id());
+    let unit = format!("trefoil-{id}.scope");
+    let mut child = Command::new("systemd-run")
+        .args(["--scope", "--unit", &unit, "--slice", "trefoil-a.slice"])
+        .args(["-p", "Delegate=yes", "sleep", "100"])
+        .spawn()
+        .unwrap();
+    let path = PathBuf::from(format!("trefoil-a.slice:trefoil:{id}"));
+    let cgroup = Cgroup::new(Some(&path), &id, true).unwrap();
+    eventually("the unit", || !cgroup.processes().unwrap().is_empty());
+    let rig = Rig {
+        cgroup,
+        children: Vec::new(),
+    };
+
+    rig.update(json!({
+        "cpu": {"quota": 50_000, "period": 100_000, "shares": 1024},
+        "memory": {"limit": 64 << 20, "swap": 64 << 20},
+        "pids": {"limit": 30},
+    }))
+    .unwrap();
+    // Only what is named changes, in the files as for systemd.
+    rig.update(json!({"cpu": {"shares": 512}, "memory": {"reservation": 1 << 20}}))
+        .unwrap();
+    let files = |rig: &Rig| {
+        [
+            "cpu.max",
+            "cpu.weight",
+            "memory.max",
+            "memory.low",
+            "pids.max",
+        ]
+        .map(|name| rig.value("", name))
+    };
+    let expected = ["50000 100000", "59", "67108864", "1048576", "30"].map(str::to_owned);
+    assert_eq!(files(&rig), expected);
+    assert_eq!(property(&unit, "CPUQuotaPerSecUSec"), "500ms");
+    assert_eq!(property(&unit, "CPUWeight"), "59");
+    assert_eq!(property(&unit, "MemoryMax"), "67108864");
+    assert_eq!(property(&unit, "TasksMax"), "30");
+    assert!(
+        Command::new("systemctl")
+            .arg("daemon-reload")
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(files(&rig), expected, "after a reload");
+
+    rig.cgroup.kill_all(libc::SIGKILL).unwrap();
+    child.wait().unwrap();
+    rig.cgroup.remove().unwrap();
+    assert!(!rig.cgroup.exists());
+    rig.cgroup.remove().unwrap();
+    assert_eq!(property(&unit, "ActiveState"), "inactive");
 }

@@ -1,12 +1,13 @@
 //! Changing the limits of a container that runs: Task.Update.
 //!
-//! Only what the request names is changed; 0 means "not named" where no limit can be 0, as runc has it.
-//! Device rules and network classes are never touched.
+//! Only what the request names is changed; 0 means "not named" where no limit can be 0, as runc has
+//! it. Device rules and network classes are never touched.
 //!
-//! What is written is planned first, by a pure function, and then written group by group. The kernel insists that some
-//! values stay in proportion (`limit ≤ memsw`, `burst ≤ quota`), and whether a value fits depends on those
-//! that are there. Within a group, what the kernel calls invalid is therefore tried again after the rest: raising
-//! memory thus raises `memsw` first, lowering it lowers the limit first, without a look at what was there before.
+//! What is written is planned first, by a pure function, and then written group by group. The
+//! kernel insists that some values stay in proportion (`limit ≤ memsw`, `burst ≤ quota`), and
+//! whether a value fits depends on those that are there. Within a group, what the kernel calls
+//! invalid is therefore tried again after the rest: raising memory thus raises `memsw` first,
+//! lowering it lowers the limit first, without a look at what was there before.
 //!
 //! Why not libcgroups' controllers, which set the limits at creation (as of 0.7):
 //!
@@ -16,8 +17,9 @@
 //! - v2 converts a block I/O weight for `io.weight` in 16 bits, which overflows from 17 on;
 //! - v2 cannot lower quota and burst together.
 //!
-//! The conversion from cpu shares to weight is the same in runc (since 1.3.2), in libcgroups and here, so that creating and updating agree.
-//! A pids limit of 0 also follows libcgroups: `max` on v1, 1 on v2.
+//! The conversion from cpu shares to weight is the same in runc (since 1.3.2), in libcgroups and
+//! here, so that creating and updating agree. A pids limit of 0 also follows libcgroups: `max` on
+//! v1, 1 on v2.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -68,10 +70,12 @@ type Group = Vec<Write>;
 type Plan = std::result::Result<Vec<Group>, String>;
 
 impl Cgroup {
-    /// Changes the limits that `resources` names. Later writes are not attempted after one that fails.
+    /// Changes the limits that `resources` names. Later writes are not attempted after one that
+    /// fails.
     ///
     /// # Errors
-    /// If the resources contradict themselves, ask for what this machine cannot do, or the kernel refuses a value.
+    /// If the resources contradict themselves, ask for what this machine cannot do, or the kernel
+    /// refuses a value.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         let unusable = |reason| Error::Resources {
             path: self.path().to_path_buf(),
@@ -185,8 +189,8 @@ impl Cgroup {
         }
     }
 
-    /// Tells systemd first: it would otherwise restore the old values whenever it reloads. What it does not know
-    /// it leaves to the files.
+    /// Tells systemd first: it would otherwise restore the old values whenever it reloads. What it
+    /// does not know it leaves to the files.
     fn update_unit(
         &self,
         unit: &str,
@@ -288,7 +292,8 @@ fn cpu_max(cpu: &LinuxCpu, current: &dyn Fn(&str) -> Option<String>) -> (Option<
     )
 }
 
-/// Refuses a limit below what is in use, for callers that ask for this check instead of an OOM kill.
+/// Refuses a limit below what is in use, for callers that ask for this check instead of an OOM
+/// kill.
 fn check_usage(
     resources: &LinuxResources,
     v1: bool,
@@ -671,8 +676,8 @@ fn is_page_size(size: &str) -> bool {
         .is_some_and(u64::is_power_of_two)
 }
 
-/// From shares (v1: 2 to 262144, usually 1024) to weight (v2: 1 to 10000, usually 100), so that least, most
-/// and usual meet: ten to the power of a square polynomial of log₂.
+/// From shares (v1: 2 to 262144, usually 1024) to weight (v2: 1 to 10000, usually 100), so that
+/// least, most and usual meet: ten to the power of a square polynomial of log₂.
 fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
@@ -702,7 +707,8 @@ mod tests {
 
     use super::*;
 
-    /// Plans from JSON as it comes over the wire, and shows the files that were to be written in order.
+    /// Plans from JSON as it comes over the wire, and shows the files that were to be written in
+    /// order.
     fn plan(
         v2: bool,
         resources: Value,

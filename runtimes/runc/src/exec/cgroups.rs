@@ -24,30 +24,35 @@ use super::hostproc::HostProc;
 ///
 /// A frozen (paused) container's cgroups freeze whoever joins: the caller checks that first.
 pub(crate) fn join(proc: &HostProc, init: Pid, configured: &[PathBuf]) -> Result<(), Failure> {
-    let members = proc
-        .read(&format!("{init}/cgroup"))
-        .doing(|| "read which cgroups the container's init is in")?;
     let mounts = proc
         .read("self/mountinfo")
         .doing(|| "read where the host's cgroups are mounted")?;
-    let current = current_directories(&members, &mounts);
+    let directories_of = |process: &str| {
+        proc.read(&format!("{process}/cgroup"))
+            .doing(|| format!("read which cgroups process {process} is in"))
+            .map(|members| current_directories(&members, &mounts))
+    };
+    let (inits, ours) = (directories_of(&init.to_string())?, directories_of("self")?);
+    // Moving a process makes every processor wait; being moved to where one is, too.
+    let enter = |directory: &Path| match ours.iter().any(|one| one == directory) {
+        true => Ok(()),
+        false => enter(directory),
+    };
 
     let mut joined = Vec::new();
     for directory in configured {
-        let device = std::fs::metadata(directory)
-            .map(|metadata| metadata.dev())
-            .ok();
+        let device = std::fs::metadata(directory).map(|metadata| metadata.dev());
         match enter(directory) {
             Ok(()) => joined.extend(device),
             Err(errno) => {
-                let fallback = unified(directory, &current).ok_or(errno);
-                let inits = fallback.doing(|| joining(directory))?;
-                enter(&inits).doing(|| joining(&inits))?;
-                joined.extend(std::fs::metadata(&inits).map(|metadata| metadata.dev()));
+                let fallback = unified(directory, &inits).ok_or(errno);
+                let instead = fallback.doing(|| joining(directory))?;
+                enter(&instead).doing(|| joining(&instead))?;
+                joined.extend(std::fs::metadata(&instead).map(|metadata| metadata.dev()));
             }
         }
     }
-    for directory in current {
+    for directory in inits {
         let device = std::fs::metadata(&directory).map(|metadata| metadata.dev());
         if !device.is_ok_and(|device| joined.contains(&device)) {
             enter(&directory).doing(|| joining(&directory))?;

@@ -104,19 +104,19 @@ impl Container {
             .expect("the container's init could not be made");
         let init = Pid::from_raw(i32::from_ne_bytes(bytes));
         expect(&mut up_reader, "set up the container's root");
-        // SAFETY: pidfd_open takes numbers and returns a new descriptor.
-        let pidfd = unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, init.as_raw(), 0);
-            assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-            OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
-        };
         Self {
             keeper,
             init,
-            pidfd,
+            pidfd: pidfd_of(init),
             cgroups,
             _root: root,
         }
+    }
+
+    /// The same container as seen by those who take `init` for its init.
+    pub fn with_init(mut self, init: Pid) -> Self {
+        self.pidfd = pidfd_of(init);
+        self
     }
 
     /// Kills init, and waits until it is gone.
@@ -142,6 +142,15 @@ impl Drop for Container {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
         }
+    }
+}
+
+fn pidfd_of(pid: Pid) -> OwnedFd {
+    // SAFETY: pidfd_open takes numbers and returns a new descriptor.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
+        assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
     }
 }
 

@@ -524,6 +524,53 @@ fn a_cgroup_that_refuses_processes_is_replaced_by_inits() {
 }
 
 #[test]
+fn a_container_without_a_mount_namespace_is_confined_by_its_root() {
+    let other = Container::start(Users::Hosts);
+    // A process of the host's namespaces whose root directory is the container's.
+    let mut init = std::process::Command::new("chroot")
+        .arg(format!("/proc/{}/root", other.init))
+        .args(["sleep", "infinity"])
+        .spawn()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(init.id()).unwrap());
+    let comm = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    while comm() != "sleep\n" {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let chrooted = other.with_init(pid);
+    let found = lines(&chrooted, "tail -n 1 /etc/passwd; pwd; ls /..", json!({}));
+    assert_eq!(found[..2], ["app:x:1000:1000::/home/app:/bin/sh", "/"]);
+    assert!(found.contains(&"locked".to_owned()), "{found:?}");
+    init.kill().unwrap();
+    init.wait().unwrap();
+}
+
+#[test]
+fn apparmor_profiles_are_applied_or_said_to_be_missing() {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    let enabled = enabled.is_ok_and(|text| text.trim() == "Y");
+    let container = Container::start(Users::Hosts);
+    let missing = refusal(&container, json!({"apparmorProfile": "no-such-profile"}));
+    let named = missing
+        .message
+        .contains(r#"apply AppArmor profile "no-such-profile""#);
+    assert!(named, "{}", missing.message);
+    if !enabled {
+        return eprintln!("skipped the rest: no AppArmor on this host");
+    }
+    assert!(
+        missing.message.ends_with("no such file or directory"),
+        "{}",
+        missing.message
+    );
+    let unconfined = json!({"apparmorProfile": "unconfined"});
+    assert_eq!(
+        lines(&container, "cat /proc/self/attr/current", unconfined),
+        ["unconfined"]
+    );
+}
+
+#[test]
 fn the_hosts_session_keyring_stays_behind() {
     const GET_KEYRING_ID: libc::c_int = 0;
     const SESSION: libc::c_int = -3;

@@ -73,8 +73,8 @@ struct ById {
 
 /// Makes `program` the only device program of a cgroup.
 ///
-/// The new one is attached before the old ones go: in between a device needs the consent of all of them, so there is no
-/// moment without rules.
+/// The new one is attached before the old ones go: in between a device needs the consent of all of
+/// them, so there is no moment without rules.
 pub(super) fn replace(cgroup: &File, path: &Path, program: &[Instruction]) -> Result<()> {
     let failed = |action: &'static str| {
         move |source: io::Error| Error::Devices {
@@ -126,7 +126,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         ..Load::default()
     };
     let loaded = match bpf(PROG_LOAD, &mut arguments()) {
-        // Before Linux 5.11 programs count as locked memory, and EPERM says that there is too little of it.
+        // Before Linux 5.11 programs count as locked memory, and EPERM says that there is too
+        // little of it.
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
             setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).map_err(|_| error)?;
@@ -199,10 +200,12 @@ fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Calls `bpf(2)`. `T` is one of the argument structures above, without padding the kernel would find non-zero.
+/// Calls `bpf(2)`. `T` is one of the argument structures above, without padding the kernel would
+/// find non-zero.
 fn bpf<T>(command: libc::c_long, arguments: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes at `arguments`, which we hold exclusively. The addresses
-    // in it point to memory that their makers keep alive during the call, as long as the counts next to them say.
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes at `arguments`, which we hold
+    // exclusively. The addresses in it point to memory that their makers keep alive during the
+    // call, as long as the counts next to them say.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

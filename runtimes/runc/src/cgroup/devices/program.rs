@@ -1,8 +1,9 @@
 //! From device rules to the instructions of an eBPF program.
 //!
-//! The kernel calls the program with the kinds of access wanted, the type and the numbers of the device. The program goes
-//! through the rules from the last to the first and keeps what is still undecided of the access: a matching rule that denies any
-//! of it ends with "no", one that allows takes its part away, and when nothing is left the answer is "yes".
+//! The kernel calls the program with the kinds of access wanted, the type and the numbers of the
+//! device. The program goes through the rules from the last to the first and keeps what is still
+//! undecided of the access: a matching rule that denies any of it ends with "no", one that allows
+//! takes its part away, and when nothing is left the answer is "yes".
 
 use super::rules::{ALL, Rule};
 
@@ -87,7 +88,8 @@ pub(super) fn encode(rules: &[Rule]) -> Vec<Instruction> {
         }
         program.extend(decision);
         if all && rule.access == ALL {
-            // It decides everything: what came after could not be reached, which the kernel refuses.
+            // It decides everything: what came after could not be reached, which the kernel
+            // refuses.
             return program;
         }
     }

@@ -1,11 +1,13 @@
 //! What the device rules of an OCI spec mean.
 //!
-//! The rules are read in order; for each kind of access the last rule that matches the device decides. What no
-//! rule decides is denied. The devices that every container may use come last, so no rule takes them away.
+//! The rules are read in order; for each kind of access the last rule that matches the device
+//! decides. What no rule decides is denied. The devices that every container may use come last, so
+//! no rule takes them away.
 //!
-//! This is what cgroup v1 does with the lists that containerd sends (first "deny all" or "allow all", then single
-//! devices), with two differences where v1's history shows: v1 starts from what the parent allows if the list does not begin with
-//! a rule for everything, and there a rule only takes away what an earlier rule gave in the very same words.
+//! This is what cgroup v1 does with the lists that containerd sends (first "deny all" or "allow
+//! all", then single devices), with two differences where v1's history shows: v1 starts from what
+//! the parent allows if the list does not begin with a rule for everything, and there a rule only
+//! takes away what an earlier rule gave in the very same words.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -96,7 +98,8 @@ fn rule(rule: &LinuxDeviceCgroup) -> Option<Rule> {
     (access != 0).then_some(rule)
 }
 
-/// `Some(None)` is any number, `None` a number that no device has: the kernel has 12 bits for a major, 20 for a minor.
+/// `Some(None)` is any number, `None` a number that no device has: the kernel has 12 bits for a
+/// major, 20 for a minor.
 #[allow(clippy::option_option)] // said above
 fn number(number: Option<i64>) -> Option<Option<u32>> {
     match number {

@@ -1,0 +1,110 @@
+use std::fmt;
+
+/// What kind of failure an [`Error`] is: each is one gRPC status code, which containerd acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ErrorKind {
+    /// The request itself can't be right, whatever the state.
+    InvalidArgument,
+    /// No such container or process, or it has ended already.
+    NotFound,
+    /// A container or process of that name is there already.
+    AlreadyExists,
+    /// The request is right, but not in the present state.
+    FailedPrecondition,
+    /// Trefoil doesn't do this (yet).
+    Unimplemented,
+    /// Something needed is not reachable now: trying again may help.
+    Unavailable,
+    /// Anything else: the kernel, the machine or ourselves.
+    Internal,
+}
+
+/// A failure in one sentence: what was being done, to what, and why it didn't work. The sentence
+/// reaches `kubectl describe pod` as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+}
+
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure of `kind` that `message` describes.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// A failure of the machine or ourselves.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// A request that can't be right.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// Something that is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// A request out of order.
+    pub fn precondition(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::FailedPrecondition, message)
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The same failure, told as part of a larger undertaking: `doing: message`.
+    #[must_use]
+    pub fn context(self, doing: impl fmt::Display) -> Self {
+        Self {
+            kind: self.kind,
+            message: format!("{doing}: {}", self.message),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Says what was being done when something failed.
+pub trait Context<T> {
+    /// Turns a failure into an [`Error`] that begins with `doing`.
+    fn context<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: std::error::Error> Context<T> for std::result::Result<T, E> {
+    fn context<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|why| Error::internal(format!("{}: {why}", doing())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_keeps_the_kind_and_reads_as_one_sentence() {
+        let error = Error::not_found("no such file").context("open the log of container web");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(
+            error.to_string(),
+            "open the log of container web: no such file"
+        );
+    }
+}

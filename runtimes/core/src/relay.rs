@@ -1,0 +1,202 @@
+//! Carrying bytes between two descriptors, on the one thread of the shim.
+//!
+//! One buffer serves every stream of the process: bytes stay in it only between a read and the write
+//! that follows at once. What the receiver doesn't take is kept aside, and no more is read before it
+//! has been taken, so a slow reader slows its own writer and nothing else.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::watched::watched;
+
+/// As much as a pipe holds by default.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A descriptor to relay from or to. What can't be polled (a plain file) is simply always ready.
+#[derive(Debug)]
+pub enum Stream {
+    /// A pipe, socket or terminal.
+    Polled(AsyncFd<OwnedFd>),
+    /// A file.
+    Plain(OwnedFd),
+}
+
+impl Stream {
+    /// Takes over `fd` and makes it non-blocking. Note that this changes the open file description,
+    /// which any duplicate of `fd` shares.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        match watched(fd, Interest::READABLE | Interest::WRITABLE) {
+            Ok(fd) => Ok(Stream::Polled(fd)),
+            Err(error) => {
+                let (fd, why) = error.into_parts();
+                match why.raw_os_error() {
+                    // epoll(7) takes no plain files.
+                    Some(libc::EPERM) => Ok(Stream::Plain(fd)),
+                    _ => Err(why),
+                }
+            }
+        }
+    }
+
+    async fn read<R>(&self, mut take: impl FnMut(&[u8]) -> R) -> io::Result<(usize, Option<R>)> {
+        let mut attempt = |fd: BorrowedFd<'_>| {
+            SHARED.with_borrow_mut(|buffer| {
+                buffer.resize(BUFFER, 0);
+                let n = nix::unistd::read(fd, buffer)?;
+                Ok((n, (n > 0).then(|| take(&buffer[..n]))))
+            })
+        };
+        match self {
+            Stream::Polled(fd) => {
+                fd.async_io(Interest::READABLE, |fd| attempt(fd.as_fd()))
+                    .await
+            }
+            Stream::Plain(fd) => attempt(fd.as_fd()),
+        }
+    }
+
+    /// Writes what the descriptor takes at once: 0 if that is nothing.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match nix::unistd::write(self, bytes) {
+            Ok(n) => Ok(n),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = match self {
+                Stream::Polled(fd) => {
+                    fd.async_io(Interest::WRITABLE, |fd| {
+                        Ok(nix::unistd::write(fd, bytes)?)
+                    })
+                    .await?
+                }
+                Stream::Plain(_) => self.try_write(bytes)?,
+            };
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Polled(fd) => fd.get_ref().as_fd(),
+            Stream::Plain(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Carries bytes from `from` to `to` until the first ends or the second takes no more. A terminal
+/// whose last user has gone reads as an error (EIO), which is its end. Returns the bytes carried.
+pub async fn copy(from: &Stream, to: &Stream) -> io::Result<u64> {
+    let mut carried = 0;
+    loop {
+        let outcome = from
+            .read(|bytes| {
+                let n = to.try_write(bytes)?;
+                Ok::<_, io::Error>(bytes[n..].to_vec())
+            })
+            .await;
+        match outcome {
+            Ok((0, _)) => return Ok(carried),
+            Ok((n, rest)) => {
+                if let Some(rest) = rest {
+                    to.write_all(&rest?).await?;
+                }
+                carried += n as u64;
+            }
+            Err(why) if why.raw_os_error() == Some(libc::EIO) => return Ok(carried),
+            Err(why) => return Err(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        nix::unistd::pipe().expect("pipe")
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_through_a_slow_reader() {
+        let (from_read, from_write) = pipe();
+        let (to_read, to_write) = pipe();
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let expected = sent.clone();
+        let writer = std::thread::spawn(move || {
+            std::fs::File::from(from_write).write_all(&sent).expect("write");
+        });
+        let reader = std::thread::spawn(move || {
+            let mut file = std::fs::File::from(to_read);
+            let mut got = Vec::new();
+            let mut piece = [0; 7919];
+            loop {
+                match file.read(&mut piece).expect("read") {
+                    0 => break got,
+                    n => got.extend_from_slice(&piece[..n]),
+                }
+            }
+        });
+        let from = Stream::new(from_read).expect("from");
+        let to = Stream::new(to_write).expect("to");
+        let carried = copy(&from, &to).await.expect("copy");
+        drop(to);
+        writer.join().expect("writer");
+        assert_eq!(carried, expected.len() as u64);
+        assert!(reader.join().expect("reader") == expected);
+    }
+
+    #[tokio::test]
+    async fn a_plain_file_can_take_the_output() {
+        let (from_read, from_write) = pipe();
+        let path = std::env::temp_dir().join(format!("relay-{}", std::process::id()));
+        let file = std::fs::File::create(&path).expect("create");
+        std::fs::File::from(from_write)
+            .write_all(b"to a file")
+            .expect("write");
+        let to = Stream::new(file.into()).expect("to");
+        assert!(matches!(to, Stream::Plain(_)));
+        copy(&Stream::new(from_read).expect("from"), &to)
+            .await
+            .expect("copy");
+        let got = std::fs::read(&path).expect("read");
+        std::fs::remove_file(&path).expect("remove");
+        assert_eq!(got, b"to a file");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_has_gone_is_an_error() {
+        let (from_read, from_write) = pipe();
+        let (to_read, to_write) = pipe();
+        drop(to_read);
+        std::fs::File::from(from_write).write_all(b"x").expect("write");
+        let outcome = copy(
+            &Stream::new(from_read).expect("from"),
+            &Stream::new(to_write).expect("to"),
+        )
+        .await;
+        assert_eq!(
+            outcome.expect_err("no reader").kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+}

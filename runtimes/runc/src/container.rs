@@ -1,0 +1,227 @@
+//! A container made of namespaces and a cgroup.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
+use trefoil_core::child::Child;
+use trefoil_core::stats::Stats;
+use trefoil_core::{
+    Container, Context, Error, ExecConfig, Process, Result, RuntimeOptions,
+};
+
+use crate::cgroup::{Cgroup, OomWatch};
+use crate::launcher::{Delete, Exec, Launcher, Request, Start};
+use crate::process::{Ends, RuncProcess, Streams};
+
+/// A container, until it is deleted.
+pub(crate) struct RuncContainer {
+    id: String,
+    bundle: PathBuf,
+    options: RuntimeOptions,
+    owns_its_processes: bool,
+    cgroup: Cgroup,
+    init: Arc<RuncProcess>,
+    memory: Option<Mutex<AsyncFd<OomWatch>>>,
+    launcher: Arc<Launcher>,
+}
+
+impl RuncContainer {
+    pub(crate) fn new(
+        id: String,
+        bundle: PathBuf,
+        spec: &Spec,
+        options: RuntimeOptions,
+        cgroup: Cgroup,
+        init: RuncProcess,
+        launcher: Arc<Launcher>,
+    ) -> Self {
+        let memory = cgroup
+            .oom_watch()
+            .map_err(|why| why.to_string())
+            .and_then(|watch| {
+                // SAFETY: the watch owns its descriptor, shows the same one always, and moves in here.
+                unsafe { AsyncFd::register(watch) }.map_err(|why| why.to_string())
+            });
+        let memory = match memory {
+            Ok(watch) => Some(Mutex::new(watch)),
+            Err(why) => {
+                log::warn!("memory kills in container {id} will not be noticed: {why}");
+                None
+            }
+        };
+        Self {
+            owns_its_processes: owns_its_processes(spec),
+            memory,
+            id,
+            bundle,
+            options,
+            cgroup,
+            init: Arc::new(init),
+            launcher,
+        }
+    }
+}
+
+/// Whether the configuration asks for a new pid namespace: then the kernel ends all with the init.
+fn owns_its_processes(spec: &Spec) -> bool {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref())
+        .into_iter()
+        .flatten()
+        .any(|namespace| {
+            namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none()
+        })
+}
+
+#[async_trait]
+impl Container for RuncContainer {
+    fn init(&self) -> Arc<dyn Process> {
+        self.init.clone()
+    }
+
+    async fn start(&self) -> Result<()> {
+        let request = Request::Start(Start {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+        });
+        self.launcher.call(&request, &[]).await.map(drop)
+    }
+
+    async fn exec(&self, config: ExecConfig) -> Result<Arc<dyn Process>> {
+        let ExecConfig { id, process, stdio } = config;
+        let doing = || format!("exec {id} in container {}", self.id);
+        let terminal = stdio.terminal;
+        let request = |streams| {
+            Request::Exec(Box::new(Exec {
+                id: self.id.clone(),
+                bundle: self.bundle.clone(),
+                init: self.init.pid(),
+                process,
+                options: self.options.clone(),
+                terminal,
+                streams,
+            }))
+        };
+        let (answer, streams) = if terminal {
+            let (answer, master) = self.launcher.call(&request([false; 3]), &[]).await?;
+            let master = master
+                .ok_or_else(|| Error::internal("the worker sent no terminal").context(doing()))?;
+            (answer, Streams::terminal(master, stdio).context(doing)?)
+        } else {
+            let (streams, Ends { stdin, stdout, stderr }) = Streams::piped(stdio).context(doing)?;
+            let given = [&stdin, &stdout, &stderr].map(|end| end.as_ref().map(AsFd::as_fd));
+            let present = given.map(|end| end.is_some());
+            let given: Vec<_> = given.into_iter().flatten().collect();
+            let (answer, _) = self.launcher.call(&request(present), &given).await?;
+            (answer, streams)
+        };
+        let child = Child::new(answer.pid).context(doing)?;
+        Ok(Arc::new(RuncProcess::new(child, streams)))
+    }
+
+    async fn kill_all(&self, signal: i32) -> Result<()> {
+        self.cgroup
+            .kill_all(signal)
+            .context(|| format!("send signal {signal} to all of container {}", self.id))
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.cgroup
+            .freeze()
+            .context(|| format!("pause container {}", self.id))
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.cgroup
+            .thaw()
+            .context(|| format!("resume container {}", self.id))
+    }
+
+    async fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.cgroup
+            .update(resources)
+            .context(|| format!("update container {}", self.id))
+    }
+
+    async fn stats(&self) -> Result<Stats> {
+        self.cgroup
+            .stats()
+            .context(|| format!("read what container {} uses", self.id))
+    }
+
+    async fn processes(&self) -> Result<Vec<u32>> {
+        let pids = self
+            .cgroup
+            .processes()
+            .context(|| format!("list the processes of container {}", self.id))?;
+        Ok(pids
+            .into_iter()
+            .map(|pid| pid.as_raw().unsigned_abs())
+            .collect())
+    }
+
+    fn owns_its_processes(&self) -> bool {
+        self.owns_its_processes
+    }
+
+    async fn out_of_memory(&self) {
+        let Some(memory) = &self.memory else {
+            return std::future::pending().await;
+        };
+        let mut memory = memory.lock().await;
+        loop {
+            if memory.get_ref().is_gone() {
+                return std::future::pending().await;
+            }
+            match memory.get_mut().drain() {
+                Ok(0) => {}
+                Ok(_) => return,
+                Err(why) => {
+                    log::warn!("watch the memory of container {}: {why}", self.id);
+                    return std::future::pending().await;
+                }
+            }
+            match memory.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return std::future::pending().await,
+            }
+        }
+    }
+
+    async fn delete(&self) -> Result<()> {
+        let request = Request::Delete(Delete {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+        });
+        self.launcher.call(&request, &[]).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, SpecBuilder};
+
+    #[test]
+    fn only_a_new_pid_namespace_is_the_containers_own() {
+        let spec = |path: Option<&str>| {
+            let mut namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid);
+            if let Some(path) = path {
+                namespace = namespace.path(path);
+            }
+            let linux = LinuxBuilder::default()
+                .namespaces(vec![namespace.build().expect("namespace")])
+                .build()
+                .expect("linux");
+            SpecBuilder::default().linux(linux).build().expect("spec")
+        };
+        assert!(owns_its_processes(&spec(None)));
+        assert!(!owns_its_processes(&spec(Some("/proc/1/ns/pid"))));
+    }
+}

@@ -1,0 +1,107 @@
+//! The helper process: receives requests' sockets and forks a worker for each.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Pid, getppid, setpgid};
+
+use super::{protocol, worker};
+
+/// What a container's processes start with unless their configuration says otherwise.
+const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
+
+/// Serves requests from the control socket until the server is gone. Never returns.
+pub(super) fn run(control: OwnedFd, server: Pid) -> ! {
+    let code = match prepare(&control, server).and_then(|()| serve(&control)) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    };
+    std::process::exit(code)
+}
+
+/// What the binary does when it is executed as a helper: the control socket is its stdin.
+pub fn run_as_helper() -> ! {
+    // SAFETY: whoever executes this gives the control socket as stdin, which nothing here has used.
+    let control = unsafe { OwnedFd::from_raw_fd(libc::STDIN_FILENO) };
+    match control.as_fd().try_clone_to_owned() {
+        Ok(control) => run(control, getppid()),
+        Err(_) => std::process::exit(1),
+    }
+}
+
+fn prepare(control: &OwnedFd, server: Pid) -> nix::Result<()> {
+    // Known to the server by this number: see `reap_group`.
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    die_with(server)?;
+    let _ = prctl::set_name(c"trefoil-helper");
+    reset_signals()?;
+    umask(DEFAULT_UMASK);
+    close_all_but(control.as_raw_fd())
+}
+
+/// Has the kernel end this process when the server ends, even by SIGKILL.
+pub(super) fn die_with(server: Pid) -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before.
+    match getppid() == server {
+        true => Ok(()),
+        false => Err(Errno::ESRCH),
+    }
+}
+
+/// Undoes what the server and the standard library ignore or block: containers inherit all of it.
+fn reset_signals() -> nix::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of ours. The kernel refuses the few signals that have
+        // no other action, and libc those it keeps for itself.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Closes what was inherited from the server, most of all its listening socket.
+fn close_all_but(kept: RawFd) -> nix::Result<()> {
+    let close = |first: RawFd, last: libc::c_uint| {
+        // SAFETY: nothing in this process uses the descriptors of this range: it has just been forked
+        // and owns the kept one only.
+        let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        Errno::result(outcome).map(drop)
+    };
+    if kept > 3 {
+        close(3, kept.unsigned_abs() - 1)?;
+    }
+    close(kept + 1, libc::c_uint::MAX)
+}
+
+fn serve(control: &OwnedFd) -> nix::Result<()> {
+    while let Some(socket) = protocol::receive_descriptor(control.as_fd())? {
+        if fork_sibling()? {
+            worker::run(socket);
+        }
+    }
+    Ok(())
+}
+
+/// Forks a child of this process's own parent. Returns whether this is the child.
+///
+/// `CLONE_PARENT` can't be had through fork(2). A plain clone(2) without a new stack and without sharing
+/// memory behaves like it, but runs no fork handlers: there are none, as nothing in this process has
+/// registered any, and the one lock that matters, the allocator's, is free, as no other thread exists.
+fn fork_sibling() -> nix::Result<bool> {
+    // SAFETY: one thread, memory copied and not shared: see above. The arguments beyond the stack are
+    // unused without the flags that would use them.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::CLONE_PARENT | libc::SIGCHLD,
+            0_usize,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
+    };
+    Ok(Errno::result(pid)? == 0)
+}

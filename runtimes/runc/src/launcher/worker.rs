@@ -1,0 +1,72 @@
+//! A worker: one process that serves one request and ends.
+//!
+//! It may be left in any state by what it does: nothing of it is used again.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::unistd::getppid;
+use trefoil_core::{Error, Result};
+
+use super::helper::die_with;
+use super::protocol::{self, Answer, Failure, Request};
+use crate::{container_create, container_exec, state};
+
+/// What a request leads to: an answer, and perhaps a descriptor that goes with it.
+pub type Outcome = std::result::Result<(Answer, Option<OwnedFd>), Failure>;
+
+/// Serves the request that comes on `socket`, then ends the process.
+pub(super) fn run(socket: OwnedFd) -> ! {
+    // Made by CLONE_PARENT: the parent is the server.
+    let outcome = die_with(getppid())
+        .map_err(|why| Failure::from(Error::internal(format!("follow the server: {why}"))))
+        .and_then(|()| {
+            protocol::receive_request(&socket)
+                .map_err(|why| Failure::from(Error::internal(format!("read the request: {why}"))))
+        })
+        .and_then(|(request, given)| serve(request, given));
+    let (outcome, descriptor) = match outcome {
+        Ok((answer, descriptor)) => (Ok(answer), descriptor),
+        Err(failure) => (Err(failure), None),
+    };
+    let sent = protocol::send_outcome(&socket, &outcome, descriptor.as_ref().map(AsFd::as_fd));
+    // Not exit(3): whatever would run at the end belongs to the process this was forked from.
+    // SAFETY: this function ends the process at once.
+    unsafe { libc::_exit(i32::from(sent.is_err())) }
+}
+
+fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
+    let done = |result: Result<()>| result.map(|()| (Answer::default(), None)).map_err(Failure::from);
+    match request {
+        Request::Create(create) => container_create::create(&create, streams(create.streams, given)?),
+        Request::Exec(exec) => container_exec::exec(&exec, streams(exec.streams, given)?),
+        Request::Start(start) => done(state::start(&start.id, &start.bundle)),
+        Request::Delete(delete) => done(state::delete(&delete.id, &delete.bundle)),
+    }
+}
+
+/// The three streams, of which only some have come along.
+fn streams(present: [bool; 3], given: Vec<OwnedFd>) -> Result<[Option<OwnedFd>; 3]> {
+    let expected = present.iter().filter(|present| **present).count();
+    if given.len() != expected {
+        return Err(Error::internal(format!(
+            "read the request: {} descriptors came with it, not {expected}",
+            given.len()
+        )));
+    }
+    let mut given = given.into_iter();
+    Ok(present.map(|present| if present { given.next() } else { None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_find_their_places() {
+        let null = || -> OwnedFd { std::fs::File::open("/dev/null").expect("null").into() };
+        let [stdin, stdout, stderr] =
+            streams([false, true, false], vec![null()]).expect("streams");
+        assert!(stdin.is_none() && stdout.is_some() && stderr.is_none());
+        assert!(streams([true, true, false], vec![null()]).is_err());
+    }
+}

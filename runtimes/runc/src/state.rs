@@ -1,0 +1,268 @@
+//! What is kept of a container outside its processes: `<bundle>/trefoil/`, its cgroup and its root's
+//! mounts; and how it is all removed.
+//!
+//! ```text
+//! <bundle>/trefoil/            libcontainer's root
+//!     config.json              the configuration as libcontainer read it
+//!     init.pid                 its init, from the moment it exists
+//!     console.sock             where its terminal was handed over
+//!     <id>/                    libcontainer's own
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libcontainer::container::Container;
+use oci_spec::runtime::Spec;
+use serde::Deserialize;
+use trefoil_core::{Context, Error, Result};
+
+use crate::cgroup::Cgroup;
+use crate::rootfs;
+
+/// How long killed processes may take to go.
+const DYING: Duration = Duration::from_secs(5);
+
+/// Where a container's state is.
+#[derive(Debug)]
+pub struct State {
+    root: PathBuf,
+    libcontainer: PathBuf,
+}
+
+impl State {
+    /// The state of the container `id` with this bundle, whether or not there is any.
+    pub fn of(id: &str, bundle: &Path) -> Self {
+        let root = bundle.join("trefoil");
+        Self {
+            libcontainer: root.join(id),
+            root,
+        }
+    }
+
+    /// Makes the directory.
+    pub fn make(&self) -> Result<()> {
+        fs::create_dir(&self.root).context(|| format!("make {}", self.root.display()))
+    }
+
+    /// The directory, which libcontainer takes for its root and for the bundle.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The configuration as libcontainer reads it.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.json")
+    }
+
+    /// The file with the init's number.
+    pub fn pid_file(&self) -> PathBuf {
+        self.root.join("init.pid")
+    }
+
+    fn load(&self) -> Result<Container> {
+        Container::load(self.libcontainer.clone()).map_err(|why| Error::internal(sentence(&why)))
+    }
+}
+
+/// The cgroup of a container with this configuration.
+pub fn cgroup(id: &str, spec: &Spec, systemd_asked: bool) -> Result<Cgroup> {
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref());
+    find_cgroup(id, path, systemd_asked)
+}
+
+/// Whether the cgroup of a container with this configuration is made by systemd.
+pub fn by_systemd(spec: &Spec, asked: bool) -> bool {
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref());
+    asks_systemd(path, asked)
+}
+
+/// A path of the form `slice:prefix:name` is systemd's to make, where systemd runs.
+fn asks_systemd(path: Option<&Path>, asked: bool) -> bool {
+    asked || (path.is_some_and(is_unit) && systemd_runs())
+}
+
+fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
+    Cgroup::new(path, id, asks_systemd(path, systemd_asked)).context(|| format!("find the cgroup of container {id}"))
+}
+
+fn is_unit(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let mut parts = text.split(':');
+    parts.next().is_some_and(|slice| slice.ends_with(".slice")) && parts.count() == 2
+}
+
+/// As sd_booted(3) tells it.
+fn systemd_runs() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Lets the init of a created container run its program.
+pub fn start(id: &str, bundle: &Path) -> Result<()> {
+    let mut container = State::of(id, bundle)
+        .load()
+        .map_err(|why| why.context(format!("start container {id}")))?;
+    container
+        .start()
+        .map_err(|why| Error::internal(format!("start container {id}: {}", sentence(&why))))
+}
+
+/// Removes what is left of a container whose init has ended; its poststop hooks run.
+pub fn delete(id: &str, bundle: &Path) -> Result<()> {
+    remove(id, bundle)
+        .map(drop)
+        .map_err(|why| why.context(format!("delete container {id}")))
+}
+
+/// As much of `config.json` as tells the cgroup.
+#[derive(Default, Deserialize)]
+struct Config {
+    linux: Option<Linux>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux {
+    cgroups_path: Option<PathBuf>,
+}
+
+/// Removes all that is left of a container, its processes included, whatever state it is in, and says
+/// what that was. Each step is tried, the first failure is told.
+pub fn remove(id: &str, bundle: &Path) -> Result<Vec<String>> {
+    let state = State::of(id, bundle);
+    let mut removed = Vec::new();
+    let mut failure = None;
+    let mut note = |outcome: Result<Option<String>>| match outcome {
+        Ok(what) => removed.extend(what),
+        Err(why) => {
+            failure.get_or_insert(why);
+        }
+    };
+    if state.root.exists() {
+        let config = fs::read(state.config())
+            .or_else(|_| fs::read(bundle.join("config.json")))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
+            .unwrap_or_default();
+        let path = config.linux.and_then(|linux| linux.cgroups_path);
+        let container = state.load();
+        let systemd = container.as_ref().is_ok_and(Container::systemd);
+        match find_cgroup(id, path.as_deref(), systemd) {
+            Ok(cgroup) => {
+                note(kill_processes(&cgroup));
+                if let Ok(container) = container {
+                    note(delete_state(container));
+                }
+                note(
+                    cgroup
+                        .remove()
+                        .context(|| "remove the cgroup")
+                        .map(|()| None),
+                );
+            }
+            Err(why) => note(Err(why)),
+        }
+    }
+    note(rootfs::unmount(&bundle.join("rootfs")).map(|n| match n {
+        0 => None,
+        n => Some(format!("{n} mounts of {id}")),
+    }));
+    match fs::remove_dir_all(&state.root) {
+        Ok(()) => note(Ok(Some(format!("state of {id}")))),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+        Err(why) => note(Err(Error::internal(format!(
+            "remove {}: {why}",
+            state.root.display()
+        )))),
+    }
+    match failure {
+        Some(why) => Err(why),
+        None => Ok(removed),
+    }
+}
+
+/// Kills what still runs in the cgroup and waits until it is gone.
+fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
+    let left = cgroup
+        .processes()
+        .context(|| "look for processes left behind")?
+        .len();
+    if left == 0 {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + DYING;
+    loop {
+        cgroup
+            .kill_all(libc::SIGKILL)
+            .context(|| "kill the processes left behind")?;
+        let remaining = cgroup
+            .processes()
+            .context(|| "look for processes left behind")?;
+        if remaining.is_empty() {
+            return Ok(Some(format!("{left} processes")));
+        }
+        if Instant::now() > deadline {
+            return Err(Error::internal(format!(
+                "{} processes survive SIGKILL: {remaining:?}",
+                remaining.len()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// libcontainer's part: hooks, its state, resource control groups.
+fn delete_state(mut container: Container) -> Result<Option<String>> {
+    container
+        .delete(true)
+        .map(|()| None)
+        .map_err(|why| Error::internal(sentence(&why)))
+}
+
+/// libcontainer's error with all its causes, in one line.
+pub fn sentence(why: &dyn std::error::Error) -> String {
+    let mut text = why.to_string();
+    let mut cause = why.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_paths_are_told_from_plain_ones() {
+        for (path, unit) in [
+            ("kubepods.slice:cri-containerd:abc", true),
+            ("/kubepods/abc", false),
+            ("a:b:c", false),
+            ("x.slice:b", false),
+            ("x.slice:b:c:d", false),
+        ] {
+            assert_eq!(is_unit(Path::new(path)), unit, "{path}");
+        }
+    }
+
+    #[test]
+    fn removing_nothing_removes_nothing() {
+        let bundle = std::env::temp_dir().join(format!("state-{}", std::process::id()));
+        fs::create_dir_all(&bundle).expect("bundle");
+        let removed = remove("c", &bundle);
+        fs::remove_dir_all(&bundle).expect("remove");
+        assert_eq!(removed.expect("nothing"), Vec::<String>::new());
+    }
+}

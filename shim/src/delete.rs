@@ -1,0 +1,70 @@
+//! The `delete` action: a fresh process that clears away what a container, or a whole pod whose server
+//! is dead, has left. containerd calls it after every container, so finding nothing must be quick.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::SystemTime;
+
+use containerd_shim::Flags;
+use containerd_shim::util::convert_to_timestamp;
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::Message;
+use nix::sys::signal::Signal;
+use trefoil_core::{Context, ExitStatus, Result};
+
+use crate::record::{self, ContainerRecord};
+use crate::start::{is_served, pod_of, socket_path};
+
+/// Serves containerd's `delete`: clears away, says on stderr what it removed, and answers with the
+/// exit status that the container's init must have had.
+pub fn delete(flags: &Flags) -> Result<()> {
+    let bundle = match flags.bundle.as_str() {
+        "" => std::env::current_dir().context(|| "find the bundle")?,
+        given => given.into(),
+    };
+    // Without a configuration there is nothing that tells of a pod: the container is its own.
+    let pod = pod_of(&bundle, &flags.id).unwrap_or_else(|_| flags.id.clone());
+    let record = record::read(&bundle.with_file_name(&pod))
+        .or_else(|| record::read(&bundle))
+        .unwrap_or_default();
+    let own = record.containers.get(&flags.id).cloned();
+    let pid = own.as_ref().and_then(|own| own.pid).unwrap_or_default();
+
+    let mut removed = trefoil_runc::cleanup(&flags.id, &bundle)?;
+    if pod == flags.id && !record.address.is_empty() && !is_served(&record.address) {
+        // Not every containerd asks for each container of a dead pod, so all go with it.
+        for (id, ContainerRecord { bundle, .. }) in &record.containers {
+            if *id != flags.id {
+                removed.extend(trefoil_runc::cleanup(id, bundle)?);
+            }
+        }
+        remove_socket(&record.address, &mut removed);
+    }
+    if !removed.is_empty() {
+        eprintln!("trefoil: the shim of pod {pod} is gone; removed {}", removed.join(", "));
+    }
+    answer(pid)
+}
+
+fn remove_socket(address: &str, removed: &mut Vec<String>) {
+    let path: &Path = socket_path(address);
+    if std::fs::remove_file(path).is_ok() {
+        removed.push(format!("socket {}", path.display()));
+    }
+}
+
+fn answer(pid: u32) -> Result<()> {
+    let killed = ExitStatus::killed_by(Signal::SIGKILL as i32);
+    let response = DeleteResponse {
+        pid,
+        exit_status: killed.code,
+        exited_at: Some(convert_to_timestamp(Some(SystemTime::now().into()))).into(),
+        ..Default::default()
+    };
+    let bytes = response
+        .write_to_bytes()
+        .context(|| "encode the answer to containerd")?;
+    std::io::stdout()
+        .write_all(&bytes)
+        .context(|| "answer containerd")
+}

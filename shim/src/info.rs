@@ -1,0 +1,50 @@
+//! `-info` and `-v`: what this binary is, for containerd and for people.
+
+use std::io::Write;
+
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use trefoil_core::{Context, Result};
+
+use crate::{RUNTIME_NAME, bootstrap};
+
+/// What `-v` prints.
+pub fn version_text() -> String {
+    format!(
+        "{}:\n  Runtime: {RUNTIME_NAME}\n  Version: {}\n",
+        env!("CARGO_BIN_NAME"),
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// Answers `-info`: a `RuntimeInfo` message on stdout. containerd reads the OCI features in it to learn
+/// what it may ask for in a container's configuration.
+pub fn print() -> Result<()> {
+    let input = bootstrap::read_stdin()?;
+    let info = RuntimeInfo {
+        name: RUNTIME_NAME.into(),
+        version: Some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        })
+        .into(),
+        options: Any::parse_from_bytes(&input)
+            .ok()
+            .filter(|any| !any.type_url.is_empty())
+            .into(),
+        features: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/features/Features".into(),
+            value: trefoil_runc::features().to_string().into_bytes(),
+            ..Default::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    let bytes = info
+        .write_to_bytes()
+        .context(|| "encode the runtime's description")?;
+    std::io::stdout()
+        .write_all(&bytes)
+        .context(|| "print the runtime's description")
+}

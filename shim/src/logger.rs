@@ -1,0 +1,103 @@
+//! The shim's log: lines into the `log` FIFO of the bundle, which containerd copies to its own log.
+//!
+//! A log must never stop the shim: the FIFO is non-blocking, and a line that doesn't fit is dropped
+//! and counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+struct Fifo {
+    file: File,
+    context: String,
+    dropped: AtomicU64,
+}
+
+/// Sends the log to the FIFO in the working directory. Without one (started by hand) there is no log.
+pub fn init(namespace: &str, id: &str, debug: bool) {
+    // Open for both ways: then neither opening nor writing fails when containerd is away for a while.
+    let Ok(file) = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("log")
+    else {
+        return;
+    };
+    let logger = Box::new(Fifo {
+        file,
+        context: format!("namespace={namespace} pod={id}"),
+        dropped: AtomicU64::new(0),
+    });
+    if log::set_boxed_logger(logger).is_ok() {
+        log::set_max_level(if debug {
+            LevelFilter::Debug
+        } else {
+            LevelFilter::Info
+        });
+    }
+}
+
+impl Log for Fifo {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // The libraries below speak of their own affairs.
+        metadata.target().contains("trefoil") || metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        let line = format_line(record, &self.context, dropped);
+        if (&self.file).write_all(line.as_bytes()).is_err() {
+            self.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// A line in the form of containerd's own log.
+fn format_line(record: &Record<'_>, context: &str, dropped: u64) -> String {
+    let level = record.level().as_str().to_lowercase();
+    let message = record.args().to_string();
+    let lost = match dropped {
+        0 => String::new(),
+        n => format!(" lost_lines={n}"),
+    };
+    format!(
+        "time=\"{}\" level={level} msg={message:?} runtime={} {context}{lost}\n",
+        time_text(),
+        crate::RUNTIME_NAME,
+    )
+}
+
+/// Now, as RFC 3339 says it.
+fn time_text() -> String {
+    OffsetDateTime::now_utc()
+        .format(&Rfc3339)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_whatever_it_says() {
+        let record = Record::builder()
+            .level(log::Level::Warn)
+            .args(format_args!("two\nlines and a \"quote\""))
+            .build();
+        let line = format_line(&record, "namespace=n pod=p", 3);
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.contains(r#"level=warn msg="two\nlines and a \"quote\"""#), "{line}");
+        assert!(line.ends_with("namespace=n pod=p lost_lines=3\n"), "{line}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The pod: its containers, their processes, and in which order things may happen to them.
+//!
+//! Everything here is told in the runtimes' types; containerd's messages stay in [`crate::service`],
+//! but for the events, which are containerd's own vocabulary for what happens to a pod.
+
+mod container;
+mod process;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskIO};
+use containerd_shim_protos::types::mount::Mount as MountMessage;
+use oci_spec::runtime::Spec;
+use tokio::sync::{Notify, OnceCell};
+use trefoil_core::{
+    ContainerConfig, Context, Error, ErrorKind, ExitStatus, Result, Runtime, RuntimeOptions,
+    Sandbox, SandboxConfig,
+};
+
+pub use container::Container;
+pub use process::Status;
+
+use crate::record::Record;
+use crate::service::events::Publisher;
+use crate::stdio::{self, Streams};
+
+/// A pod and what serves it.
+pub struct Pod {
+    id: String,
+    namespace: String,
+    runtime: Arc<dyn Runtime>,
+    events: Publisher,
+    record: Record,
+    sandbox: OnceCell<Arc<dyn Sandbox>>,
+    /// `None` while a container of that name is being made.
+    containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    over: Notify,
+}
+
+/// A container as containerd asks for it.
+pub struct CreateRequest {
+    /// Its name.
+    pub id: String,
+    /// Its directory.
+    pub bundle: String,
+    /// The mounts of its root, as they came.
+    pub rootfs: Vec<MountMessage>,
+    /// Where its init's streams go.
+    pub streams: Streams,
+    /// The handler's options.
+    pub options: RuntimeOptions,
+}
+
+impl Pod {
+    /// A pod without containers yet.
+    pub fn new(
+        id: &str,
+        namespace: &str,
+        runtime: Arc<dyn Runtime>,
+        events: Publisher,
+        record: Record,
+    ) -> Self {
+        Self {
+            id: id.to_owned(),
+            namespace: namespace.to_owned(),
+            runtime,
+            events,
+            record,
+            sandbox: OnceCell::new(),
+            containers: Mutex::default(),
+            over: Notify::new(),
+        }
+    }
+
+    /// Resolves when the pod has been shut down.
+    pub async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    /// Ends the pod's server if nothing is left for it to serve.
+    pub fn shut_down(&self) {
+        if self.containers().is_empty() {
+            self.over.notify_one();
+        }
+    }
+
+    /// Makes a container. When this fails nothing of it is left.
+    pub async fn create(&self, request: CreateRequest) -> Result<Arc<Container>> {
+        let id = request.id.clone();
+        self.reserve(&id)?;
+        let outcome = self.create_reserved(request).await;
+        let mut containers = self.containers();
+        match &outcome {
+            Ok(container) => containers.insert(id, Some(container.clone())),
+            Err(_) => containers.remove(&id),
+        };
+        outcome
+    }
+
+    async fn create_reserved(&self, request: CreateRequest) -> Result<Arc<Container>> {
+        let CreateRequest {
+            id,
+            bundle,
+            rootfs,
+            streams,
+            options,
+        } = request;
+        let path = std::path::PathBuf::from(&bundle);
+        let spec = Spec::load(path.join("config.json"))
+            .context(|| format!("read the configuration of container {id}"))?;
+        let spec = Arc::new(spec);
+        self.record.begin(&id, &path)?;
+
+        let sandbox = self.sandbox(&path, &spec).await?;
+        let stdio = stdio::open(&streams, &self.namespace, &id).await?;
+        let created = sandbox
+            .create_container(ContainerConfig {
+                id: id.clone(),
+                bundle: path.clone(),
+                spec,
+                rootfs: rootfs.iter().map(mount).collect(),
+                stdio,
+                options,
+            })
+            .await;
+        let created = match created {
+            Ok(created) => created,
+            Err(why) => {
+                self.record.end(&id)?;
+                return Err(why);
+            }
+        };
+        let pid = created.init().pid();
+        if let Err(why) = self.record.created(&id, pid) {
+            // Without a record a later cleaning would be blind: give up now, while we can see.
+            let _ = created.init().kill(libc::SIGKILL).await;
+            created.init().wait().await;
+            created.delete().await?;
+            return Err(why);
+        }
+        self.events.publish(TaskCreate {
+            container_id: id.clone(),
+            bundle,
+            rootfs,
+            io: Some(TaskIO {
+                stdin: streams.stdin.clone(),
+                stdout: streams.stdout.clone(),
+                stderr: streams.stderr.clone(),
+                terminal: streams.terminal,
+                ..Default::default()
+            })
+            .into(),
+            pid,
+            ..Default::default()
+        });
+        Ok(Container::new(
+            &id,
+            path,
+            streams,
+            created,
+            self.events.clone(),
+        ))
+    }
+
+    /// The pod's sandbox, made with the first container.
+    async fn sandbox(
+        &self,
+        bundle: &std::path::Path,
+        spec: &Arc<Spec>,
+    ) -> Result<&Arc<dyn Sandbox>> {
+        self.sandbox
+            .get_or_try_init(|| {
+                self.runtime.create_sandbox(SandboxConfig {
+                    id: self.id.clone(),
+                    namespace: self.namespace.clone(),
+                    bundle: bundle.to_owned(),
+                    spec: spec.clone(),
+                })
+            })
+            .await
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut containers = self.containers();
+        if containers.contains_key(id) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("create container {id}: there is one of that name"),
+            ));
+        }
+        containers.insert(id.to_owned(), None);
+        Ok(())
+    }
+
+    /// The container of that name.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.containers()
+            .get(id)
+            .cloned()
+            .flatten()
+            .ok_or_else(|| Error::not_found(format!("there is no container {id}")))
+    }
+
+    /// Removes a container whose init has ended or was never started. Returns its pid and how it ended.
+    pub async fn delete(&self, id: &str) -> Result<(u32, ExitStatus)> {
+        let container = self.container(id)?;
+        let (pid, status) = container.delete().await?;
+        self.record.end(id)?;
+        self.containers().remove(id);
+        self.events.publish(TaskDelete {
+            container_id: id.to_owned(),
+            pid,
+            exit_status: status.code,
+            exited_at: Some(crate::service::timestamp(status.at)).into(),
+            ..Default::default()
+        });
+        if self.containers().is_empty()
+            && let Some(sandbox) = self.sandbox.get()
+        {
+            sandbox.stop().await?;
+        }
+        Ok((pid, status))
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn mount(message: &MountMessage) -> trefoil_core::Mount {
+    trefoil_core::Mount {
+        kind: message.type_.clone(),
+        source: message.source.clone(),
+        target: message.target.clone(),
+        options: message.options.clone(),
+    }
+}

@@ -1,0 +1,133 @@
+//! What a pod's cleaner needs to know when its server is gone: one small file in the pod's bundle.
+//!
+//! It is written, whole and atomically, before the thing it tells of exists, and it goes away with
+//! the bundle, which containerd removes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use trefoil_core::{Context, Result};
+
+const FILE: &str = "trefoil.json";
+
+/// The content of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Where the pod's server listens.
+    pub address: String,
+    /// The pod's containers that have been asked for and not yet deleted.
+    pub containers: BTreeMap<String, ContainerRecord>,
+}
+
+/// What is known of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its init process, once there is one.
+    pub pid: Option<u32>,
+}
+
+/// The file of a living pod.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    contents: Mutex<Contents>,
+}
+
+impl Record {
+    /// Begins the record of `pod`, whose first container's bundle is the working directory.
+    pub fn new(pod: &str, address: &str) -> Result<Self> {
+        let bundle = std::env::current_dir().context(|| "find the pod's bundle")?;
+        // Where an older containerd starts the server for a later container of the pod, the pod's own
+        // bundle lies beside that container's.
+        let of_pod = bundle.with_file_name(pod);
+        let directory = if of_pod.is_dir() { of_pod } else { bundle };
+        let record = Self {
+            path: directory.join(FILE),
+            contents: Mutex::new(Contents {
+                address: address.to_owned(),
+                ..Default::default()
+            }),
+        };
+        record.change(|_| ())?;
+        Ok(record)
+    }
+
+    /// Notes a container that is about to be made.
+    pub fn begin(&self, id: &str, bundle: &Path) -> Result<()> {
+        self.change(|contents| {
+            let container = ContainerRecord {
+                bundle: bundle.to_owned(),
+                pid: None,
+            };
+            contents.containers.insert(id.to_owned(), container);
+        })
+    }
+
+    /// Notes a container's init process.
+    pub fn created(&self, id: &str, pid: u32) -> Result<()> {
+        self.change(|contents| {
+            if let Some(container) = contents.containers.get_mut(id) {
+                container.pid = Some(pid);
+            }
+        })
+    }
+
+    /// Forgets a container of which nothing is left.
+    pub fn end(&self, id: &str) -> Result<()> {
+        self.change(|contents| {
+            contents.containers.remove(id);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<()> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut contents);
+        write(&self.path, &contents)
+    }
+}
+
+fn write(path: &Path, contents: &Contents) -> Result<()> {
+    let doing = || format!("write the pod's record {}", path.display());
+    let text = serde_json::to_vec(contents).context(doing)?;
+    let temporary = path.with_extension("json.new");
+    match std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)) {
+        // The bundle of the pod's first container may be gone before the pod's last container.
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.context(doing),
+    }
+}
+
+/// Reads the record in a pod's bundle; `None` if there is none or it can't be read.
+pub fn read(bundle: &Path) -> Option<Contents> {
+    serde_json::from_slice(&std::fs::read(bundle.join(FILE)).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_and_outlives_its_bundle() {
+        let bundle = std::env::temp_dir().join(format!("record-{}", std::process::id()));
+        std::fs::create_dir_all(&bundle).expect("bundle");
+        let record = Record {
+            path: bundle.join(FILE),
+            contents: Mutex::default(),
+        };
+        record.begin("a", Path::new("/b/a")).expect("begin");
+        record.begin("b", Path::new("/b/b")).expect("begin");
+        record.created("a", 42).expect("created");
+        record.end("b").expect("end");
+        let contents = read(&bundle).expect("read");
+        assert_eq!(contents.containers.len(), 1);
+        assert_eq!(contents.containers["a"].pid, Some(42));
+        assert_eq!(contents.containers["a"].bundle, Path::new("/b/a"));
+        std::fs::remove_dir_all(&bundle).expect("remove");
+        record.end("a").expect("no bundle is no error");
+        assert_eq!(read(&bundle), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! The `start` action: finds the pod's server or forks it, and tells containerd where it listens.
+//!
+//! The server is this process's fork, not a new program: what took time to load is loaded once, and
+//! the listening socket is handed over open, so containerd can connect before the server is ready.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use containerd_shim::Flags;
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use serde::Deserialize;
+use trefoil_core::{Context, Error, Result};
+
+use crate::{bootstrap, serve};
+
+/// Longest path that fits a `sockaddr_un`, in bytes; one more is its end mark.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Annotations that name the pod a container belongs to, the first found counts. The first is what
+/// containerd's own shim honours outside Kubernetes.
+const GROUPS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    trefoil_core::annotations::SANDBOX_ID,
+];
+
+/// As much of `config.json` as tells the pod.
+#[derive(Deserialize)]
+struct Annotated {
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+/// Which pod the container with this bundle belongs to: itself, if nothing says otherwise.
+pub fn pod_of(bundle: &Path, id: &str) -> Result<String> {
+    let path = bundle.join("config.json");
+    let file = File::open(&path).context(|| format!("open {}", path.display()))?;
+    let config: Annotated = serde_json::from_reader(BufReader::new(file))
+        .context(|| format!("read the annotations in {}", path.display()))?;
+    let group = GROUPS
+        .iter()
+        .find_map(|name| config.annotations.get(*name))
+        .filter(|group| !group.is_empty());
+    Ok(group.map_or(id, String::as_str).to_owned())
+}
+
+/// Serves containerd's `start`.
+pub fn start(flags: &Flags) -> Result<()> {
+    let request = bootstrap::read(flags)?;
+    let pod = pod_of(Path::new("."), &request.opts.id)?;
+    let address = request.opts.socket_address(&pod);
+    let answer = || {
+        // containerd 1.6 looks here after a restart; later ones keep their own notes.
+        std::fs::write("address", &address).context(|| "write the shim's address file")?;
+        bootstrap::answer(request.dialect, &address)
+    };
+
+    let Some(listener) = listen(&address)? else {
+        return answer();
+    };
+    let outcome = fork_server(&request, &pod, &address, listener).and_then(|server| {
+        answer().inspect_err(|_| {
+            // Nobody will ever talk to this server.
+            let _ = nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL);
+        })
+    });
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(socket_path(&address));
+    }
+    outcome
+}
+
+/// The path in an address like `unix:///run/containerd/s/…`.
+pub fn socket_path(address: &str) -> &Path {
+    Path::new(address.strip_prefix("unix://").unwrap_or(address))
+}
+
+/// Whether a server listens at `address`.
+pub fn is_served(address: &str) -> bool {
+    UnixStream::connect(socket_path(address)).is_ok()
+}
+
+/// Listens at `address`; `None` if the pod's server is there already.
+fn listen(address: &str) -> Result<Option<UnixListener>> {
+    let path = socket_path(address);
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(Error::invalid(format!(
+            "listen at {}: the path is longer than the {MAX_SOCKET_PATH} bytes a socket's may be",
+            path.display()
+        )));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory)
+            .context(|| format!("make the socket directory {}", directory.display()))?;
+    }
+    let bind = || UnixListener::bind(path);
+    match bind() {
+        Err(why) if why.kind() == std::io::ErrorKind::AddrInUse => {
+            if is_served(address) {
+                return Ok(None);
+            }
+            // A server that was killed left its socket.
+            std::fs::remove_file(path)
+                .and_then(|()| bind())
+                .map(Some)
+                .context(|| format!("replace the dead socket {}", path.display()))
+        }
+        outcome => outcome
+            .map(Some)
+            .context(|| format!("listen at {}", path.display())),
+    }
+}
+
+fn fork_server(
+    request: &bootstrap::Request,
+    pod: &str,
+    address: &str,
+    listener: UnixListener,
+) -> Result<Pid> {
+    // All of this is inherited by the server and its helper.
+    containerd_shim::cgroup::set_cgroup_and_oom_score(std::process::id(), &request.shim_cgroup)
+        .context(|| "join the configured shim cgroup and set the OOM score")?;
+    if std::env::var_os("SCHED_CORE").is_some() {
+        share_no_core()?;
+    }
+    // SAFETY: this process has one thread, so its copy may do whatever it could do itself.
+    match unsafe { fork() }.context(|| "fork the pod's server")? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            detach();
+            serve::serve(request, pod, address, listener)
+        }
+    }
+}
+
+/// Leaves containerd's session and the pipes on which it waits for our answer.
+fn detach() {
+    let _ = setsid();
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
+        let _ = dup2_stderr(&null);
+    }
+}
+
+/// Keeps other tasks off the hyperthreads this pod runs on (containerd's `SchedCore`).
+fn share_no_core() -> Result<()> {
+    const PR_SCHED_CORE: libc::c_int = 62;
+    const CREATE: libc::c_ulong = 1;
+    const SCOPE_PROCESS: libc::c_ulong = 1;
+    // SAFETY: this request takes plain numbers only; 0 names the calling process.
+    let outcome = unsafe { libc::prctl(PR_SCHED_CORE, CREATE, 0_usize, SCOPE_PROCESS, 0_usize) };
+    nix::errno::Errno::result(outcome)
+        .map(drop)
+        .context(|| "give the pod a core scheduling cookie (SCHED_CORE)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(name: &str, config: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("start-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("bundle");
+        std::fs::write(path.join("config.json"), config).expect("config");
+        path
+    }
+
+    #[test]
+    fn the_annotations_name_the_pod() {
+        for (name, config, expected) in [
+            ("plain", "{}", "self"),
+            ("cri", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#, "pod"),
+            ("empty", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":""}}"#, "self"),
+            ("group", r#"{"annotations":{"io.containerd.runc.v2.group":"g","x":"y"}}"#, "g"),
+        ] {
+            let path = bundle(name, config);
+            let pod = pod_of(&path, "self");
+            std::fs::remove_dir_all(&path).expect("remove");
+            assert_eq!(pod.expect("pod"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_broken_configuration_is_named() {
+        let path = bundle("broken", "{");
+        let why = pod_of(&path, "self").expect_err("broken");
+        std::fs::remove_dir_all(&path).expect("remove");
+        assert!(why.to_string().contains("config.json"), "{why}");
+    }
+
+    #[test]
+    fn a_long_socket_path_is_refused_in_words() {
+        let address = format!("unix:///{}", "x".repeat(120));
+        let why = listen(&address).expect_err("too long");
+        assert!(why.to_string().contains("107 bytes"), "{why}");
+    }
+}

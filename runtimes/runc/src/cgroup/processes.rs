@@ -171,9 +171,11 @@ impl Cgroup {
     /// Sends a signal to every process of the cgroup, so that none escapes by forking.
     ///
     /// `SIGKILL` goes through `cgroup.kill` where the kernel has it (v2 since 5.14). Otherwise the
-    /// processes are frozen while they are signalled; a paused cgroup stays paused, except on v1
-    /// for `SIGKILL`, which a process there only dies of when it is thawed. Where freezing fails,
-    /// `SIGKILL` is repeated for at most half a second until no process is left.
+    /// processes are frozen while they are signalled. Where freezing fails, `SIGKILL` is repeated
+    /// for at most half a second until no process is left.
+    ///
+    /// A paused cgroup stays paused, except on v1 for `SIGKILL`, of which a process there dies only
+    /// when it is thawed. (On v2 paused processes die of any signal that they do not handle.)
     ///
     /// Returning does not mean that the processes are dead: they are doomed. A cgroup that does not
     /// exist is no error.
@@ -189,14 +191,13 @@ impl Cgroup {
         if !self.exists() {
             return Ok(());
         }
-        let paused = self.is_frozen()?;
-        let frozen = paused || self.freeze().is_ok();
+        let stay_paused = self.is_paused()? && !(kill && v1);
+        let frozen = self.freeze().is_ok();
         let signalled = self.signal_once(signal);
-        if frozen && (!paused || (kill && v1)) {
-            match self.request_thaw() {
-                Err(Error::Unavailable { .. }) => {} // gone meanwhile
-                other => other?,
-            }
+        match self.request(stay_paused) {
+            // It is gone, or there is no freezer.
+            Err(Error::Unavailable { .. }) => {}
+            other => other?,
         }
         if frozen || !kill {
             return signalled.map(drop);
@@ -204,6 +205,16 @@ impl Cgroup {
         self.wait("kill all processes of", KILL_WAIT, |_| {
             Ok(self.signal_once(signal)? == 0)
         })
+    }
+
+    /// Whether somebody asked for the cgroup to be frozen, be it done already or not.
+    fn is_paused(&self) -> Result<bool> {
+        let name = match self.layout {
+            Layout::V1(_) => "freezer.self_freezing",
+            Layout::V2(_) => "cgroup.freeze",
+        };
+        let state = file::read(&self.path().join(name))?;
+        Ok(state.is_some_and(|state| state.trim() == "1"))
     }
 
     /// Calls `done` until it says so, at growing intervals.

@@ -32,7 +32,10 @@ pub fn pack(stats: &Stats) -> Result<Any> {
 
 /// Copies fields of the same name into a message; `name => value` for those that need more.
 macro_rules! message {
-    ($message:ty, $from:expr, [$($field:ident),* $(,)?] $(, $name:ident => $value:expr)* $(,)?) => {{
+    (
+        $message:ty, $from:expr,
+        [$($field:ident),* $(,)?] $(, $name:ident => $value:expr)* $(,)?
+    ) => {{
         let from = $from;
         let _ = &from;
         let mut message = <$message>::new();
@@ -52,8 +55,12 @@ fn each<F, T>(from: &[F], convert: impl FnMut(&F) -> T) -> Vec<T> {
 
 fn v1_metrics(stats: &v1::Stats) -> out1::Metrics {
     message!(out1::Metrics, stats, [],
-        hugetlb => each(&stats.hugetlb, |from| message!(out1::HugetlbStat, from, [usage, max, failcnt, pagesize])),
-        pids => field(stats.pids.as_ref(), |from: &Pids| message!(out1::PidsStat, from, [current, limit])),
+        hugetlb => each(&stats.hugetlb, |from| {
+            message!(out1::HugetlbStat, from, [usage, max, failcnt, pagesize])
+        }),
+        pids => field(stats.pids.as_ref(), |from: &Pids| {
+            message!(out1::PidsStat, from, [current, limit])
+        }),
         cpu => field(stats.cpu.as_ref(), v1_cpu),
         memory => field(stats.memory.as_deref(), v1_memory),
         blkio => field(stats.blkio.as_ref(), v1_blkio),
@@ -68,27 +75,35 @@ fn v1_metrics(stats: &v1::Stats) -> out1::Metrics {
 
 fn v1_cpu(cpu: &v1::Cpu) -> out1::CPUStat {
     message!(out1::CPUStat, cpu, [],
-        usage => MessageField::some(message!(out1::CPUUsage, &cpu.usage, [total, kernel, user, per_cpu])),
-        throttling => MessageField::some(
-            message!(out1::Throttle, &cpu.throttling, [periods, throttled_periods, throttled_time])),
+        usage => MessageField::some(
+            message!(out1::CPUUsage, &cpu.usage, [total, kernel, user, per_cpu])),
+        throttling => MessageField::some(message!(
+            out1::Throttle, &cpu.throttling, [periods, throttled_periods, throttled_time]
+        )),
     )
 }
 
 fn v1_memory(memory: &v1::Memory) -> out1::MemoryStat {
     let entry =
         |from: &v1::MemoryEntry| message!(out1::MemoryEntry, from, [limit, usage, max, failcnt]);
+    // containerd before 2.0 looks into all four without asking whether they are there, and dies.
+    let always = |from: Option<&v1::MemoryEntry>| {
+        MessageField::some(from.map_or_else(out1::MemoryEntry::new, entry))
+    };
     message!(out1::MemoryStat, memory, [
-            cache, rss, rss_huge, mapped_file, dirty, writeback, pg_pg_in, pg_pg_out, pg_fault, pg_maj_fault,
+            cache, rss, rss_huge, mapped_file, dirty, writeback,
+            pg_pg_in, pg_pg_out, pg_fault, pg_maj_fault,
             inactive_anon, active_anon, inactive_file, active_file, unevictable,
             hierarchical_memory_limit, hierarchical_swap_limit,
             total_cache, total_rss, total_rss_huge, total_mapped_file, total_dirty, total_writeback,
             total_pg_pg_in, total_pg_pg_out, total_pg_fault, total_pg_maj_fault,
-            total_inactive_anon, total_active_anon, total_inactive_file, total_active_file, total_unevictable,
+            total_inactive_anon, total_active_anon, total_inactive_file, total_active_file,
+            total_unevictable,
         ],
         usage => MessageField::some(entry(&memory.usage)),
-        swap => field(memory.swap.as_ref(), entry),
-        kernel => field(memory.kernel.as_ref(), entry),
-        kernel_tcp => field(memory.kernel_tcp.as_ref(), entry),
+        swap => always(memory.swap.as_ref()),
+        kernel => always(memory.kernel.as_ref()),
+        kernel_tcp => always(memory.kernel_tcp.as_ref()),
     )
 }
 
@@ -116,9 +131,12 @@ fn v1_rdma(entry: &RdmaEntry) -> out1::RdmaEntry {
 
 fn v2_metrics(stats: &v2::Stats) -> out2::Metrics {
     message!(out2::Metrics, stats, [],
-        pids => field(stats.pids.as_ref(), |from: &Pids| message!(out2::PidsStat, from, [current, limit])),
+        pids => field(stats.pids.as_ref(), |from: &Pids| {
+            message!(out2::PidsStat, from, [current, limit])
+        }),
         cpu => field(stats.cpu.as_ref(), |from| message!(out2::CPUStat, from, [
-                usage_usec, user_usec, system_usec, nr_periods, nr_throttled, throttled_usec, nr_bursts, burst_usec,
+                usage_usec, user_usec, system_usec, nr_periods, nr_throttled, throttled_usec,
+                nr_bursts, burst_usec,
             ],
             psi => field(from.psi.as_ref(), pressure))),
         memory => field(stats.memory.as_deref(), v2_memory),
@@ -130,7 +148,9 @@ fn v2_metrics(stats: &v2::Stats) -> out2::Metrics {
                 message!(out2::IOEntry, from, [major, minor, rbytes, wbytes, rios, wios])
             }),
             psi => field(from.psi.as_ref(), pressure))),
-        hugetlb => each(&stats.hugetlb, |from| message!(out2::HugeTlbStat, from, [current, max, pagesize, failcnt])),
+        hugetlb => each(&stats.hugetlb, |from| {
+            message!(out2::HugeTlbStat, from, [current, max, pagesize, failcnt])
+        }),
         memory_events => field(stats.memory_events.as_ref(), |from| {
             message!(out2::MemoryEvents, from, [low, high, max, oom, oom_kill, oom_group_kill])
         }),
@@ -139,7 +159,8 @@ fn v2_metrics(stats: &v2::Stats) -> out2::Metrics {
 
 fn v2_memory(memory: &v2::Memory) -> out2::MemoryStat {
     message!(out2::MemoryStat, memory, [
-            anon, file, kernel_stack, slab, sock, shmem, file_mapped, file_dirty, file_writeback, anon_thp,
+            anon, file, kernel_stack, slab, sock, shmem, file_mapped, file_dirty,
+            file_writeback, anon_thp,
             inactive_anon, active_anon, inactive_file, active_file, unevictable,
             slab_reclaimable, slab_unreclaimable, pgfault, pgmajfault,
             workingset_refault, workingset_activate, workingset_nodereclaim,
@@ -250,7 +271,8 @@ mod tests {
             ),
             (100, 120, 11)
         );
-        assert!(got.memory.kernel.is_none() && got.rdma.is_none());
+        assert!(got.rdma.is_none());
+        assert!(got.memory.kernel.is_some() && got.memory.kernel_tcp.is_some());
         assert_eq!(got.blkio.io_serviced_recursive[0].op, "Read");
         assert_eq!(
             (got.hugetlb[0].max, got.memory_oom_control.oom_kill),

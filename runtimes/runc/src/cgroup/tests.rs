@@ -325,7 +325,11 @@ fn nobody_escapes_by_forking() {
 fn memory_up_and_down() {
     const MIB: i64 = 1 << 20;
     let mut rig = Rig::new();
-    rig.run("exec sleep 100");
+    rig.run("x=$(head -c 2000000 /dev/zero | tr '\\0' x); sleep 100");
+    eventually("some use of memory", || {
+        let usage = rig.value("memory.usage_in_bytes", "memory.current");
+        usage.parse::<i64>().unwrap() > MIB
+    });
     let limit = |rig: &Rig| rig.value("memory.limit_in_bytes", "memory.max");
     let steps = [
         (64, 128),

@@ -90,7 +90,7 @@ pub(super) fn replace(cgroup: &File, path: &Path, program: &[Instruction]) -> Re
     if exclusive {
         detach_all(cgroup, &old).map_err(failed("detach old device rules"))?;
     }
-    attach(cgroup.as_fd(), new.as_fd()).map_err(failed("attach the device rules"))?;
+    attach(cgroup.as_fd(), new.as_fd(), ALLOW_MULTI).map_err(failed("attach the device rules"))?;
     if !exclusive {
         detach_all(cgroup, &old).map_err(failed("detach old device rules"))?;
     }
@@ -154,12 +154,12 @@ fn attached(cgroup: BorrowedFd<'_>) -> io::Result<(Vec<u32>, u32)> {
     Ok((ids, query.attach_flags))
 }
 
-fn attach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+fn attach(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
     let mut arguments = Attach {
         target: number(cgroup),
         program: number(program),
         kind: ATTACH_CGROUP_DEVICE,
-        flags: ALLOW_MULTI,
+        flags,
     };
     bpf(PROG_ATTACH, &mut arguments).map(drop)
 }
@@ -218,5 +218,44 @@ fn bpf<T>(command: libc::c_long, arguments: &mut T) -> io::Result<libc::c_long> 
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use libcgroups::common::{CgroupSetup, get_cgroup_setup};
+    use nix::unistd::Uid;
+
+    use super::super::{program, rules};
+    use super::*;
+
+    #[test]
+    fn one_program_is_left_whatever_was_there() {
+        assert!(
+            Uid::effective().is_root(),
+            "this test makes real cgroups: run it as root"
+        );
+        if !matches!(get_cgroup_setup().unwrap(), CgroupSetup::Unified) {
+            return; // v1 has files for this
+        }
+        let path = format!("/sys/fs/cgroup/trefoil-test-bpf-{}", std::process::id());
+        let path = Path::new(&path);
+        fs::create_dir(path).unwrap();
+        let cgroup = File::open(path).unwrap();
+        let program = program::encode(&rules::compile(&[]));
+        for flags in [ALLOW_MULTI, ALLOW_MULTI, 0] {
+            let other = load(&program).unwrap();
+            attach(cgroup.as_fd(), other.as_fd(), flags).unwrap();
+            let (before, _) = attached(cgroup.as_fd()).unwrap();
+            replace(&cgroup, path, &program).unwrap();
+            let (after, flags) = attached(cgroup.as_fd()).unwrap();
+            assert_eq!((after.len(), flags), (1, ALLOW_MULTI));
+            assert!(!before.contains(&after[0]));
+            // The next round starts without any: the kernel does not mix the two ways.
+            detach_all(&cgroup, &after).unwrap();
+        }
+        fs::remove_dir(path).unwrap();
     }
 }

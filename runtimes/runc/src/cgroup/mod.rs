@@ -5,6 +5,10 @@
 //! everything after that goes through [`Cgroup`]. It works on cgroup v1, on the hybrid of both (v1
 //! as far as containers are concerned) and on v2, and for v2 with systemd's units.
 //!
+//! Two things libcontainer leaves undone on v2, so a new container needs them before its program
+//! starts: [`Cgroup::allow_devices`], also with an empty list, and [`Cgroup::update`] with the
+//! resources of its spec (see [`update`] for what libcgroups gets wrong).
+//!
 //! A [`Cgroup`] holds paths and nothing else: it can be made before the cgroup exists, and again
 //! after a restart. All functions are synchronous and quick. Those that wait for the kernel are
 //! bounded, say so, and have a counterpart that tries once: `freeze` → `request_freeze` and

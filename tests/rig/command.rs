@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,15 +88,24 @@ pub fn describe(command: &Command) -> String {
 
 /// Runs a command to its end, feeding it `stdin`; kills it and its process group after `limit`.
 pub fn run(command: &mut Command, stdin: &[u8], limit: Duration) -> Result<Finished> {
+    if stdin.is_empty() {
+        return run_with(command, None, limit);
+    }
+    let bytes = stdin.to_vec();
+    // A program that ends without reading everything is no error of ours.
+    run_with(command, Some(Box::new(move |mut pipe| drop(pipe.write_all(&bytes)))), limit)
+}
+
+/// What writes a program's standard input, on a thread of its own.
+pub type Feed = Box<dyn FnOnce(ChildStdin) + Send>;
+
+/// Like [`run`], with an input that takes its time.
+pub fn run_with(command: &mut Command, feed: Option<Feed>, limit: Duration) -> Result<Finished> {
     let line = describe(command);
     // A group of its own, so that a time-out takes its children too.
     command
         .process_group(0)
-        .stdin(if stdin.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
+        .stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let started = Instant::now();
@@ -112,10 +121,8 @@ pub fn run(command: &mut Command, stdin: &[u8], limit: Duration) -> Result<Finis
     if let Some(pipe) = child.stderr.take() {
         drain(pipe, err_tx);
     }
-    if let Some(mut pipe) = child.stdin.take() {
-        let bytes = stdin.to_vec();
-        // A program that ends without reading everything is no error of ours.
-        thread::spawn(move || drop(pipe.write_all(&bytes)));
+    if let (Some(pipe), Some(feed)) = (child.stdin.take(), feed) {
+        thread::spawn(move || feed(pipe));
     }
     let Some(status) = wait(child, limit)? else {
         bail!("`{line}` was still running after {limit:?} and was killed (process {pid})");

@@ -89,6 +89,10 @@ pub fn remove(directory: &Path) -> Result<()> {
     for group in [name.to_owned(), format!("{name}-daemon")] {
         cgroup::remove(&group)?;
     }
+    // Where critest's pods were. It goes only if it is empty, and then it is nobody's.
+    for root in cgroup::hierarchies()? {
+        drop(fs::remove_dir(root.join("k8s.io")));
+    }
     // The one place outside the directory: libcni's cache, by the name of the rig's network.
     for entry in fs::read_dir("/var/lib/cni/results")
         .into_iter()

@@ -1,5 +1,6 @@
 //! What a rig's containers leave behind when they are gone: it should be nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -126,9 +127,13 @@ pub fn find(directory: &Path, expected: &[u32]) -> Result<Leftovers> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
+    let mut groups = BTreeSet::new();
     for path in cgroup::below(&name)? {
-        found.push(format!("cgroup {}", path.display()));
+        // The same one in each hierarchy.
+        let path = path.to_string_lossy().into_owned();
+        groups.insert(path.rsplit_once(&name).map_or_else(|| path.clone(), |(_, below)| format!("/{name}{below}")));
     }
+    found.extend(groups.iter().map(|group| format!("cgroup {group}")));
     for pattern in [
         // Bundles, and what shims keep beside them.
         "state/io.containerd.runtime.v2.task/*/*",

@@ -7,17 +7,19 @@
 //!
 //! It never touches the machine's own containerd, network, firewall or package state.
 //!
-//! Start reading at [`containerd`], then [`pod`] for what the tests say to it.
+//! Start reading at [`containerd`], then [`cri`] for what the tests say to it.
 
 pub mod cache;
 pub mod cgroup;
 pub mod command;
 pub mod containerd;
 pub mod cri;
+pub mod critest;
 pub mod guard;
 pub mod images;
 pub mod leftovers;
 pub mod namespaces;
+pub mod pty;
 pub mod registry;
 pub mod tools;
 

@@ -1,0 +1,132 @@
+//! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
+//!
+//!     e2e [--handler runc|trefoil] [part of a trial's name]
+//!
+//! Every trial is true of the stock handler as well, which is the reference. After each, all it
+//! made is removed, and nothing may be left.
+
+mod chaos;
+mod ctr;
+mod pods;
+mod streams;
+
+use std::ffi::OsString;
+use std::fs;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rig::{Handler, Rig, command, guard};
+
+/// What a trial has.
+struct Env {
+    rig: Rig,
+    handler: Handler,
+    /// What earlier trials left behind: each is told of only once.
+    known: Mutex<Vec<String>>,
+}
+
+/// What the stock handler doesn't do, and why: skipped there, and asked of ours.
+const BEYOND_STOCK: &[(&str, &str)] = &[
+    ("chaos::shim_killed", "containers of a dead stock shim run on, unmanaged"),
+    ("chaos::all_shim_processes_killed", "containers of a dead stock shim run on, unmanaged"),
+    (
+        "chaos::shim_killed_while_containerd_is_down",
+        "containers of a dead stock shim run on, unmanaged",
+    ),
+    ("chaos::pause_killed", "the stock shim outlives a pod whose first process was killed"),
+    (
+        "chaos::end_while_containerd_is_down",
+        "containerd takes a stock shim whose container has ended for a leaked one: exit code 255",
+    ),
+];
+
+type Body = fn(&Env) -> Result<()>;
+
+fn main() -> Result<()> {
+    guard::take_part()?;
+    let (handler, rest) = split_arguments()?;
+    let mut arguments = Arguments::from_iter(rest);
+    // The trials share one containerd, which some of them kill.
+    arguments.test_threads = Some(1);
+    let trials: Vec<(&str, Body)> = [pods::TRIALS, streams::TRIALS, ctr::TRIALS, chaos::TRIALS].concat();
+    let env = if arguments.list {
+        None
+    } else {
+        let rig = Rig::start()?;
+        rig.ctr_pull(rig::images::BASE)?;
+        Some(Arc::new(Env { rig, handler, known: Mutex::default() }))
+    };
+    let trials = trials
+        .into_iter()
+        .map(|(name, body)| {
+            let env = env.clone();
+            let beyond = BEYOND_STOCK.iter().find(|(of, _)| *of == name && handler == Handler::Runc);
+            if let Some((_, reason)) = beyond {
+                println!("skipped: {name} # {reason}");
+            }
+            Trial::test(name, move || match &env {
+                Some(env) => attempt(env, body).map_err(|error| Failed::from(format!("{error:#}"))),
+                None => Ok(()),
+            })
+            .with_ignored_flag(beyond.is_some())
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Dropped before the process ends without looking back.
+    drop(env);
+    conclusion.exit();
+}
+
+/// Takes `--handler NAME` out of the arguments.
+fn split_arguments() -> Result<(Handler, Vec<OsString>)> {
+    let mut handler = Handler::Trefoil;
+    let mut rest = Vec::new();
+    let mut arguments = std::env::args_os();
+    while let Some(argument) = arguments.next() {
+        if argument == "--handler" {
+            let name = arguments.next().context("--handler needs a name")?;
+            handler = Handler::from_str(&name.to_string_lossy())?;
+        } else {
+            rest.push(argument);
+        }
+    }
+    Ok((handler, rest))
+}
+
+/// Runs one trial, and whatever came of it cleans up and looks for what is left.
+fn attempt(env: &Env, body: Body) -> Result<()> {
+    let log_before = fs::metadata(env.rig.log()).map_or(0, |data| data.len());
+    let outcome = body(env);
+    let after = clean(env);
+    let Err(error) = outcome.and(after) else { return Ok(()) };
+    let log = fs::read(env.rig.log()).unwrap_or_default();
+    let log = String::from_utf8_lossy(log.get(usize::try_from(log_before)?..).unwrap_or_default()).into_owned();
+    let complaints: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("level=warn") || line.contains("level=error") || !line.starts_with("time="))
+        .collect();
+    Err(error.context(format!("containerd meanwhile:\n{}\n", command::tail(&complaints.join("\n"), 3000))))
+}
+
+fn clean(env: &Env) -> Result<()> {
+    if env.rig.daemon_pid().is_err() {
+        env.rig.start_daemon()?;
+    }
+    env.rig.remove_all().context("removing what the trial made")?;
+    let mut leftovers = env.rig.leftovers()?;
+    let mut known = env.known.lock().unwrap_or_else(PoisonError::into_inner);
+    leftovers.0.retain(|line| !known.contains(line));
+    known.extend(leftovers.0.iter().cloned());
+    ensure!(leftovers.is_empty(), "left behind:\n{leftovers}");
+    Ok(())
+}
+
+/// An error that shows both sides unless they are equal.
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
+    if found != wanted {
+        bail!("{what}: {found:?}, not {wanted:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! Input, output and terminals of containers and of commands in them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rig::cache::sha256;
+use rig::command;
+use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
+use rig::pty::Terminal;
+
+use crate::{Body, Env, same};
+
+pub const TRIALS: &[(&str, Body)] = &[
+    ("streams::logs", logs),
+    ("streams::large_log", large_log),
+    ("streams::exec_sync", exec_sync),
+    ("streams::exec_exit_codes", exec_exit_codes),
+    ("streams::exec_of_nothing", exec_of_nothing),
+    ("streams::exec_input", exec_input),
+    ("streams::exec_empty_input", exec_empty_input),
+    ("streams::exec_large_output", exec_large_output),
+    ("streams::exec_terminal", exec_terminal),
+    ("streams::exec_time_out", exec_time_out),
+    ("streams::attach", attach),
+    ("streams::attach_terminal", attach_terminal),
+];
+
+fn run<'a>(env: &'a Env, spec: &ContainerSpec) -> Result<Container<'a>> {
+    Pod::run(&env.rig, env.handler, PodSpec::default())?.start(spec)
+}
+
+/// 64 MiB in lines of 1 KiB that are all different: what [`numbered_lines`] must come to.
+const LARGE: &str = "BEGIN { for (i = 0; i < 65536; i++) printf \"%01023d\\n\", i }";
+
+fn numbered_lines() -> Vec<u8> {
+    let mut all = Vec::with_capacity(64 << 20);
+    for index in 0..65536 {
+        all.extend_from_slice(format!("{index:01023}\n").as_bytes());
+    }
+    all
+}
+
+/// What must come out, compared by size and hash: nobody wants to read 64 MiB in an error.
+pub fn same_bytes(what: &str, found: &[u8], wanted: &[u8]) -> Result<()> {
+    same(&format!("{what}: size and hash"), (found.len(), sha256(found)), (wanted.len(), sha256(wanted)))
+}
+
+/// What [`same_bytes`] compares large output with, and the command that prints it.
+pub fn large() -> (Vec<u8>, [&'static str; 2]) {
+    (numbered_lines(), ["awk", LARGE])
+}
+
+fn logs(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::shell("echo one; echo two >&2; printf 'no end'; exit 3"))?;
+    same("exit code", container.ended()?.0, 3)?;
+    same("standard output", container.logged("stdout")?, b"one\nno end".to_vec())?;
+    same("standard error", container.logged("stderr")?, b"two\n".to_vec())?;
+    let shown = env.rig.crictl(&["logs", &container.id])?.success()?;
+    ensure!(shown.stdout().contains("one\n"), "crictl logs: {shown:?}");
+    Ok(())
+}
+
+fn large_log(env: &Env) -> Result<()> {
+    let (wanted, command) = large();
+    let container = run(env, &ContainerSpec::new(&command))?;
+    same("exit code", container.ended()?.0, 0)?;
+    same_bytes("the log", &container.logged("stdout")?, &wanted)
+}
+
+fn exec_sync(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    // crictl prints both streams of a synchronous call on its own standard output.
+    let done = container.exec(&["sh", "-c", "echo out; echo err >&2"])?.success()?;
+    same("both streams", done.stdout(), "out\n\nerr\n\n".to_owned())?;
+    let mut command = container.exec_command(&[], &["sh", "-c", "echo out; echo err >&2"])?;
+    let done = command::run(&mut command, &[], Duration::from_secs(20))?.success()?;
+    same("standard output", done.stdout(), "out\n".to_owned())?;
+    same("standard error", done.stderr(), "err\n".to_owned())
+}
+
+/// crictl says the exit code of a command that failed in its message.
+fn exec_exit_codes(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    for code in [1, 3, 255] {
+        let done = container.exec(&["sh", "-c", &format!("exit {code}")])?;
+        let said = done.stderr();
+        ensure!(!done.status.success() && said.contains(&format!("exited with {code}:")), "for {code}: {said}");
+        let streamed = command::run(
+            &mut container.exec_command(&[], &["sh", "-c", &format!("exit {code}")])?,
+            &[],
+            Duration::from_secs(20),
+        )?;
+        let said = streamed.stderr();
+        ensure!(!streamed.status.success() && said.contains(&format!("exit code {code}")), "streamed, for {code}: {said}");
+    }
+    let killed = container.exec(&["sh", "-c", "kill -KILL $$"])?.stderr();
+    ensure!(killed.contains("exited with 137:"), "for SIGKILL: {killed}");
+    Ok(())
+}
+
+fn exec_of_nothing(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    let done = container.exec(&["/no/such/program"])?;
+    ensure!(!done.status.success(), "it ran");
+    ensure!(done.stderr().contains("/no/such/program"), "the error doesn't say what is missing: {}", done.stderr());
+    Ok(())
+}
+
+/// Bytes of every value, in no order that helps anyone.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+fn exec_input(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    let input = noise(8 << 20);
+    let mut command = container.exec_command(&["--interactive"], &["sha256sum"])?;
+    let done = command::run(&mut command, &input, Duration::from_secs(60))?.text()?;
+    same("hash", done, format!("{}  -", sha256(&input)))?;
+    let mut command = container.exec_command(&["--interactive"], &["cat"])?;
+    let done = command::run(&mut command, &input, Duration::from_secs(60))?.success()?;
+    same_bytes("what came back", &done.stdout, &input)
+}
+
+fn exec_empty_input(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    let mut command = container.exec_command(&["--interactive"], &["sh", "-c", "wc -c; echo end"])?;
+    let done = command::run(&mut command, &[], Duration::from_secs(20))?.text()?;
+    same("what it read", done, "0\nend".to_owned())
+}
+
+fn exec_large_output(env: &Env) -> Result<()> {
+    let (wanted, words) = large();
+    let container = run(env, &ContainerSpec::idle())?;
+    let mut command = container.exec_command(&[], &words)?;
+    let done = command::run(&mut command, &[], Duration::from_secs(120))?.success()?;
+    same_bytes("the output", &done.stdout, &wanted)
+}
+
+fn exec_terminal(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    let mut command = container.exec_command(&["--interactive", "--tty"], &["sh"])?;
+    let mut terminal = Terminal::open(&mut command, 31, 91)?;
+    // The size arrives a moment after the shell does.
+    command::until("the terminal's size", Duration::from_secs(15), || {
+        terminal.send("stty size; echo \"<\"done\">\"\n")?;
+        Ok(terminal.expect("<done>")?.contains("31 91"))
+    })?;
+    terminal.resize(40, 120)?;
+    command::until("the terminal's new size", Duration::from_secs(15), || {
+        terminal.send("stty size; echo \"<\"done\">\"\n")?;
+        Ok(terminal.expect("<done>")?.contains("40 120"))
+    })?;
+    terminal.send("tty; exit 0\n")?;
+    terminal.expect("/dev/pts/")?;
+    ensure!(terminal.wait()?.success(), "the shell failed");
+    Ok(())
+}
+
+fn exec_time_out(env: &Env) -> Result<()> {
+    let container = run(env, &ContainerSpec::idle())?;
+    let done = env.rig.crictl(&["exec", "--sync", "--timeout", "1", &container.id, "sleep", "777"])?;
+    ensure!(!done.status.success(), "it ended in time");
+    let left = container.exec(&["pgrep", "-f", "sleep 777"])?;
+    ensure!(left.stdout().trim().is_empty(), "the command is still running: {}", left.stdout());
+    Ok(())
+}
+
+fn attach(env: &Env) -> Result<()> {
+    let mut spec = ContainerSpec::shell("while read line; do echo \"got $line\"; done; echo closed; sleep 3600");
+    spec.stdin = true;
+    let container = run(env, &spec)?;
+    let mut command = env.rig.crictl_command(&["attach", "--stdin", &container.id])?;
+    // A terminal's worth of patience is needed only for what we wait for.
+    let mut child = command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let outcome = (|| {
+        use std::io::Write;
+        let Some(input) = child.stdin.as_mut() else { anyhow::bail!("no input") };
+        input.write_all(b"first\nsecond\n")?;
+        container.logs("got second")?;
+        same("log", container.logged("stdout")?, b"got first\ngot second\n".to_vec())
+    })();
+    child.kill()?;
+    let output = child.wait_with_output()?;
+    outcome?;
+    same("attached output", String::from_utf8_lossy(&output.stdout).into_owned(), "got first\ngot second\n".to_owned())
+}
+
+fn attach_terminal(env: &Env) -> Result<()> {
+    let mut spec = ContainerSpec::new(&["sh"]);
+    (spec.stdin, spec.tty) = (true, true);
+    let container = run(env, &spec)?;
+    let mut command = env.rig.crictl_command(&["attach", "--stdin", "--tty", &container.id])?;
+    let mut terminal = Terminal::open(&mut command, 33, 99)?;
+    command::until("the terminal's size", Duration::from_secs(15), || {
+        terminal.send("stty size; echo \"<\"done\">\"\n")?;
+        Ok(terminal.expect("<done>")?.contains("33 99"))
+    })?;
+    terminal.send("exit 4\n")?;
+    same("exit code", container.ended()?.0, 4)
+}

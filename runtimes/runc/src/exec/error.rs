@@ -27,6 +27,12 @@ pub enum ExecError {
     },
 }
 
+impl ExecError {
+    pub(crate) fn init_has_exited() -> Self {
+        Self::NotRunning("its init process has exited".to_owned())
+    }
+}
+
 /// One failed step, as a clause that can follow "cannot start the process: ".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure(String);

@@ -122,13 +122,26 @@ pub fn exec(request: &Exec<'_>) -> Result<Started, ExecError> {
     let plan = Plan::new(request.process, request.spec)?;
     let proc = HostProc::open()?;
     let target = Target::new(&proc, request.init)?;
+    start(request, plan, &proc, &target).map_err(|error| match error {
+        // Whatever was in the way, that explains it.
+        ExecError::Setup(_) if target.has_exited() => ExecError::init_has_exited(),
+        other => other,
+    })
+}
+
+fn start(
+    request: &Exec<'_>,
+    plan: Plan,
+    proc: &HostProc,
+    target: &Target<'_>,
+) -> Result<Started, ExecError> {
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .doing(|| "open /dev/null")?;
 
     // As the host's root, and before anything of the container can look at this process.
-    limits::adjust_oom_score(&proc, request.process, request.spec)?;
+    limits::adjust_oom_score(proc, request.process, request.spec)?;
     plan.affinity.before_cgroups()?;
-    cgroups::join(&proc, target.pid(), request.cgroups)?;
+    cgroups::join(proc, target.pid(), request.cgroups)?;
     plan.affinity.after_cgroups()?;
     plan.limits.make_room()?;
     hide()?;
@@ -136,10 +149,10 @@ pub fn exec(request: &Exec<'_>) -> Result<Started, ExecError> {
     // Changing the user, which joining may do, makes the process visible again.
     hide()?;
 
-    let streams = Streams::new(&request.stdio, &proc, &plan, null.as_fd())?;
+    let streams = Streams::new(&request.stdio, proc, &plan, null.as_fd())?;
     let report = Report::new()?;
     let (pid, pidfd) = match fork::sibling().doing(|| "create a process in the container")? {
-        Forked::Child => child::run(plan, &proc, &streams, report.writer()),
+        Forked::Child => child::run(plan, proc, &streams, report.writer()),
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     let master = match streams {

@@ -49,8 +49,8 @@ impl<'a> Target<'a> {
         let looked_at = look_at(proc, pid);
         // A pid may be reused once its process is reaped. The pidfd cannot: if it says that init
         // still runs after everything was looked up by number, the number was init's throughout.
-        if has_exited(pidfd)? {
-            return Err(exited());
+        if has_exited(pidfd) {
+            return Err(ExecError::init_has_exited());
         }
         let (namespaces, root) = looked_at?;
         Ok(Self {
@@ -61,12 +61,17 @@ impl<'a> Target<'a> {
         })
     }
 
+    /// Whether init is gone by now.
+    pub(crate) fn has_exited(&self) -> bool {
+        has_exited(self.pidfd)
+    }
+
     /// The init's process id.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Whether the container's user namespace is another than this process's.
+    /// Whether the container's namespace of this kind is another than this process's.
     fn has_own(&self, flag: libc::c_int) -> bool {
         self.namespaces
             .iter()
@@ -82,7 +87,7 @@ impl<'a> Target<'a> {
         if flags != 0 {
             match setns(self.pidfd, flags) {
                 Ok(()) => {}
-                Err(Errno::ESRCH) => return Err(exited()),
+                Err(Errno::ESRCH) => return Err(ExecError::init_has_exited()),
                 // Before Linux 5.8, setns knows no pidfd.
                 Err(Errno::EINVAL) => self.join_one_by_one()?,
                 Err(errno) => {
@@ -124,10 +129,6 @@ impl<'a> Target<'a> {
     }
 }
 
-fn exited() -> ExecError {
-    ExecError::NotRunning("its init process has exited".to_owned())
-}
-
 /// Opens the namespaces that differ from ours, and the root directory, of process `pid`.
 fn look_at(proc: &HostProc, pid: Pid) -> Result<(Vec<Namespace>, OwnedFd), ExecError> {
     let mut namespaces = Vec::new();
@@ -162,7 +163,7 @@ fn inspecting(name: &str, errno: Errno) -> ExecError {
 /// procfs says ENOENT or ESRCH of a process that ended a moment ago.
 fn gone_or(errno: Errno, what: impl FnOnce() -> String) -> ExecError {
     match errno {
-        Errno::ENOENT | Errno::ESRCH => exited(),
+        Errno::ENOENT | Errno::ESRCH => ExecError::init_has_exited(),
         _ => ExecError::Setup(format!("cannot {}: {}", what(), reason(errno))),
     }
 }
@@ -173,7 +174,7 @@ fn pid_of(proc: &HostProc, pidfd: BorrowedFd<'_>) -> Result<Pid, ExecError> {
         .read(&format!("self/fdinfo/{}", pidfd.as_raw_fd()))
         .doing(|| "read which process the container's pidfd refers to")?;
     match parse_fdinfo(&text) {
-        Some(-1) => Err(exited()),
+        Some(-1) => Err(ExecError::init_has_exited()),
         Some(pid) if pid > 0 => Ok(Pid::from_raw(pid)),
         _ => Err(ExecError::Setup(
             "the descriptor given as the container's init is not a pidfd of this host".to_owned(),
@@ -188,10 +189,9 @@ fn parse_fdinfo(text: &str) -> Option<i32> {
 }
 
 /// A pidfd becomes readable when its process exits.
-fn has_exited(pidfd: BorrowedFd<'_>) -> Result<bool, Failure> {
+fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    let ready = poll(&mut fds, PollTimeout::ZERO).doing(|| "ask whether the container runs")?;
-    Ok(ready > 0)
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> Result<(), Errno> {

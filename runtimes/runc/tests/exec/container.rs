@@ -8,12 +8,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 /// First host id of a container with a user namespace.
 pub const SHIFT: u32 = 100_000;
+
+/// The cgroup below its own that a container may move its init to.
+pub const INNER: &str = "init";
 
 const SETUP: &str = r#"
 set -e
@@ -64,6 +68,7 @@ impl Container {
             nix::unistd::geteuid().is_root(),
             "these tests make containers: run them as root"
         );
+        shelter();
         let root = tempfile::tempdir().unwrap();
         // The user namespace's root has to pass through it.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -136,13 +141,23 @@ impl Drop for Container {
         self.stop();
         for directory in &self.cgroups {
             for _ in 0..100 {
-                if std::fs::remove_dir(directory).is_ok() {
+                // The one that a test may have made below, if it did.
+                let _ = std::fs::remove_dir(directory.join(INNER));
+                if !directory.exists() || std::fs::remove_dir(directory).is_ok() {
                     break;
                 }
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
         }
     }
+}
+
+/// Gives this thread, and what it starts, mounts of their own: should `exec` fail to enter a
+/// container, then what was meant for the container does not happen to the machine.
+fn shelter() {
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
 }
 
 fn pidfd_of(pid: Pid) -> OwnedFd {

@@ -9,8 +9,8 @@
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 use serde_json::{Value, json};
 
 mod container;
@@ -304,6 +304,40 @@ fn limits_are_set() {
 }
 
 #[test]
+fn hard_limits_are_raised_with_the_hosts_privilege_even_in_a_user_namespace() {
+    let container = Container::start(Users::Own);
+    let resource = nix::sys::resource::Resource::RLIMIT_MSGQUEUE;
+    let (soft, hard) = nix::sys::resource::getrlimit(resource).unwrap();
+    let raised = json!({"rlimits": [
+        {"type": "RLIMIT_MSGQUEUE", "soft": soft, "hard": hard.saturating_add(1)}]});
+    // CAP_SYS_RESOURCE is 24.
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = own
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:\t"))
+        .unwrap();
+    if u64::from_str_radix(effective, 16).unwrap() & (1 << 24) != 0 {
+        let script = "awk '/msgqueue/ {print $5}' /proc/self/limits";
+        assert_eq!(
+            lines(&container, script, raised),
+            [hard.saturating_add(1).to_string()]
+        );
+    } else {
+        let refusal = refusal(&container, raised);
+        assert!(
+            refusal.message.contains("set RLIMIT_MSGQUEUE"),
+            "{}",
+            refusal.message
+        );
+        assert!(
+            refusal.message.ends_with("operation not permitted"),
+            "{}",
+            refusal.message
+        );
+    }
+}
+
+#[test]
 fn a_lower_oom_score_than_permitted_is_no_error() {
     let container = Container::start(Users::Hosts);
     let low = json!({"oomScoreAdj": -999, "args": ["cat", "/proc/self/oom_score_adj"]});
@@ -376,8 +410,6 @@ fn a_user_namespace_confines_ids_and_capabilities() {
         let ids = format!("Uid:\t{0}\t{0}\t{0}\t{0}", SHIFT + uid);
         assert!(host.contains(&ids), "{host}");
         assert!(host.contains(&format!("Groups:\t{}", SHIFT + 7)), "{host}");
-        kill(running.pid, Signal::SIGKILL).unwrap();
-        waitpid(running.pid, None).unwrap();
     }
     let unmapped = json!({"user": {"uid": 70_000, "gid": 0}});
     let refusal = refusal(&container, unmapped);
@@ -404,12 +436,12 @@ fn seccomp_and_terminals_work_in_a_user_namespace() {
 
 /// Runs a script on a terminal and returns what appears there.
 fn on_terminal(container: &Container, script: &str, changes: Value) -> String {
-    let running = start(container, &spec(), &process(script, changes), true).unwrap();
-    let mut master = std::fs::File::from(running.master.unwrap());
+    let mut running = start(container, &spec(), &process(script, changes), true).unwrap();
+    let mut master = std::fs::File::from(running.master.take().unwrap());
     let mut bytes = Vec::new();
     // Linux says EIO when the last process has closed its end.
     let _ = master.read_to_end(&mut bytes);
-    let status = waitpid(running.pid, None).unwrap();
+    let status = running.wait();
     assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
     String::from_utf8(bytes).unwrap()
 }
@@ -432,7 +464,8 @@ fn terminals_are_the_containers_own() {
     );
     // Its own session: job control works.
     let script = "set -m; true & wait; ps -o tty=,tpgid= -p $$ | tr -s ' '";
-    assert!(on_terminal(&container, script, json!({})).contains("pts/0"));
+    let text = on_terminal(&container, script, json!({}));
+    assert!(text.starts_with("pts/"), "{text:?}");
 }
 
 #[test]
@@ -478,8 +511,6 @@ fn the_process_is_in_the_containers_cgroups() {
         |pid: nix::unistd::Pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(of(running.pid), of(container.init));
     assert!(of(running.pid).contains("trefoil-exec-"));
-    kill(running.pid, Signal::SIGKILL).unwrap();
-    waitpid(running.pid, None).unwrap();
 }
 
 #[test]
@@ -495,7 +526,7 @@ fn a_cgroup_that_refuses_processes_is_replaced_by_inits() {
     // As a container with a delegated cgroup does it: init moves into a child, and on hosts where
     // v2 has the controllers, they are enabled for children, so that the parent is full.
     let own = container.cgroups[index].clone();
-    let child = own.join("init");
+    let child = own.join(container::INNER);
     std::fs::create_dir(&child).unwrap();
     std::fs::write(child.join("cgroup.procs"), container.init.to_string()).unwrap();
     let keeper = container.keeper.to_string();
@@ -515,24 +546,20 @@ fn a_cgroup_that_refuses_processes_is_replaced_by_inits() {
         |pid: nix::unistd::Pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(of(running.pid), of(container.init));
     assert!(of(running.pid).contains("/init\n"));
-    kill(running.pid, Signal::SIGKILL).unwrap();
-    waitpid(running.pid, None).unwrap();
-    container.cgroups = vec![child, own]
-        .into_iter()
-        .chain(container.cgroups.clone())
-        .collect();
+    container.cgroups[index] = own;
 }
 
 #[test]
 fn a_container_without_a_mount_namespace_is_confined_by_its_root() {
     let other = Container::start(Users::Hosts);
     // A process of the host's namespaces whose root directory is the container's.
-    let mut init = std::process::Command::new("chroot")
+    let init = std::process::Command::new("chroot")
         .arg(format!("/proc/{}/root", other.init))
         .args(["sleep", "infinity"])
         .spawn()
         .unwrap();
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(init.id()).unwrap());
+    let init = Killed(init);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(init.0.id()).unwrap());
     let comm = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     while comm() != "sleep\n" {
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -541,8 +568,16 @@ fn a_container_without_a_mount_namespace_is_confined_by_its_root() {
     let found = lines(&chrooted, "tail -n 1 /etc/passwd; pwd; ls /..", json!({}));
     assert_eq!(found[..2], ["app:x:1000:1000::/home/app:/bin/sh", "/"]);
     assert!(found.contains(&"locked".to_owned()), "{found:?}");
-    init.kill().unwrap();
-    init.wait().unwrap();
+}
+
+/// A process that does not outlive the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -598,10 +633,7 @@ fn the_process_is_the_callers_parents_to_reap() {
     };
     // SAFETY: one pollfd, which lives through the call.
     assert_eq!(unsafe { libc::poll(&mut fds, 1, 10_000) }, 1);
-    assert_eq!(
-        waitpid(running.pid, None).unwrap(),
-        WaitStatus::Exited(running.pid, 42)
-    );
+    assert_eq!(running.wait(), WaitStatus::Exited(running.pid, 42));
     let ended = run(&container, &spec(), &process("kill -TERM $$", json!({}))).unwrap();
     assert!(matches!(
         ended.status,

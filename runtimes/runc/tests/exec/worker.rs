@@ -24,6 +24,31 @@ pub struct Running {
     pub output: File,
 }
 
+impl Running {
+    /// Waits for its end.
+    pub fn wait(&self) -> WaitStatus {
+        waitpid(self.pid, None).unwrap()
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        // SAFETY: takes a descriptor and numbers; a null siginfo is allowed.
+        unsafe {
+            let none = std::ptr::null::<libc::siginfo_t>();
+            let fd = self.pidfd.as_raw_fd();
+            libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0)
+        };
+    }
+}
+
+impl Drop for Running {
+    /// Leaves no process behind when a test fails.
+    fn drop(&mut self) {
+        self.kill();
+        let _ = waitpid(self.pid, None);
+    }
+}
+
 /// A refusal: which kind, what it says, and how the process ended if there was one.
 #[derive(Debug)]
 pub struct Refusal {
@@ -98,7 +123,7 @@ pub fn run(container: &Container, spec: &Value, process: &Value) -> Result<Ended
     let mut running = start(container, spec, process, false)?;
     let mut output = String::new();
     running.output.read_to_string(&mut output).unwrap();
-    let status = waitpid(running.pid, None).unwrap();
+    let status = running.wait();
     Ok(Ended { status, output })
 }
 

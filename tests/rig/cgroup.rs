@@ -79,6 +79,11 @@ impl CpuClock {
         anyhow::bail!("no cgroup hierarchy accounts CPU time")
     }
 
+    /// The cgroup's directory in the hierarchy that accounts it.
+    pub fn directory(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
+    }
+
     /// Seconds of CPU used so far by all that is and ever was in it.
     pub fn seconds(&self) -> Result<f64> {
         let text =

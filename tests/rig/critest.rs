@@ -85,6 +85,9 @@ pub fn conformance(rig: &Rig, handler: Handler, focus: Option<&str>, reports: &P
             name.push(' ');
         }
         name.push_str(spec["LeafNodeText"].as_str().unwrap_or_default());
+        if name.contains(" benchmark about ") {
+            continue; // Not asked for here.
+        }
         let message = spec["Failure"]["Message"].as_str().unwrap_or_default().to_owned();
         let outcome = match spec["State"].as_str() {
             Some("passed") => Outcome::Passed,
@@ -111,6 +114,8 @@ pub fn benchmark(rig: &Rig, handler: Handler, parameters: &[(&str, u32)], limit:
     fs::write(&file, lines)?;
     let arguments = [
         "--benchmark".to_owned(),
+        // Only what the parameters ask for.
+        "--ginkgo.skip=on Image|from scratch".to_owned(),
         format!("--benchmarking-params-file={}", file.display()),
         format!("--benchmarking-output-dir={}", output.display()),
     ];

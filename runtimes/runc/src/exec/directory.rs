@@ -39,3 +39,46 @@ pub(crate) fn verify_inside(cwd: &Path) -> Result<(), Failure> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, chdir, chroot, fork};
+
+    /// What a process finds whose root is `root` and whose directory is `cwd`.
+    fn verdict(root: &str, cwd: &str) -> bool {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "chroot needs root: run the tests as root"
+        );
+        // SAFETY: the C library makes the allocator usable in a forked child, and the child uses
+        // nothing else that another thread of this process may have locked.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let prepared = chdir(cwd).and_then(|()| chroot(root));
+                let inside = verify_inside(Path::new(cwd));
+                let status = match (prepared, inside) {
+                    (Ok(()), Ok(())) => 0,
+                    (Ok(()), Err(why)) if why.to_string().contains("lies outside") => 1,
+                    _ => 2,
+                };
+                // SAFETY: ends the child without running the test process's exit handlers.
+                unsafe { libc::_exit(status) }
+            }
+            ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+                WaitStatus::Exited(_, 0) => true,
+                WaitStatus::Exited(_, 1) => false,
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+
+    #[test]
+    fn a_directory_outside_the_root_is_found_out() {
+        assert!(verdict("/", "/etc"));
+        assert!(verdict("/usr", "/usr/bin"));
+        assert!(!verdict("/usr", "/etc"));
+        assert!(!verdict("/usr", "/"));
+    }
+}

@@ -134,7 +134,9 @@ fn from_message(params: BootstrapParams, flags: &Flags) -> Result<Request> {
 }
 
 fn from_flags(input: &[u8], flags: &Flags, environment: Environment) -> Result<Request> {
-    let options = Any::parse_from_bytes(input).ok().filter(|any| !any.type_url.is_empty());
+    let options = Any::parse_from_bytes(input)
+        .ok()
+        .filter(|any| !any.type_url.is_empty());
     let opts = StartOpts {
         id: flags.id.clone(),
         namespace: flags.namespace.clone(),
@@ -164,7 +166,9 @@ fn shim_cgroup(opts: &StartOpts) -> Result<String> {
         .map(|any| Options::parse_from_bytes(&any.value))
         .transpose()
         .context(|| "read the handler's runtime options")?;
-    Ok(options.map(|options| options.shim_cgroup).unwrap_or_default())
+    Ok(options
+        .map(|options| options.shim_cgroup)
+        .unwrap_or_default())
 }
 
 /// Tells containerd where the pod's server listens.

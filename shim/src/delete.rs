@@ -27,23 +27,38 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let record = record::read(&bundle.with_file_name(&pod))
         .or_else(|| record::read(&bundle))
         .unwrap_or_default();
-    let own = record.containers.get(&flags.id).cloned();
-    let pid = own.as_ref().and_then(|own| own.pid).unwrap_or_default();
+    let own = record.containers.get(&flags.id);
+    let pid = own.and_then(|own| own.pid).unwrap_or_default();
 
-    let mut removed = trefoil_runc::cleanup(&flags.id, &bundle)?;
+    let mut removed = match own {
+        Some(own) => clean(&flags.id, own)?,
+        None => trefoil_runc::clean_up_unknown(&flags.id, &bundle)?,
+    };
     if pod == flags.id && !record.address.is_empty() && !is_served(&record.address) {
         // Not every containerd asks for each container of a dead pod, so all go with it.
-        for (id, ContainerRecord { bundle, .. }) in &record.containers {
+        for (id, container) in &record.containers {
             if *id != flags.id {
-                removed.extend(trefoil_runc::cleanup(id, bundle)?);
+                removed.extend(clean(id, container)?);
             }
         }
         remove_socket(&record.address, &mut removed);
     }
     if !removed.is_empty() {
-        eprintln!("trefoil: the shim of pod {pod} is gone; removed {}", removed.join(", "));
+        eprintln!(
+            "trefoil: the shim of pod {pod} is gone; removed {}",
+            removed.join(", ")
+        );
     }
     answer(pid)
+}
+
+fn clean(id: &str, container: &ContainerRecord) -> Result<Vec<String>> {
+    trefoil_runc::clean_up(
+        id,
+        &container.bundle,
+        container.cgroups_path.as_deref(),
+        container.systemd_cgroup,
+    )
 }
 
 fn remove_socket(address: &str, removed: &mut Vec<String>) {

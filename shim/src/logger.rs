@@ -97,7 +97,10 @@ mod tests {
             .build();
         let line = format_line(&record, "namespace=n pod=p", 3);
         assert_eq!(line.matches('\n').count(), 1);
-        assert!(line.contains(r#"level=warn msg="two\nlines and a \"quote\"""#), "{line}");
+        assert!(
+            line.contains(r#"level=warn msg="two\nlines and a \"quote\"""#),
+            "{line}"
+        );
         assert!(line.ends_with("namespace=n pod=p lost_lines=3\n"), "{line}");
     }
 }

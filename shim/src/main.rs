@@ -37,7 +37,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == trefoil_runc::HELPER_ACTION) {
+    if args
+        .first()
+        .is_some_and(|arg| arg == trefoil_runc::HELPER_ACTION)
+    {
         trefoil_runc::run_as_helper();
     }
     let flags = containerd_shim::parse(&args).context(|| "read the command line")?;

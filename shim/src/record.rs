@@ -24,8 +24,12 @@ pub struct Contents {
 /// What is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
-    /// Its bundle.
+    /// Its bundle. containerd may remove it before it asks for a cleaning.
     pub bundle: PathBuf,
+    /// Its cgroup, as its configuration names it.
+    pub cgroups_path: Option<PathBuf>,
+    /// Whether its handler has cgroups made by systemd.
+    pub systemd_cgroup: bool,
     /// Its init process, once there is one.
     pub pid: Option<u32>,
 }
@@ -57,12 +61,8 @@ impl Record {
     }
 
     /// Notes a container that is about to be made.
-    pub fn begin(&self, id: &str, bundle: &Path) -> Result<()> {
+    pub fn begin(&self, id: &str, container: ContainerRecord) -> Result<()> {
         self.change(|contents| {
-            let container = ContainerRecord {
-                bundle: bundle.to_owned(),
-                pid: None,
-            };
             contents.containers.insert(id.to_owned(), container);
         })
     }
@@ -118,8 +118,12 @@ mod tests {
             path: bundle.join(FILE),
             contents: Mutex::default(),
         };
-        record.begin("a", Path::new("/b/a")).expect("begin");
-        record.begin("b", Path::new("/b/b")).expect("begin");
+        let container = |bundle: &str| ContainerRecord {
+            bundle: bundle.into(),
+            ..Default::default()
+        };
+        record.begin("a", container("/b/a")).expect("begin");
+        record.begin("b", container("/b/b")).expect("begin");
         record.created("a", 42).expect("created");
         record.end("b").expect("end");
         let contents = read(&bundle).expect("read");

@@ -11,11 +11,11 @@ use trefoil_core::{Context, Result};
 use trefoil_runc::{Launcher, Runc};
 
 use crate::bootstrap::Request;
+use crate::logger;
 use crate::pod::Pod;
 use crate::record::Record;
 use crate::service::{self, events::Publisher};
 use crate::start::socket_path;
-use crate::logger;
 
 /// How long the last events may take to reach containerd once the pod is over.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -69,8 +69,8 @@ async fn serve_until_done(
     listener
         .set_nonblocking(true)
         .context(|| "prepare the listening socket")?;
-    let listener = tokio::net::UnixListener::from_std(listener)
-        .context(|| "watch the listening socket")?;
+    let listener =
+        tokio::net::UnixListener::from_std(listener).context(|| "watch the listening socket")?;
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
         .register_service(service::v3(&pod))
@@ -81,7 +81,10 @@ async fn serve_until_done(
         .context(|| "serve the listening socket")?;
 
     pod.over().await;
-    if tokio::time::timeout(LAST_EVENTS, events.flush()).await.is_err() {
+    if tokio::time::timeout(LAST_EVENTS, events.flush())
+        .await
+        .is_err()
+    {
         log::warn!("containerd took no more events within {LAST_EVENTS:?}; the rest is lost");
     }
     // Lets the answer to Shutdown reach containerd before the connection closes.

@@ -49,6 +49,7 @@ pub fn pod_of(bundle: &Path, id: &str) -> Result<String> {
 
 /// Serves containerd's `start`.
 pub fn start(flags: &Flags) -> Result<()> {
+    close_inherited();
     let request = bootstrap::read(flags)?;
     let pod = pod_of(Path::new("."), &request.opts.id)?;
     let address = request.opts.socket_address(&pod);
@@ -149,6 +150,12 @@ fn detach() {
     }
 }
 
+/// Closes what a careless ancestor left open: the server, and all it starts, would keep it so.
+fn close_inherited() {
+    // SAFETY: this process has just begun and has opened nothing yet.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Keeps other tasks off the hyperthreads this pod runs on (containerd's `SchedCore`).
 fn share_no_core() -> Result<()> {
     const PR_SCHED_CORE: libc::c_int = 62;
@@ -176,9 +183,21 @@ mod tests {
     fn the_annotations_name_the_pod() {
         for (name, config, expected) in [
             ("plain", "{}", "self"),
-            ("cri", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#, "pod"),
-            ("empty", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":""}}"#, "self"),
-            ("group", r#"{"annotations":{"io.containerd.runc.v2.group":"g","x":"y"}}"#, "g"),
+            (
+                "cri",
+                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#,
+                "pod",
+            ),
+            (
+                "empty",
+                r#"{"annotations":{"io.kubernetes.cri.sandbox-id":""}}"#,
+                "self",
+            ),
+            (
+                "group",
+                r#"{"annotations":{"io.containerd.runc.v2.group":"g","x":"y"}}"#,
+                "g",
+            ),
         ] {
             let path = bundle(name, config);
             let pod = pod_of(&path, "self");

@@ -46,9 +46,7 @@ impl Child {
                 )?;
                 match status {
                     WaitStatus::Exited(_, code) => Ok(ExitStatus::now(code.unsigned_abs())),
-                    WaitStatus::Signaled(_, signal, _) => {
-                        Ok(ExitStatus::killed_by(signal as i32))
-                    }
+                    WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::killed_by(signal as i32)),
                     _ => Err(io::ErrorKind::WouldBlock.into()),
                 }
             })

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::watched::watched;
 
@@ -50,20 +51,14 @@ impl Stream {
         }
     }
 
-    async fn read<R>(&self, mut take: impl FnMut(&[u8]) -> R) -> io::Result<(usize, Option<R>)> {
-        let mut attempt = |fd: BorrowedFd<'_>| {
-            SHARED.with_borrow_mut(|buffer| {
-                buffer.resize(BUFFER, 0);
-                let n = nix::unistd::read(fd, buffer)?;
-                Ok((n, (n > 0).then(|| take(&buffer[..n]))))
-            })
-        };
+    /// Waits until there is something to read and passes it on.
+    async fn pass_on(&self, to: &Stream) -> io::Result<Passed> {
         match self {
             Stream::Polled(fd) => {
-                fd.async_io(Interest::READABLE, |fd| attempt(fd.as_fd()))
+                fd.async_io(Interest::READABLE, |fd| pass_on(fd.as_fd(), to))
                     .await
             }
-            Stream::Plain(fd) => attempt(fd.as_fd()),
+            Stream::Plain(fd) => pass_on(fd.as_fd(), to),
         }
     }
 
@@ -80,10 +75,8 @@ impl Stream {
         while !bytes.is_empty() {
             let n = match self {
                 Stream::Polled(fd) => {
-                    fd.async_io(Interest::WRITABLE, |fd| {
-                        Ok(nix::unistd::write(fd, bytes)?)
-                    })
-                    .await?
+                    fd.async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?))
+                        .await?
                 }
                 Stream::Plain(_) => self.try_write(bytes)?,
             };
@@ -102,25 +95,59 @@ impl AsFd for Stream {
     }
 }
 
+/// What a read led to: how much was read, and what of it has not been taken yet.
+struct Passed {
+    read: usize,
+    rest: io::Result<Vec<u8>>,
+}
+
+/// Reads once and writes at once.
+fn pass_on(from: BorrowedFd<'_>, to: &Stream) -> io::Result<Passed> {
+    SHARED.with_borrow_mut(|buffer| {
+        buffer.resize(BUFFER, 0);
+        let read = nix::unistd::read(from, buffer)?;
+        let bytes = &buffer[..read];
+        let rest = to.try_write(bytes).map(|n| bytes[n..].to_vec());
+        Ok(Passed { read, rest })
+    })
+}
+
 /// Carries bytes from `from` to `to` until the first ends or the second takes no more. A terminal
 /// whose last user has gone reads as an error (EIO), which is its end. Returns the bytes carried.
+///
+/// # Errors
+/// What reading or writing fails with.
 pub async fn copy(from: &Stream, to: &Stream) -> io::Result<u64> {
+    copy_until(from, to, &Notify::new()).await
+}
+
+/// As [`copy`], but once `stop` is notified only what has been sent by then is carried.
+///
+/// # Errors
+/// What reading or writing fails with.
+pub async fn copy_until(from: &Stream, to: &Stream, stop: &Notify) -> io::Result<u64> {
     let mut carried = 0;
+    let mut stopping = false;
     loop {
-        let outcome = from
-            .read(|bytes| {
-                let n = to.try_write(bytes)?;
-                Ok::<_, io::Error>(bytes[n..].to_vec())
-            })
-            .await;
-        match outcome {
-            Ok((0, _)) => return Ok(carried),
-            Ok((n, rest)) => {
-                if let Some(rest) = rest {
-                    to.write_all(&rest?).await?;
+        let outcome = if stopping {
+            pass_on(from.as_fd(), to)
+        } else {
+            tokio::select! {
+                biased;
+                outcome = from.pass_on(to) => outcome,
+                () = stop.notified() => {
+                    stopping = true;
+                    continue;
                 }
-                carried += n as u64;
             }
+        };
+        match outcome {
+            Ok(Passed { read: 0, .. }) => return Ok(carried),
+            Ok(Passed { read, rest }) => {
+                to.write_all(&rest?).await?;
+                carried += read as u64;
+            }
+            Err(why) if stopping && why.kind() == io::ErrorKind::WouldBlock => return Ok(carried),
             Err(why) if why.raw_os_error() == Some(libc::EIO) => return Ok(carried),
             Err(why) => return Err(why),
         }
@@ -143,7 +170,9 @@ mod tests {
         let sent: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
         let writer = std::thread::spawn(move || {
-            std::fs::File::from(from_write).write_all(&sent).expect("write");
+            std::fs::File::from(from_write)
+                .write_all(&sent)
+                .expect("write");
         });
         let reader = std::thread::spawn(move || {
             let mut file = std::fs::File::from(to_read);
@@ -163,6 +192,25 @@ mod tests {
         writer.join().expect("writer");
         assert_eq!(carried, expected.len() as u64);
         assert!(reader.join().expect("reader") == expected);
+    }
+
+    #[tokio::test]
+    async fn stopping_carries_what_has_been_sent_and_no_more() {
+        let (from_read, from_write) = pipe();
+        let (to_read, to_write) = pipe();
+        let mut writer = std::fs::File::from(from_write);
+        writer.write_all(b"sent").expect("write");
+        let stop = Notify::new();
+        stop.notify_one();
+        let to = Stream::new(to_write).expect("to");
+        let carried = copy_until(&Stream::new(from_read).expect("from"), &to, &stop).await;
+        assert_eq!(carried.expect("copy"), 4);
+        drop(to);
+        let mut got = String::new();
+        std::fs::File::from(to_read)
+            .read_to_string(&mut got)
+            .expect("read");
+        assert_eq!(got, "sent");
     }
 
     #[tokio::test]
@@ -188,7 +236,9 @@ mod tests {
         let (from_read, from_write) = pipe();
         let (to_read, to_write) = pipe();
         drop(to_read);
-        std::fs::File::from(from_write).write_all(b"x").expect("write");
+        std::fs::File::from(from_write)
+            .write_all(b"x")
+            .expect("write");
         let outcome = copy(
             &Stream::new(from_read).expect("from"),
             &Stream::new(to_write).expect("to"),

@@ -19,10 +19,11 @@ pub struct Stdio {
 /// The stream a process reads.
 #[derive(Debug)]
 pub struct Input {
-    /// The end to read from, in blocking mode.
+    /// The end to read from. It ends when the last of containerd's clients closes its own; before the
+    /// first has opened one it is merely empty.
     pub read: OwnedFd,
-    /// A writing end of ours: while it is open the process sees no end of input, though containerd's
-    /// client may come and go. Dropping it is what the `CloseIO` request means.
+    /// A writing end of ours, while which is open there is no end: for a terminal, whose clients come
+    /// and go.
     pub hold: Option<OwnedFd>,
 }
 

@@ -1,6 +1,5 @@
 //! A container made of namespaces and a cgroup.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,20 +7,18 @@ use async_trait::async_trait;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
-use trefoil_core::child::Child;
 use trefoil_core::stats::Stats;
-use trefoil_core::{
-    Container, Context, Error, ExecConfig, Process, Result, RuntimeOptions,
-};
+use trefoil_core::{Container, Context, ExecConfig, Process, Result, RuntimeOptions};
 
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::launcher::{Delete, Exec, Launcher, Request, Start};
-use crate::process::{Ends, RuncProcess, Streams};
+use crate::process::{RuncProcess, Streams};
 
 /// A container, until it is deleted.
 pub(crate) struct RuncContainer {
     id: String,
     bundle: PathBuf,
+    cgroups_path: Option<PathBuf>,
     options: RuntimeOptions,
     owns_its_processes: bool,
     cgroup: Cgroup,
@@ -55,11 +52,15 @@ impl RuncContainer {
             }
         };
         Self {
+            cgroups_path: spec
+                .linux()
+                .as_ref()
+                .and_then(|linux| linux.cgroups_path().clone()),
+            options,
             owns_its_processes: owns_its_processes(spec),
             memory,
             id,
             bundle,
-            options,
             cgroup,
             init: Arc::new(init),
             launcher,
@@ -74,9 +75,7 @@ fn owns_its_processes(spec: &Spec) -> bool {
         .and_then(|linux| linux.namespaces().as_ref())
         .into_iter()
         .flatten()
-        .any(|namespace| {
-            namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none()
-        })
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
 }
 
 #[async_trait]
@@ -94,35 +93,19 @@ impl Container for RuncContainer {
     }
 
     async fn exec(&self, config: ExecConfig) -> Result<Arc<dyn Process>> {
-        let ExecConfig { id, process, stdio } = config;
-        let doing = || format!("exec {id} in container {}", self.id);
-        let terminal = stdio.terminal;
-        let request = |streams| {
+        let ExecConfig { process, stdio, .. } = config;
+        let exec = |terminal, streams| {
             Request::Exec(Box::new(Exec {
                 id: self.id.clone(),
                 bundle: self.bundle.clone(),
                 init: self.init.pid(),
                 process,
-                options: self.options.clone(),
                 terminal,
                 streams,
             }))
         };
-        let (answer, streams) = if terminal {
-            let (answer, master) = self.launcher.call(&request([false; 3]), &[]).await?;
-            let master = master
-                .ok_or_else(|| Error::internal("the worker sent no terminal").context(doing()))?;
-            (answer, Streams::terminal(master, stdio).context(doing)?)
-        } else {
-            let (streams, Ends { stdin, stdout, stderr }) = Streams::piped(stdio).context(doing)?;
-            let given = [&stdin, &stdout, &stderr].map(|end| end.as_ref().map(AsFd::as_fd));
-            let present = given.map(|end| end.is_some());
-            let given: Vec<_> = given.into_iter().flatten().collect();
-            let (answer, _) = self.launcher.call(&request(present), &given).await?;
-            (answer, streams)
-        };
-        let child = Child::new(answer.pid).context(doing)?;
-        Ok(Arc::new(RuncProcess::new(child, streams)))
+        let process = RuncProcess::launch(&self.launcher, stdio, Streams::piped, exec).await?;
+        Ok(Arc::new(process))
     }
 
     async fn kill_all(&self, signal: i32) -> Result<()> {
@@ -198,6 +181,8 @@ impl Container for RuncContainer {
         let request = Request::Delete(Delete {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
+            cgroups_path: self.cgroups_path.clone(),
+            options: self.options.clone(),
         });
         self.launcher.call(&request, &[]).await.map(drop)
     }

@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Pid, Uid, fchown};
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use trefoil_core::{Context, Error, Result};
 
+use crate::cgroup;
 use crate::exec::InitExecutor;
 use crate::launcher::{Answer, Create, Failure, WorkerOutcome};
 use crate::state::State;
@@ -25,8 +26,11 @@ use crate::{keyring, oom_score, rootfs, state};
 /// failure, an init that has ended.
 pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
     let state = State::of(&request.id, &request.bundle);
-    let made = prepare(request, &state)
-        .and_then(|(spec, executor)| build(request, &state, &spec, executor, streams));
+    let made = prepare(request, &state).and_then(|(spec, executor)| {
+        let made = build(request, &state, &spec, executor, streams)?;
+        limit(request)?;
+        Ok(made)
+    });
     made.map_err(|why| Failure {
         pid: clean_up(request, &state),
         ..Failure::from(why.context(format!("create container {}", request.id)))
@@ -48,6 +52,7 @@ fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor)> {
         .context(|| "find the root filesystem")?;
     let executor = InitExecutor::new(&mut spec);
     oom_score::make_possible(&mut spec)?;
+    leave_weight_to_us(&mut spec);
     spec.save(state.config())
         .context(|| format!("write {}", state.config().display()))?;
     Ok((spec, executor))
@@ -99,20 +104,49 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Error::internal("libcontainer made no init"))?;
-    if let Some(devices) = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref()?.devices().as_ref())
-    {
-        state::cgroup(&request.id, spec, request.options.systemd_cgroup)?
-            .allow_devices(devices)
-            .context(|| "set the device rules")?;
-    }
     let master = console.map(|console| console.receive(spec)).transpose()?;
     let answer = Answer {
         pid: pid.as_raw().unsigned_abs(),
     };
     Ok((answer, master))
+}
+
+/// Takes the block I/O weight out of what libcgroups is to set on cgroup v2: it would compute another, in
+/// too few bits. [`limit`] sets it.
+fn leave_weight_to_us(spec: &mut Spec) {
+    let resources = spec
+        .linux_mut()
+        .as_mut()
+        .and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(resources) = resources
+        && cgroup::is_v2()
+        && let Some(block_io) = resources.block_io_mut()
+    {
+        block_io.set_weight(None);
+    }
+}
+
+/// Sets what libcgroups leaves out on cgroup v2: device rules, without which every device may be used, and
+/// some limits, among them that of swap where it is to be none.
+fn limit(request: &Create) -> Result<()> {
+    if !cgroup::is_v2() {
+        return Ok(());
+    }
+    let path = request.bundle.join("config.json");
+    let spec = Spec::load(&path).context(|| format!("read {}", path.display()))?;
+    let resources = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    let devices = resources.and_then(|resources| resources.devices().as_deref());
+    let cgroup = state::cgroup(&request.id, &spec, request.options.systemd_cgroup)?;
+    cgroup
+        .allow_devices(devices.unwrap_or_default())
+        .context(|| "set the device rules")?;
+    match resources {
+        Some(resources) => cgroup.update(resources).context(|| "set the limits"),
+        None => Ok(()),
+    }
 }
 
 /// Undoes what was made. Returns the init that has to be reaped, if there came to be one.
@@ -124,7 +158,7 @@ fn clean_up(request: &Create, state: &State) -> Option<u32> {
         // Not reaped yet, so the number is still its own.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    if let Err(why) = state::remove(&request.id, &request.bundle) {
+    if let Err(why) = state::clean_up_unknown(&request.id, &request.bundle) {
         // The server tells of the first failure; what is left here, `delete` removes.
         log::warn!("clean up after the failure: {why}");
     }
@@ -215,8 +249,9 @@ impl ConsoleSocket {
                 width: u16::try_from(size.width()).unwrap_or(u16::MAX),
                 height: u16::try_from(size.height()).unwrap_or(u16::MAX),
             };
-            crate::terminal::set_size(master.as_fd(), size)
-                .map_err(|errno: Errno| Error::internal(format!("set the terminal's size: {errno}")))?;
+            crate::terminal::set_size(master.as_fd(), size).map_err(|errno: Errno| {
+                Error::internal(format!("set the terminal's size: {errno}"))
+            })?;
         }
         Ok(master)
     }

@@ -12,9 +12,8 @@ use crate::state::State;
 
 /// Runs the process; it runs its program when this returns.
 pub fn exec(request: &Exec, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
-    let (init, spec) = find(request).map_err(|why| {
-        Failure::from(why.context(format!("exec in container {}", request.id)))
-    })?;
+    let (init, spec) = find(request)
+        .map_err(|why| Failure::from(why.context(format!("exec in container {}", request.id))))?;
     let [stdin, stdout, stderr] = &streams;
     let started = exec::exec(&exec::Exec {
         init: init.as_fd(),

@@ -26,4 +26,4 @@ pub use exec::parse_process;
 pub use features::features;
 pub use launcher::{HELPER_ACTION, Launcher, run_as_helper};
 pub use runtime::Runc;
-pub use state::remove as cleanup;
+pub use state::{clean_up, clean_up_unknown};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use trefoil_core::child::Child;
 use trefoil_core::relay::{self, Stream};
@@ -13,13 +13,14 @@ use trefoil_core::{
     Context, Error, ExitStatus, Input, Output, Process, Result, Stdio, TerminalSize,
 };
 
+use crate::launcher::{GivenStreams, Launcher, Request};
 use crate::terminal;
 
 /// The server's side of a process's streams.
 ///
-/// An init's streams are containerd's FIFOs themselves. An exec'd process gets pipes, because containerd
-/// wants the streams of an ended one to end although something it started may still hold them. A
-/// terminal is relayed by its nature.
+/// An init writes to containerd's FIFOs themselves. An exec'd process writes to pipes, because containerd
+/// wants the output of an ended one to end although something it started may still hold it open. Input
+/// comes through a pipe always: only we can give it an end on request. A terminal is relayed by nature.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     /// Kept open for as long as the process may be read from and written to.
@@ -27,6 +28,7 @@ pub(crate) struct Streams {
     master: Option<Arc<Stream>>,
     output: Mutex<Vec<JoinHandle<()>>>,
     input: Mutex<Option<JoinHandle<()>>>,
+    input_closed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +37,7 @@ struct Holds {
     outputs: Vec<OwnedFd>,
 }
 
-/// The ends of an exec'd process's pipes that are the process's.
+/// What the process itself is given.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
     pub stdin: Option<OwnedFd>,
@@ -44,20 +46,18 @@ pub(crate) struct Ends {
 }
 
 impl Streams {
-    /// The process has the streams themselves.
-    pub(crate) fn direct(stdio: Stdio) -> Self {
-        let outputs = [stdio.stdout, stdio.stderr];
-        Self {
-            holds: Mutex::new(Holds {
-                stdin: stdio.stdin.and_then(|input| input.hold),
-                outputs: outputs
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|output| output.hold)
-                    .collect(),
-            }),
-            ..Default::default()
-        }
+    /// The process writes to the streams themselves.
+    pub(crate) fn direct(stdio: Stdio) -> io::Result<(Self, Ends)> {
+        let streams = Self::default();
+        let mut ends = Ends::default();
+        let give = |output: Output| {
+            lock(&streams.holds).outputs.extend(output.hold);
+            output.write
+        };
+        ends.stdout = stdio.stdout.map(give);
+        ends.stderr = stdio.stderr.map(give);
+        ends.stdin = streams.pipe_input(stdio.stdin)?;
+        Ok((streams, ends))
     }
 
     /// The process has a terminal, whose master is here.
@@ -79,24 +79,28 @@ impl Streams {
     /// The process gets pipes, relayed to the streams.
     pub(crate) fn piped(stdio: Stdio) -> io::Result<(Self, Ends)> {
         let streams = Self::default();
-        let mut ends = Ends::default();
-        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
-        if let Some(output) = stdio.stdout {
-            let (read, write) = pipe()?;
-            streams.relay_output(Arc::new(Stream::new(read)?), output)?;
-            ends.stdout = Some(write);
-        }
-        if let Some(output) = stdio.stderr {
-            let (read, write) = pipe()?;
-            streams.relay_output(Arc::new(Stream::new(read)?), output)?;
-            ends.stderr = Some(write);
-        }
-        if let Some(input) = stdio.stdin {
-            let (read, write) = pipe()?;
-            streams.relay_input(input, Arc::new(Stream::new(write)?))?;
-            ends.stdin = Some(read);
-        }
+        let ends = Ends {
+            stdin: streams.pipe_input(stdio.stdin)?,
+            stdout: streams.pipe_output(stdio.stdout)?,
+            stderr: streams.pipe_output(stdio.stderr)?,
+        };
         Ok((streams, ends))
+    }
+
+    fn pipe_input(&self, input: Option<Input>) -> io::Result<Option<OwnedFd>> {
+        let Some(input) = input else { return Ok(None) };
+        let (read, write) = pipe()?;
+        self.relay_input(input, Arc::new(Stream::new(write)?))?;
+        Ok(Some(read))
+    }
+
+    fn pipe_output(&self, output: Option<Output>) -> io::Result<Option<OwnedFd>> {
+        let Some(output) = output else {
+            return Ok(None);
+        };
+        let (read, write) = pipe()?;
+        self.relay_output(Arc::new(Stream::new(read)?), output)?;
+        Ok(Some(write))
     }
 
     fn relay_output(&self, from: Arc<Stream>, to: Output) -> io::Result<()> {
@@ -117,9 +121,10 @@ impl Streams {
         let Input { read, hold } = from;
         let read = Stream::new(read)?;
         lock(&self.holds).stdin = hold;
+        let closed = self.input_closed.clone();
         let relay = tokio::spawn(async move {
             // A process that doesn't read all its input is no failure.
-            let _ = relay::copy(&read, &to).await;
+            let _ = relay::copy_until(&read, &to, &closed).await;
         });
         *lock(&self.input) = Some(relay);
         Ok(())
@@ -128,7 +133,10 @@ impl Streams {
     /// Resolves when all output has been handed on.
     async fn drain(&self) {
         let relays = std::mem::take(&mut *lock(&self.output));
-        let mut relays = Unfinished { relays, streams: self };
+        let mut relays = Unfinished {
+            relays,
+            streams: self,
+        };
         while let Some(relay) = relays.relays.last_mut() {
             let _ = relay.await;
             relays.relays.pop();
@@ -139,20 +147,27 @@ impl Streams {
         for relay in lock(&self.output).drain(..) {
             relay.abort();
         }
-        self.close_input();
+        self.end_input();
         lock(&self.holds).outputs.clear();
     }
 
+    /// The process is to see the end of its input, after all that has been sent to it.
     fn close_input(&self) {
         lock(&self.holds).stdin = None;
+        self.input_closed.notify_one();
     }
 
+    /// The process reads no more.
     fn end_input(&self) {
-        self.close_input();
+        lock(&self.holds).stdin = None;
         if let Some(relay) = lock(&self.input).take() {
             relay.abort();
         }
     }
+}
+
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
 }
 
 /// Puts the relays back that were being waited for when the wait was given up.
@@ -179,6 +194,33 @@ pub(crate) struct RuncProcess {
 }
 
 impl RuncProcess {
+    /// Has a worker make a process with these streams. `plumb` gives the process its streams where it has
+    /// no terminal; `request` is told whether it has, and which streams come along.
+    pub(crate) async fn launch(
+        launcher: &Launcher,
+        stdio: Stdio,
+        plumb: impl FnOnce(Stdio) -> io::Result<(Streams, Ends)>,
+        request: impl FnOnce(bool, GivenStreams) -> Request,
+    ) -> Result<Self> {
+        let doing = || "connect the process's streams";
+        let watch = |pid| Child::new(pid).context(|| format!("watch process {pid}"));
+        if stdio.terminal {
+            let (answer, master) = launcher.call(&request(true, [false; 3]), &[]).await?;
+            let child = watch(answer.pid)?;
+            let master = master
+                .ok_or_else(|| Error::internal("the worker sent no terminal").context(doing()))?;
+            let streams = Streams::terminal(master, stdio).context(doing)?;
+            return Ok(Self::new(child, streams));
+        }
+        let (streams, ends) = plumb(stdio).context(doing)?;
+        let given =
+            [&ends.stdin, &ends.stdout, &ends.stderr].map(|end| end.as_ref().map(AsFd::as_fd));
+        let request = request(false, given.map(|end| end.is_some()));
+        let given: Vec<_> = given.into_iter().flatten().collect();
+        let (answer, _) = launcher.call(&request, &given).await?;
+        Ok(Self::new(watch(answer.pid)?, streams))
+    }
+
     /// Takes over a child. Must be called within the event loop.
     pub(crate) fn new(child: Child, streams: Streams) -> Self {
         let child = Arc::new(child);
@@ -229,15 +271,15 @@ impl Process for RuncProcess {
         if self.exit_status().is_some() {
             return Err(Error::not_found("process already finished"));
         }
-        self.child.kill(signal).map_err(|why| {
-            match why.raw_os_error() {
+        self.child
+            .kill(signal)
+            .map_err(|why| match why.raw_os_error() {
                 Some(libc::ESRCH) => Error::not_found("process already finished"),
                 _ => Error::internal(format!(
                     "send signal {signal} to process {}: {why}",
                     self.pid()
                 )),
-            }
-        })
+            })
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {
@@ -305,15 +347,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn input_ends_when_both_the_writer_and_the_hold_are_gone() {
+    async fn input_ends_on_request_though_its_writer_stays() {
         let (stdout, mut reader) = output();
-        let (read, hold) = nix::unistd::pipe().expect("pipe");
-        let mut writer = std::fs::File::from(hold.try_clone().expect("clone"));
+        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let mut writer = std::fs::File::from(write);
         let (streams, ends) = Streams::piped(Stdio {
-            stdin: Some(Input {
-                read,
-                hold: Some(hold),
-            }),
+            stdin: Some(Input { read, hold: None }),
             stdout,
             ..Default::default()
         })
@@ -325,9 +364,8 @@ mod tests {
             .expect("spawn");
         let process = RuncProcess::new(Child::new(child.id()).expect("watch"), streams);
         writer.write_all(b"to and fro").expect("write");
-        drop(writer);
         let waited = tokio::time::timeout(Duration::from_millis(200), process.wait()).await;
-        assert!(waited.is_err(), "the input is held open");
+        assert!(waited.is_err(), "the writer is still there");
         process.close_stdin().await;
         assert_eq!(process.wait().await.code, 0);
         process.drain().await;

@@ -35,7 +35,12 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<()> {
             &mount.options,
             &place,
         )
-        .context(|| format!("mount the root filesystem ({} of {})", mount.kind, mount.source))?;
+        .context(|| {
+            format!(
+                "mount the root filesystem ({} of {})",
+                mount.kind, mount.source
+            )
+        })?;
     }
     Ok(())
 }

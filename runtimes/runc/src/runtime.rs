@@ -1,13 +1,11 @@
 //! The runtime and its sandbox: for namespaces there is little to either, as the pod's namespaces belong
 //! to its first container.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use trefoil_core::child::Child;
 use trefoil_core::{
-    Container, ContainerConfig, Context, Isolation, Result, Runtime, Sandbox, SandboxConfig,
+    Container, ContainerConfig, Isolation, Result, Runtime, Sandbox, SandboxConfig,
 };
 
 use crate::container::RuncContainer;
@@ -63,36 +61,24 @@ impl Sandbox for RuncSandbox {
             options,
         } = config;
         let cgroup = state::cgroup(&id, &spec, options.systemd_cgroup)?;
-        let given = [
-            stdio.stdin.as_ref().map(|input| input.read.as_fd()),
-            stdio.stdout.as_ref().map(|output| output.write.as_fd()),
-            stdio.stderr.as_ref().map(|output| output.write.as_fd()),
-        ];
-        // A terminal's streams stay here: the terminal is relayed to them.
-        let given = if stdio.terminal { [None; 3] } else { given };
-        let request = Request::Create(Create {
-            id: id.clone(),
-            bundle: bundle.clone(),
-            rootfs,
-            options: options.clone(),
-            terminal: stdio.terminal,
-            streams: given.map(|stream| stream.is_some()),
-        });
-        let given: Vec<_> = given.into_iter().flatten().collect();
-        let (answer, master) = self.launcher.call(&request, &given).await?;
-        let doing = || format!("watch the init of container {id}");
-        let child = Child::new(answer.pid).context(doing)?;
-        let streams = match master {
-            Some(master) => Streams::terminal(master, stdio).context(doing)?,
-            None => Streams::direct(stdio),
+        let create = |terminal, streams| {
+            Request::Create(Create {
+                id: id.clone(),
+                bundle: bundle.clone(),
+                rootfs,
+                options: options.clone(),
+                terminal,
+                streams,
+            })
         };
+        let init = RuncProcess::launch(&self.launcher, stdio, Streams::direct, create).await?;
         Ok(Arc::new(RuncContainer::new(
             id,
             bundle,
             &spec,
             options,
             cgroup,
-            RuncProcess::new(child, streams),
+            init,
             self.launcher.clone(),
         )))
     }

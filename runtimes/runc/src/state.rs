@@ -90,7 +90,8 @@ fn asks_systemd(path: Option<&Path>, asked: bool) -> bool {
 }
 
 fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
-    Cgroup::new(path, id, asks_systemd(path, systemd_asked)).context(|| format!("find the cgroup of container {id}"))
+    Cgroup::new(path, id, asks_systemd(path, systemd_asked))
+        .context(|| format!("find the cgroup of container {id}"))
 }
 
 fn is_unit(path: &Path) -> bool {
@@ -114,13 +115,6 @@ pub fn start(id: &str, bundle: &Path) -> Result<()> {
         .map_err(|why| Error::internal(format!("start container {id}: {}", sentence(&why))))
 }
 
-/// Removes what is left of a container whose init has ended; its poststop hooks run.
-pub fn delete(id: &str, bundle: &Path) -> Result<()> {
-    remove(id, bundle)
-        .map(drop)
-        .map_err(|why| why.context(format!("delete container {id}")))
-}
-
 /// As much of `config.json` as tells the cgroup.
 #[derive(Default, Deserialize)]
 struct Config {
@@ -133,9 +127,37 @@ struct Linux {
     cgroups_path: Option<PathBuf>,
 }
 
-/// Removes all that is left of a container, its processes included, whatever state it is in, and says
-/// what that was. Each step is tried, the first failure is told.
-pub fn remove(id: &str, bundle: &Path) -> Result<Vec<String>> {
+/// [`clean_up`] for a container of which only the bundle is known; without any state in it there is
+/// nothing to clean but mounts.
+pub fn clean_up_unknown(id: &str, bundle: &Path) -> Result<Vec<String>> {
+    let state = State::of(id, bundle);
+    let rootfs = bundle.join("rootfs");
+    if !state.root.exists() {
+        let mounts = rootfs::unmount(&rootfs)?;
+        return Ok(match mounts {
+            0 => Vec::new(),
+            n => vec![format!("{n} mounts of container {id}")],
+        });
+    }
+    let config = fs::read(state.config())
+        .or_else(|_| fs::read(bundle.join("config.json")))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
+        .unwrap_or_default();
+    let path = config.linux.and_then(|linux| linux.cgroups_path);
+    let systemd = state.load().is_ok_and(|container| container.systemd());
+    clean_up(id, bundle, path.as_deref(), systemd)
+}
+
+/// Removes all that is left of a container, its processes included, whatever state it is in and whether
+/// or not its bundle is still there; its poststop hooks run. Says what it removed. Each step is tried,
+/// the first failure is told.
+pub fn clean_up(
+    id: &str,
+    bundle: &Path,
+    cgroups_path: Option<&Path>,
+    systemd: bool,
+) -> Result<Vec<String>> {
     let state = State::of(id, bundle);
     let mut removed = Vec::new();
     let mut failure = None;
@@ -145,51 +167,42 @@ pub fn remove(id: &str, bundle: &Path) -> Result<Vec<String>> {
             failure.get_or_insert(why);
         }
     };
-    if state.root.exists() {
-        let config = fs::read(state.config())
-            .or_else(|_| fs::read(bundle.join("config.json")))
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
-            .unwrap_or_default();
-        let path = config.linux.and_then(|linux| linux.cgroups_path);
-        let container = state.load();
-        let systemd = container.as_ref().is_ok_and(Container::systemd);
-        match find_cgroup(id, path.as_deref(), systemd) {
-            Ok(cgroup) => {
-                note(kill_processes(&cgroup));
-                if let Ok(container) = container {
-                    note(delete_state(container));
-                }
-                note(
-                    cgroup
-                        .remove()
-                        .context(|| "remove the cgroup")
-                        .map(|()| None),
-                );
+    match find_cgroup(id, cgroups_path, systemd) {
+        Ok(cgroup) => {
+            note(kill_processes(&cgroup));
+            if let Ok(container) = state.load() {
+                note(delete_state(container));
             }
-            Err(why) => note(Err(why)),
+            note(
+                cgroup
+                    .remove()
+                    .context(|| "remove the cgroup")
+                    .map(|()| None),
+            );
         }
+        Err(why) => note(Err(why)),
     }
-    note(rootfs::unmount(&bundle.join("rootfs")).map(|n| match n {
-        0 => None,
-        n => Some(format!("{n} mounts of {id}")),
-    }));
+    note(rootfs::unmount(&bundle.join("rootfs")).map(|n| (n > 0).then(|| format!("{n} mounts"))));
     match fs::remove_dir_all(&state.root) {
-        Ok(()) => note(Ok(Some(format!("state of {id}")))),
+        Ok(()) => note(Ok(Some("its state".into()))),
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
         Err(why) => note(Err(Error::internal(format!(
             "remove {}: {why}",
             state.root.display()
         )))),
     }
-    match failure {
-        Some(why) => Err(why),
-        None => Ok(removed),
+    match (failure, removed.is_empty()) {
+        (Some(why), _) => Err(why.context(format!("clear away container {id}"))),
+        (None, true) => Ok(Vec::new()),
+        (None, false) => Ok(vec![format!("{} of container {id}", removed.join(", "))]),
     }
 }
 
 /// Kills what still runs in the cgroup and waits until it is gone.
 fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
+    if !cgroup.exists() {
+        return Ok(None);
+    }
     let left = cgroup
         .processes()
         .context(|| "look for processes left behind")?
@@ -261,7 +274,7 @@ mod tests {
     fn removing_nothing_removes_nothing() {
         let bundle = std::env::temp_dir().join(format!("state-{}", std::process::id()));
         fs::create_dir_all(&bundle).expect("bundle");
-        let removed = remove("c", &bundle);
+        let removed = clean_up_unknown("c", &bundle);
         fs::remove_dir_all(&bundle).expect("remove");
         assert_eq!(removed.expect("nothing"), Vec::<String>::new());
     }

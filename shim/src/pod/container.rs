@@ -150,6 +150,7 @@ impl Container {
             })?;
         let outcome = match self.init.ended() {
             Some(_) => Err(self.refuse("exec", "its init has ended")),
+            None if *lock(&self.paused) => Err(self.refuse("exec", "it is paused")),
             None => self.run_exec(&task, spec).await,
         };
         if outcome.is_err() {
@@ -274,6 +275,11 @@ impl Container {
     /// The container's processes, each with the name it was exec'd under.
     pub async fn processes(&self) -> Result<Vec<(u32, Option<String>)>> {
         let pids = self.inner.processes().await?;
+        if pids.is_empty() && self.init.ended().is_some() {
+            // No empty list: from that a restarted containerd concludes that the shim has lost track, and
+            // forgets how the container ended.
+            return Err(self.refuse("list the processes of", "its init has ended"));
+        }
         let execs = lock(&self.execs);
         let name = |pid| {
             execs

@@ -7,6 +7,8 @@ mod container;
 mod process;
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskIO};
@@ -21,7 +23,7 @@ use trefoil_core::{
 pub use container::Container;
 pub use process::Status;
 
-use crate::record::Record;
+use crate::record::{ContainerRecord, Record};
 use crate::service::events::Publisher;
 use crate::stdio::{self, Streams};
 
@@ -35,6 +37,8 @@ pub struct Pod {
     sandbox: OnceCell<Arc<dyn Sandbox>>,
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// Whether containerd has asked for the end. It may ask while containers are left, and never again.
+    ending: AtomicBool,
     over: Notify,
 }
 
@@ -69,6 +73,7 @@ impl Pod {
             record,
             sandbox: OnceCell::new(),
             containers: Mutex::default(),
+            ending: AtomicBool::new(false),
             over: Notify::new(),
         }
     }
@@ -78,9 +83,14 @@ impl Pod {
         self.over.notified().await;
     }
 
-    /// Ends the pod's server if nothing is left for it to serve.
+    /// Ends the pod's server as soon as nothing is left for it to serve.
     pub fn shut_down(&self) {
-        if self.containers().is_empty() {
+        self.ending.store(true, Ordering::Relaxed);
+        self.end_if_idle();
+    }
+
+    fn end_if_idle(&self) {
+        if self.ending.load(Ordering::Relaxed) && self.containers().is_empty() {
             self.over.notify_one();
         }
     }
@@ -110,7 +120,7 @@ impl Pod {
         let spec = Spec::load(path.join("config.json"))
             .context(|| format!("read the configuration of container {id}"))?;
         let spec = Arc::new(spec);
-        self.record.begin(&id, &path)?;
+        self.record.begin(&id, remains(&path, &spec, &options))?;
 
         let sandbox = self.sandbox(&path, &spec).await?;
         let stdio = stdio::open(&streams, &self.namespace, &id).await?;
@@ -164,11 +174,7 @@ impl Pod {
     }
 
     /// The pod's sandbox, made with the first container.
-    async fn sandbox(
-        &self,
-        bundle: &std::path::Path,
-        spec: &Arc<Spec>,
-    ) -> Result<&Arc<dyn Sandbox>> {
+    async fn sandbox(&self, bundle: &Path, spec: &Arc<Spec>) -> Result<&Arc<dyn Sandbox>> {
         self.sandbox
             .get_or_try_init(|| {
                 self.runtime.create_sandbox(SandboxConfig {
@@ -220,6 +226,7 @@ impl Pod {
         {
             sandbox.stop().await?;
         }
+        self.end_if_idle();
         Ok((pid, status))
     }
 
@@ -227,6 +234,20 @@ impl Pod {
         self.containers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the container's cleaner must know.
+fn remains(bundle: &Path, spec: &Spec, options: &RuntimeOptions) -> ContainerRecord {
+    let cgroups_path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone());
+    ContainerRecord {
+        bundle: bundle.to_owned(),
+        cgroups_path,
+        systemd_cgroup: options.systemd_cgroup,
+        pid: None,
     }
 }
 

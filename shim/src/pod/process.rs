@@ -46,7 +46,9 @@ impl Task {
 
     /// Its number, or 0 while there is no process.
     pub fn pid(&self) -> u32 {
-        lock(&self.process).as_ref().map_or(0, |process| process.pid())
+        lock(&self.process)
+            .as_ref()
+            .map_or(0, |process| process.pid())
     }
 
     /// The process, if there is one yet.
@@ -121,7 +123,6 @@ impl Task {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -153,7 +153,10 @@ async fn forward_all(queue: Arc<Queue>, address: String) {
                 }
             }
             Err(why) => {
-                log::debug!("containerd didn't take an event of topic {}: {why}", envelope.topic);
+                log::debug!(
+                    "containerd didn't take an event of topic {}: {why}",
+                    envelope.topic
+                );
                 client = None;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_RETRY);

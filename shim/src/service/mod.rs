@@ -24,6 +24,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
 use containerd_shim_protos::ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
 use containerd_shim_protos::ttrpc::{self, Code};
+use oci_spec::runtime::LinuxResources;
 use serde::de::DeserializeOwned;
 use trefoil_core::{Context, Error, ErrorKind, ExitStatus, Result, TerminalSize};
 
@@ -50,6 +51,7 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
     convert_to_timestamp(Some(time.into()))
 }
 
+#[derive(Clone)]
 struct Service {
     pod: Arc<Pod>,
 }
@@ -88,7 +90,10 @@ impl Service {
         if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unimplemented,
-                format!("create container {}: restoring a checkpoint is not supported", request.id),
+                format!(
+                    "create container {}: restoring a checkpoint is not supported",
+                    request.id
+                ),
             ));
         }
         let container = self
@@ -224,7 +229,9 @@ impl Service {
             .filter(|signal| *signal <= libc::SIGRTMAX())
             .ok_or_else(|| Error::invalid(format!("there is no signal {}", request.signal)))?;
         let container = self.pod.container(&request.id)?;
-        container.kill(&request.exec_id, signal, request.all).await?;
+        container
+            .kill(&request.exec_id, signal, request.all)
+            .await?;
         Ok(Empty::default())
     }
 
@@ -284,18 +291,37 @@ fn details(exec_id: String) -> Result<Any> {
     })
 }
 
+/// Carries a request through to its end whatever happens to the connection it came by: containerd may die
+/// in the middle of one, and finds the outcome when it is back.
+async fn carry_through<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Answer<T> {
+    let outcome = tokio::spawn(work).await;
+    answer(
+        outcome.unwrap_or_else(|why| Err(Error::internal(format!("the request was lost: {why}")))),
+    )
+}
+
+/// [`carry_through`] for requests that are answered by nothing.
+async fn carry_out(work: impl Future<Output = Result<()>> + Send + 'static) -> Answer<Empty> {
+    carry_through(work).await.map(|()| Empty::default())
+}
+
 #[async_trait]
 impl TaskService for Service {
     async fn create(&self, _: &TtrpcContext, r: CreateTaskRequest) -> Answer<CreateTaskResponse> {
-        answer(self.create_container(r).await)
+        let service = self.clone();
+        carry_through(async move { service.create_container(r).await }).await
     }
 
     async fn start(&self, _: &TtrpcContext, r: StartRequest) -> Answer<StartResponse> {
-        answer(self.start_process(r).await)
+        let service = self.clone();
+        carry_through(async move { service.start_process(r).await }).await
     }
 
     async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> Answer<DeleteResponse> {
-        answer(self.delete_process(r).await)
+        let service = self.clone();
+        carry_through(async move { service.delete_process(r).await }).await
     }
 
     async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> Answer<Empty> {
@@ -311,11 +337,13 @@ impl TaskService for Service {
     }
 
     async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> Answer<Empty> {
-        answer(async { self.pod.container(&r.id)?.pause().await }.await).map(|()| Empty::default())
+        let container = answer(self.pod.container(&r.id))?;
+        carry_out(async move { container.pause().await }).await
     }
 
     async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> Answer<Empty> {
-        answer(async { self.pod.container(&r.id)?.resume().await }.await).map(|()| Empty::default())
+        let container = answer(self.pod.container(&r.id))?;
+        carry_out(async move { container.resume().await }).await
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, r: CheckpointTaskRequest) -> Answer<Empty> {
@@ -338,11 +366,9 @@ impl TaskService for Service {
     }
 
     async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
-        let update = async {
-            let resources = from_json(r.resources.as_ref(), "resources")?;
-            self.pod.container(&r.id)?.update(&resources).await
-        };
-        answer(update.await).map(|()| Empty::default())
+        let resources: LinuxResources = answer(from_json(r.resources.as_ref(), "resources"))?;
+        let container = answer(self.pod.container(&r.id))?;
+        carry_out(async move { container.update(&resources).await }).await
     }
 
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> Answer<WaitResponse> {

@@ -14,7 +14,10 @@ pub fn decode(any: Option<&Any>) -> Result<RuntimeOptions> {
     };
     if any.type_url.rsplit('/').next() != Some(OPTIONS_TYPE) {
         if !any.value.is_empty() {
-            log::debug!("options of type {} say nothing to this runtime", any.type_url);
+            log::debug!(
+                "options of type {} say nothing to this runtime",
+                any.type_url
+            );
         }
         return Ok(RuntimeOptions::default());
     }

@@ -159,8 +159,11 @@ mod tests {
             ),
         )
         .expect("program");
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .expect("mode");
+        std::fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .expect("mode");
         let uri = format!("binary://{}", program.display());
         let (out, err) = start(&uri, "ns", "c1").await.expect("start");
         let (out, err) = (out.expect("out"), err.expect("err"));
@@ -179,7 +182,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_missing_program_is_named() {
-        let why = start("binary:///no/such", "ns", "c").await.expect_err("missing");
+        let why = start("binary:///no/such", "ns", "c")
+            .await
+            .expect_err("missing");
         assert!(why.to_string().contains("/no/such"), "{why}");
     }
 }

@@ -53,14 +53,15 @@ fn target(name: &str) -> Result<Target<'_>> {
 pub async fn open(streams: &Streams, namespace: &str, id: &str) -> Result<Stdio> {
     let mut stdio = Stdio {
         terminal: streams.terminal,
-        stdin: input(&streams.stdin)?,
+        stdin: input(&streams.stdin, streams.terminal)?,
         ..Default::default()
     };
     if let Ok(Target::Binary(uri)) = target(&streams.stdout) {
         (stdio.stdout, stdio.stderr) = binary::start(uri, namespace, id).await?;
     } else {
         stdio.stdout = output(&streams.stdout)?;
-        if streams.stderr == streams.stdout && matches!(target(&streams.stderr), Ok(Target::File(_)))
+        if streams.stderr == streams.stdout
+            && matches!(target(&streams.stderr), Ok(Target::File(_)))
         {
             // One file for both: a duplicate shares the position.
             stdio.stderr = match &stdio.stdout {
@@ -83,18 +84,22 @@ pub async fn open(streams: &Streams, namespace: &str, id: &str) -> Result<Stdio>
     Ok(stdio)
 }
 
-fn input(name: &str) -> Result<Option<Input>> {
+fn input(name: &str, terminal: bool) -> Result<Option<Input>> {
     if name.is_empty() {
         return Ok(None);
     }
     let Target::Path(path) = target(name)? else {
-        return Err(Error::invalid(format!("open stream {name}: input comes from a FIFO only")));
+        return Err(Error::invalid(format!(
+            "open stream {name}: input comes from a FIFO only"
+        )));
     };
-    let hold = hold(path)?;
-    Ok(Some(Input {
-        read: open_file(path, OpenOptions::new().read(true))?,
-        hold,
-    }))
+    // Non-blocking, so as not to wait for a writer.
+    let read = open_file(
+        path,
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK),
+    )?;
+    let hold = if terminal { hold(path)? } else { None };
+    Ok(Some(Input { read, hold }))
 }
 
 fn output(name: &str) -> Result<Option<Output>> {
@@ -117,7 +122,10 @@ fn output(name: &str) -> Result<Option<Output>> {
                 std::fs::create_dir_all(directory)
                     .context(|| format!("make the directory {}", directory.display()))?;
             }
-            open_file(path, OpenOptions::new().append(true).create(true).mode(0o644))?
+            open_file(
+                path,
+                OpenOptions::new().append(true).create(true).mode(0o644),
+            )?
         }
     };
     Ok(Some(Output { write, hold }))

@@ -47,6 +47,14 @@ pub enum Version {
     V2,
 }
 
+/// Whether containers are under cgroup v2 here. A machine whose cgroups can't be told is not.
+pub fn is_v2() -> bool {
+    matches!(
+        libcgroups::common::get_cgroup_setup(),
+        Ok(libcgroups::common::CgroupSetup::Unified)
+    )
+}
+
 /// A container's cgroup. It need not exist.
 #[derive(Clone, Debug)]
 pub struct Cgroup {

@@ -34,7 +34,7 @@ use trefoil_core::child::Child;
 use trefoil_core::{Context, Error, Result};
 
 pub use helper::run_as_helper;
-pub(crate) use protocol::{Answer, Create, Delete, Exec, Failure, Request, Start};
+pub(crate) use protocol::{Answer, Create, Delete, Exec, Failure, GivenStreams, Request, Start};
 pub(crate) use worker::Outcome as WorkerOutcome;
 
 /// The action on the binary's command line that makes it a helper: see [`run_as_helper`].
@@ -103,7 +103,10 @@ impl Launcher {
         .context(doing)?;
         self.hand_over(theirs.as_fd()).context(doing)?;
         drop(theirs);
-        match protocol::exchange(ours, request, given).await.context(doing)? {
+        match protocol::exchange(ours, request, given)
+            .await
+            .context(doing)?
+        {
             Ok(answer) => Ok(answer),
             Err(failure) => {
                 if let Some(pid) = failure.pid {

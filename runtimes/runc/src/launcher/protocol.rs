@@ -11,9 +11,7 @@ use std::path::PathBuf;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use oci_spec::runtime as oci;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -91,8 +89,6 @@ pub struct Exec {
     pub init: u32,
     /// What to run.
     pub process: oci::Process,
-    /// The handler's options.
-    pub options: RuntimeOptions,
     /// Whether it gets a terminal, whose master is answered.
     pub terminal: bool,
     /// Which streams come along.
@@ -106,6 +102,10 @@ pub struct Delete {
     pub id: String,
     /// Its directory.
     pub bundle: PathBuf,
+    /// Its cgroup, as its configuration names it.
+    pub cgroups_path: Option<PathBuf>,
+    /// The handler's options.
+    pub options: RuntimeOptions,
 }
 
 /// What a worker answers when all went well.
@@ -191,7 +191,10 @@ fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> nix::Result<(usize, Vec<
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-            given.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            given.extend(
+                fds.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
         }
     }
     Ok((message.bytes, given))
@@ -234,7 +237,9 @@ pub async fn exchange(
 
     let mut header = [0; 4];
     let (n, mut descriptors) = stream
-        .async_io(Interest::READABLE, || Ok(receive(stream.as_fd(), &mut header)?))
+        .async_io(Interest::READABLE, || {
+            Ok(receive(stream.as_fd(), &mut header)?)
+        })
         .await?;
     if n < header.len() {
         return Err(io::Error::other("the worker died before it answered"));
@@ -246,9 +251,7 @@ pub async fn exchange(
 }
 
 /// The worker's side: waits for the request.
-pub fn receive_request<T: DeserializeOwned>(
-    socket: &OwnedFd,
-) -> io::Result<(T, Vec<OwnedFd>)> {
+pub fn receive_request<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut header = [0; 4];
     let (n, given) = receive(socket.as_fd(), &mut header)?;
     if n < header.len() {
@@ -290,6 +293,8 @@ mod tests {
         Request::Delete(Delete {
             id: id.into(),
             bundle: "/b".into(),
+            cgroups_path: None,
+            options: RuntimeOptions::default(),
         })
     }
 

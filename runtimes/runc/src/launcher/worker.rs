@@ -35,12 +35,26 @@ pub(super) fn run(socket: OwnedFd) -> ! {
 }
 
 fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
-    let done = |result: Result<()>| result.map(|()| (Answer::default(), None)).map_err(Failure::from);
+    let done = |result: Result<()>| {
+        result
+            .map(|()| (Answer::default(), None))
+            .map_err(Failure::from)
+    };
     match request {
-        Request::Create(create) => container_create::create(&create, streams(create.streams, given)?),
+        Request::Create(create) => {
+            container_create::create(&create, streams(create.streams, given)?)
+        }
         Request::Exec(exec) => container_exec::exec(&exec, streams(exec.streams, given)?),
         Request::Start(start) => done(state::start(&start.id, &start.bundle)),
-        Request::Delete(delete) => done(state::delete(&delete.id, &delete.bundle)),
+        Request::Delete(delete) => done(
+            state::clean_up(
+                &delete.id,
+                &delete.bundle,
+                delete.cgroups_path.as_deref(),
+                delete.options.systemd_cgroup,
+            )
+            .map(drop),
+        ),
     }
 }
 
@@ -64,8 +78,7 @@ mod tests {
     #[test]
     fn streams_find_their_places() {
         let null = || -> OwnedFd { std::fs::File::open("/dev/null").expect("null").into() };
-        let [stdin, stdout, stderr] =
-            streams([false, true, false], vec![null()]).expect("streams");
+        let [stdin, stdout, stderr] = streams([false, true, false], vec![null()]).expect("streams");
         assert!(stdin.is_none() && stdout.is_some() && stderr.is_none());
         assert!(streams([true, true, false], vec![null()]).is_err());
     }

@@ -34,10 +34,16 @@ struct Options {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { n: 30, only: None, output: None };
+    let mut options = Options {
+        n: 30,
+        only: None,
+        output: None,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let value = arguments.next().with_context(|| format!("{argument} needs a value"))?;
+        let value = arguments
+            .next()
+            .with_context(|| format!("{argument} needs a value"))?;
         match argument.as_str() {
             "--n" => options.n = value.parse()?,
             "--only" => options.only = Some(value),
@@ -55,7 +61,11 @@ fn main() -> Result<()> {
     rig.ctr_pull(rig::images::BASE)?;
     let mut table = Table::default();
     for (name, measure) in measure::ALL {
-        if options.only.as_deref().is_none_or(|only| name.contains(only)) {
+        if options
+            .only
+            .as_deref()
+            .is_none_or(|only| name.contains(only))
+        {
             eprintln!("measuring: {name}");
             measure(&rig, options.n, &mut table).with_context(|| format!("measuring {name}"))?;
             rig.remove_all()?;

@@ -26,8 +26,12 @@ pub const ALL: &[(&str, Measure)] = &[
     ("exec: ctr tasks exec", ctr_exec),
     ("container: through CRI", containers),
     ("pod: through CRI", pods),
-    ("parallel: 8 pods", |rig, n, table| parallel_pods(rig, n.max(32), 8, table)),
-    ("parallel: 50 pods", |rig, n, table| parallel_pods(rig, (2 * n).max(100), 50, table)),
+    ("parallel: 8 pods", |rig, n, table| {
+        parallel_pods(rig, n.max(32), 8, table)
+    }),
+    ("parallel: 50 pods", |rig, n, table| {
+        parallel_pods(rig, (2 * n).max(100), 50, table)
+    }),
     ("memory: of a pod's shim", memory),
     ("size: of the binaries", size),
 ];
@@ -55,14 +59,20 @@ impl ShimSide {
         let name = format!("{}-daemon", rig.name());
         let of_daemon = CpuClock::new(&name, None)?;
         let members = of_daemon.directory().join("cgroup.procs");
-        Ok(Self { daemon, of_daemon, of_containers: CpuClock::new(rig.name(), None)?, members })
+        Ok(Self {
+            daemon,
+            of_daemon,
+            of_containers: CpuClock::new(rig.name(), None)?,
+            members,
+        })
     }
 
     fn seconds(&self) -> Result<f64> {
         command::until("the end of the shim", Duration::from_secs(10), || {
             Ok(fs::read_to_string(&self.members)?.lines().count() <= 1)
         })?;
-        Ok(self.of_daemon.seconds()? + self.of_containers.seconds()? - process_seconds(self.daemon)?)
+        Ok(self.of_daemon.seconds()? + self.of_containers.seconds()?
+            - process_seconds(self.daemon)?)
     }
 }
 
@@ -90,22 +100,43 @@ fn ctr_run(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
 
 fn ctr_exec(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     for handler in BOTH {
-        let mut run = rig.ctr_run(handler, &["--detach", BASE, handler.name(), "sleep", "36000"])?;
+        let mut run = rig.ctr_run(
+            handler,
+            &["--detach", BASE, handler.name(), "sleep", "36000"],
+        )?;
         command::run(&mut run, &[], LIMIT)?.success()?;
     }
     let fifos = rig.directory().join("fifo").to_string_lossy().into_owned();
+    let mut client = Row::new(
+        "`ctr version`: the client alone, part of the rows above and below",
+        "ms",
+    );
     let mut wall = Row::new("`ctr tasks exec … true`, wall", "ms");
     for round in 0..n + 2 {
         for handler in BOTH {
+            client.add(
+                handler,
+                rig.ctr(&["version"])?.success()?.wall.as_secs_f64() * 1e3,
+            );
             let id = format!("e{round}");
             let done = rig
-                .ctr(&["tasks", "exec", "--fifo-dir", &fifos, "--exec-id", &id, handler.name(), "true"])?
+                .ctr(&[
+                    "tasks",
+                    "exec",
+                    "--fifo-dir",
+                    &fifos,
+                    "--exec-id",
+                    &id,
+                    handler.name(),
+                    "true",
+                ])?
                 .success()?;
             if round >= 2 {
                 wall.add(handler, done.wall.as_secs_f64() * 1e3);
             }
         }
     }
+    table.push(client);
     table.push(wall);
     Ok(())
 }
@@ -118,12 +149,19 @@ fn read(file: &Path) -> Result<(Vec<String>, Vec<Vec<f64>>)> {
     let content = fs::read(file).with_context(|| format!("critest wrote no {}", file.display()))?;
     let content: Value = serde_json::from_slice(&content)?;
     let names = content["operationsNames"].as_array().into_iter().flatten();
-    let names = names.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    let names = names
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
     let points = content["datapoints"].as_array().into_iter().flatten();
     let points: Vec<Vec<f64>> = points
         .map(|point| {
-            let times = point["operationsDurationsNs"].as_array().into_iter().flatten();
-            times.map(|time| time.as_f64().unwrap_or(f64::NAN) / 1e6).collect()
+            let times = point["operationsDurationsNs"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            times
+                .map(|time| time.as_f64().unwrap_or(f64::NAN) / 1e6)
+                .collect()
         })
         .collect();
     ensure!(!points.is_empty(), "{} has no datapoints", file.display());
@@ -138,14 +176,25 @@ fn lifecycle(
     wanted: &[(&str, &str)],
     table: &mut Table,
 ) -> Result<()> {
-    let mut rows: Vec<(&str, Row)> = wanted.iter().map(|(name, shown)| (*name, Row::new(*shown, "ms"))).collect();
+    let mut rows: Vec<(&str, Row)> = wanted
+        .iter()
+        .map(|(name, shown)| (*name, Row::new(*shown, "ms")))
+        .collect();
     for _ in 0..ROUNDS {
         for handler in BOTH {
             let each = u32::try_from(n.div_ceil(ROUNDS))?;
-            let output = critest::benchmark(rig, handler, &[(parameters[0], each), (parameters[1], 1)], LIMIT)?;
+            let output = critest::benchmark(
+                rig,
+                handler,
+                &[(parameters[0], each), (parameters[1], 1)],
+                LIMIT,
+            )?;
             let (names, points) = read(&output.join(file))?;
             for (name, row) in &mut rows {
-                let index = names.iter().position(|known| known == name).context("critest renamed an operation")?;
+                let index = names
+                    .iter()
+                    .position(|known| known == name)
+                    .context("critest renamed an operation")?;
                 for point in &points {
                     row.add(handler, point.get(index).copied().unwrap_or(f64::NAN));
                 }
@@ -164,7 +213,14 @@ fn containers(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
         ("RemoveContainer", "CRI RemoveContainer"),
     ];
     let parameters = ["containersNumber", "containersNumberParallel"];
-    lifecycle(rig, n, "container_benchmark_data.json", parameters, &wanted, table)
+    lifecycle(
+        rig,
+        n,
+        "container_benchmark_data.json",
+        parameters,
+        &wanted,
+        table,
+    )
 }
 
 fn pods(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
@@ -174,20 +230,40 @@ fn pods(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
         ("RemovePod", "CRI RemovePodSandbox"),
     ];
     let parameters = ["podsNumber", "podsNumberParallel"];
-    lifecycle(rig, n, "pod_benchmark_data.json", parameters, &wanted, table)
+    lifecycle(
+        rig,
+        n,
+        "pod_benchmark_data.json",
+        parameters,
+        &wanted,
+        table,
+    )
 }
 
 /// `n` pods, so many at a time, in two rounds each. The row's values are the rounds' quantiles.
 fn parallel_pods(rig: &Rig, n: usize, at_once: u32, table: &mut Table) -> Result<()> {
-    let mut middle = Row::new(format!("CRI RunPodSandbox, {at_once} in parallel, p50"), "ms");
-    let mut tail = Row::new(format!("CRI RunPodSandbox, {at_once} in parallel, p99"), "ms");
+    let mut middle = Row::new(
+        format!("CRI RunPodSandbox, {at_once} in parallel, p50"),
+        "ms",
+    );
+    let mut tail = Row::new(
+        format!("CRI RunPodSandbox, {at_once} in parallel, p99"),
+        "ms",
+    );
     for _ in 0..3 {
         for handler in BOTH {
             let number = u32::try_from(n.div_ceil(2))?.max(at_once);
-            let parameters = [("podsNumber", number), ("podsNumberParallel", at_once), ("podBenchmarkTimeoutSeconds", 120)];
+            let parameters = [
+                ("podsNumber", number),
+                ("podsNumberParallel", at_once),
+                ("podBenchmarkTimeoutSeconds", 120),
+            ];
             let output = critest::benchmark(rig, handler, &parameters, LIMIT)?;
             let (_, points) = read(&output.join("pod_benchmark_data.json"))?;
-            let times: Vec<f64> = points.iter().filter_map(|point| point.first().copied()).collect();
+            let times: Vec<f64> = points
+                .iter()
+                .filter_map(|point| point.first().copied())
+                .collect();
             middle.add(handler, quantile(&times, 0.5));
             tail.add(handler, quantile(&times, 0.99));
         }
@@ -204,7 +280,8 @@ fn memory_of(pids: &[u32]) -> Result<(f64, f64)> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let field = |name: &str| -> f64 {
             let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+                .unwrap_or(f64::NAN)
         };
         pss += field("Pss:") / 1e3;
         rss += field("Rss:") / 1e3;
@@ -216,9 +293,18 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     let idle = Duration::from_secs(1);
     for containers in [1, 10] {
         let plural = if containers == 1 { "" } else { "s" };
-        let mut pss = Row::new(format!("PSS of the shim's processes, one pod of {containers} container{plural}"), "MB");
-        let mut rss = Row::new(format!("RSS of the shim's processes, one pod of {containers} container{plural}"), "MB");
-        let mut processes = Row::new(format!("processes of the shim's, one pod of {containers} container{plural}"), "count");
+        let mut pss = Row::new(
+            format!("PSS of the shim's processes, one pod of {containers} container{plural}"),
+            "MB",
+        );
+        let mut rss = Row::new(
+            format!("RSS of the shim's processes, one pod of {containers} container{plural}"),
+            "MB",
+        );
+        let mut processes = Row::new(
+            format!("processes of the shim's, one pod of {containers} container{plural}"),
+            "count",
+        );
         for _ in 0..n.min(5) {
             for handler in BOTH {
                 let pod = cri::Pod::run(rig, handler, PodSpec::default())?;
@@ -238,7 +324,10 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
         table.push(rss);
         table.push(processes);
     }
-    let mut shared = Row::new("PSS of the shim's processes per pod, ten pods of 1 container", "MB");
+    let mut shared = Row::new(
+        "PSS of the shim's processes per pod, ten pods of 1 container",
+        "MB",
+    );
     for _ in 0..2 {
         for handler in BOTH {
             let mut pids = Vec::new();
@@ -259,10 +348,16 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
 fn size(rig: &Rig, _: usize, table: &mut Table) -> Result<()> {
     let megabytes = |path: &Path| -> Result<f64> {
         #[allow(clippy::cast_precision_loss)]
-        Ok(fs::metadata(path).with_context(|| format!("{} isn't there", path.display()))?.len() as f64 / 1e6)
+        Ok(fs::metadata(path)
+            .with_context(|| format!("{} isn't there", path.display()))?
+            .len() as f64
+            / 1e6)
     };
     let mut row = Row::new("binaries: shim and runc against ours", "MB");
-    row.add(Handler::Runc, megabytes(&rig.tools().runc_shim())? + megabytes(&rig.tools().runc())?);
+    row.add(
+        Handler::Runc,
+        megabytes(&rig.tools().runc_shim())? + megabytes(&rig.tools().runc())?,
+    );
     row.add(Handler::Trefoil, megabytes(&containerd::shim_binary())?);
     table.push(row);
     Ok(())

@@ -16,7 +16,12 @@ pub struct Row {
 impl Row {
     /// A row without values.
     pub fn new(name: impl Into<String>, unit: &'static str) -> Self {
-        Self { name: name.into(), unit, stock: Vec::new(), ours: Vec::new() }
+        Self {
+            name: name.into(),
+            unit,
+            stock: Vec::new(),
+            ours: Vec::new(),
+        }
     }
 
     /// Adds a value of one of the peers.
@@ -44,7 +49,11 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
     let index = (last as f64 * part).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
@@ -55,13 +64,21 @@ fn show(values: &[f64]) -> String {
         median if median >= 10.0 => 1,
         _ => 2,
     };
-    let [low, median, high] = [0.25, 0.5, 0.75].map(|part| format!("{:.digits$}", quantile(values, part)));
-    if low == high { median } else { format!("{median} ({low}–{high})") }
+    let [low, median, high] =
+        [0.25, 0.5, 0.75].map(|part| format!("{:.digits$}", quantile(values, part)));
+    if low == high {
+        median
+    } else {
+        format!("{median} ({low}–{high})")
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| what | unit | n | stock: median (quartiles) | Trefoil: median (quartiles) | ratio |")?;
+        writeln!(
+            f,
+            "| what | unit | n | stock: median (quartiles) | Trefoil: median (quartiles) | ratio |"
+        )?;
         writeln!(f, "|---|---|---|---|---|---|")?;
         for row in &self.0 {
             let ratio = quantile(&row.ours, 0.5) / quantile(&row.stock, 0.5);

@@ -26,10 +26,19 @@ struct Options {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { handler: None, focus: None, reports: rig::cache::directory()?.join("reports"), in_turn: false };
+    let mut options = Options {
+        handler: None,
+        focus: None,
+        reports: rig::cache::directory()?.join("reports"),
+        in_turn: false,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        let mut value = || {
+            arguments
+                .next()
+                .with_context(|| format!("{argument} needs a value"))
+        };
         match argument.as_str() {
             "--handler" => options.handler = Some(Handler::from_str(&value()?)?),
             "--focus" => options.focus = Some(value()?),
@@ -50,7 +59,10 @@ fn main() -> Result<()> {
         None => both(&options)?,
     };
     if failed > 0 {
-        bail!("{failed} failed; critest's reports and logs are in {}", options.reports.display());
+        bail!(
+            "{failed} failed; critest's reports and logs are in {}",
+            options.reports.display()
+        );
     }
     Ok(())
 }
@@ -60,13 +72,20 @@ fn run(options: &Options, handler: Handler) -> Result<Vec<Spec>> {
     let rig = Rig::start()?;
     let specs = critest::conformance(&rig, handler, options.focus.as_deref(), &options.reports)?;
     rig.remove_all()?;
-    fs::copy(rig.log(), options.reports.join(format!("containerd-{handler}.log")))?;
+    fs::copy(
+        rig.log(),
+        options.reports.join(format!("containerd-{handler}.log")),
+    )?;
     let leftovers = rig.leftovers()?;
     if !leftovers.is_empty() {
         // critest kills and abandons things on purpose; told, but not held against the handler.
         println!("{handler}: left behind by critest:\n{leftovers}");
     }
-    println!("{handler}: {} in {} s", Counts::of(&specs), started.elapsed().as_secs());
+    println!(
+        "{handler}: {} in {} s",
+        Counts::of(&specs),
+        started.elapsed().as_secs()
+    );
     Ok(specs)
 }
 
@@ -78,7 +97,8 @@ struct Counts {
 
 impl Counts {
     fn of(specs: &[Spec]) -> Self {
-        let count = |kind: fn(&Outcome) -> bool| specs.iter().filter(|spec| kind(&spec.outcome)).count();
+        let count =
+            |kind: fn(&Outcome) -> bool| specs.iter().filter(|spec| kind(&spec.outcome)).count();
         Self {
             passed: count(|outcome| matches!(outcome, Outcome::Passed)),
             failed: count(|outcome| matches!(outcome, Outcome::Failed(_))),
@@ -89,7 +109,11 @@ impl Counts {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
     }
 }
 
@@ -115,13 +139,18 @@ fn one(options: &Options, handler: Handler) -> Result<usize> {
 
 fn both(options: &Options) -> Result<usize> {
     let (stock, ours) = if options.in_turn {
-        (run(options, Handler::Runc)?, run(options, Handler::Trefoil)?)
+        (
+            run(options, Handler::Runc)?,
+            run(options, Handler::Trefoil)?,
+        )
     } else {
         // They mostly wait: side by side takes hardly longer than one of them.
         thread::scope(|scope| {
             let stock = scope.spawn(|| run(options, Handler::Runc));
             let ours = run(options, Handler::Trefoil);
-            let stock = stock.join().map_err(|_| anyhow!("the thread for the stock handler died"))?;
+            let stock = stock
+                .join()
+                .map_err(|_| anyhow!("the thread for the stock handler died"))?;
             Ok::<_, anyhow::Error>((stock?, ours?))
         })?
     };
@@ -139,7 +168,9 @@ fn both(options: &Options) -> Result<usize> {
         match (&stock.outcome, &our.outcome, excuse) {
             (_, Outcome::Passed, None) => passed += 1,
             (_, Outcome::Passed, Some(_)) => {
-                println!("FAILED {name}\n       it passes now: remove it from tests/conformance/not-yet.txt");
+                println!(
+                    "FAILED {name}\n       it passes now: remove it from tests/conformance/not-yet.txt"
+                );
                 failed += 1;
             }
             (Outcome::Passed, Outcome::Failed(message), None) => {
@@ -147,7 +178,10 @@ fn both(options: &Options) -> Result<usize> {
                 failed += 1;
             }
             (Outcome::Passed, Outcome::Skipped(reason), None) => {
-                println!("FAILED {name}\n       stock passes it, but for ours it was skipped: {}", brief(reason));
+                println!(
+                    "FAILED {name}\n       stock passes it, but for ours it was skipped: {}",
+                    brief(reason)
+                );
                 failed += 1;
             }
             (Outcome::Passed, _, Some(reason)) => {
@@ -168,7 +202,9 @@ fn both(options: &Options) -> Result<usize> {
     // may be out of it.
     if options.focus.is_none() {
         for name in not_yet.keys() {
-            println!("FAILED tests/conformance/not-yet.txt lists {name:?}, which critest doesn't have");
+            println!(
+                "FAILED tests/conformance/not-yet.txt lists {name:?}, which critest doesn't have"
+            );
             failed += 1;
         }
     }
@@ -178,8 +214,14 @@ fn both(options: &Options) -> Result<usize> {
 
 fn not_yet() -> Result<BTreeMap<&'static str, &'static str>> {
     let mut list = BTreeMap::new();
-    for line in NOT_YET.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (name, reason) = line.split_once(" # ").with_context(|| format!("no reason is given in {line:?}"))?;
+    for line in NOT_YET
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let (name, reason) = line
+            .split_once(" # ")
+            .with_context(|| format!("no reason is given in {line:?}"))?;
         list.insert(name.trim(), command::tail(reason, 300));
     }
     Ok(list)

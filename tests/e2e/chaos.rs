@@ -12,18 +12,33 @@ use crate::{Body, Env, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("chaos::containerd_restarted", containerd_restarted),
-    ("chaos::end_while_containerd_is_down", end_while_containerd_is_down),
-    ("chaos::containerd_killed_in_a_start", containerd_killed_in_a_start),
+    (
+        "chaos::end_while_containerd_is_down",
+        end_while_containerd_is_down,
+    ),
+    (
+        "chaos::containerd_killed_in_a_start",
+        containerd_killed_in_a_start,
+    ),
     ("chaos::shim_killed", shim_killed),
-    ("chaos::shim_killed_while_containerd_is_down", shim_killed_while_containerd_is_down),
-    ("chaos::all_shim_processes_killed", all_shim_processes_killed),
+    (
+        "chaos::shim_killed_while_containerd_is_down",
+        shim_killed_while_containerd_is_down,
+    ),
+    (
+        "chaos::all_shim_processes_killed",
+        all_shim_processes_killed,
+    ),
     ("chaos::helper_killed", helper_killed),
     ("chaos::container_killed", container_killed),
     ("chaos::pause_killed", pause_killed),
 ];
 
 fn shoot(pid: u32) -> Result<()> {
-    Ok(kill(ProcessId::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?)
+    Ok(kill(
+        ProcessId::from_raw(i32::try_from(pid)?),
+        Signal::SIGKILL,
+    )?)
 }
 
 fn pod(env: &Env) -> Result<Pod<'_>> {
@@ -41,13 +56,21 @@ fn containerd_restarted(env: &Env) -> Result<()> {
     env.rig.kill_daemon()?;
     env.rig.start_daemon()?;
     same("process", container.pid()?, pid)?;
-    same("exec", container.exec(&["echo", "still here"])?.text()?, "still here".to_owned())?;
+    same(
+        "exec",
+        container.exec(&["echo", "still here"])?.text()?,
+        "still here".to_owned(),
+    )?;
     // What it prints after the restart is in the log as well.
     let seen = container.logged("stdout")?.len();
-    command::until("more in the log", Duration::from_secs(10), || Ok(container.logged("stdout")?.len() > seen + 30))?;
+    command::until("more in the log", Duration::from_secs(10), || {
+        Ok(container.logged("stdout")?.len() > seen + 30)
+    })?;
     let other = pod.start(&ContainerSpec::shell("exit 12"))?;
     same("a new container's exit code", other.ended()?.0, 12)?;
-    env.rig.crictl(&["stop", "--timeout", "20", &container.id])?.success()?;
+    env.rig
+        .crictl(&["stop", "--timeout", "20", &container.id])?
+        .success()?;
     same("exit code", container.ended()?.0, 3)?;
     pod.stop()?;
     pod.remove()
@@ -55,7 +78,9 @@ fn containerd_restarted(env: &Env) -> Result<()> {
 
 /// A container's exit code is not lost because containerd was not there to hear it.
 fn end_while_containerd_is_down(env: &Env) -> Result<()> {
-    let container = pod(env)?.start(&ContainerSpec::shell("while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 23"))?;
+    let container = pod(env)?.start(&ContainerSpec::shell(
+        "while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 23",
+    ))?;
     let pid = container.pid()?;
     env.rig.kill_daemon()?;
     std::fs::write(format!("/proc/{pid}/root/tmp/go"), "")?;
@@ -86,7 +111,10 @@ fn containerd_killed_in_a_start(env: &Env) -> Result<()> {
 }
 
 fn shim_of(pod: &Pod<'_>) -> Result<u32> {
-    pod.shim_side()?.first().copied().context("no shim was found")
+    pod.shim_side()?
+        .first()
+        .copied()
+        .context("no shim was found")
 }
 
 /// The shim dies: containerd notices, the container counts as ended, and removing works.
@@ -98,9 +126,11 @@ fn shim_killed(env: &Env) -> Result<()> {
     command::until("containerd's noticing", Duration::from_secs(20), || {
         Ok(container.inspect()?["status"]["state"] == "CONTAINER_EXITED")
     })?;
-    command::until("the end of the container's process", Duration::from_secs(10), || {
-        Ok(kill(ProcessId::from_raw(pid), None).is_err())
-    })?;
+    command::until(
+        "the end of the container's process",
+        Duration::from_secs(10),
+        || Ok(kill(ProcessId::from_raw(pid), None).is_err()),
+    )?;
     pod.stop()?;
     pod.remove()
 }
@@ -152,14 +182,20 @@ fn container_killed(env: &Env) -> Result<()> {
     let bystander = pod.start(&ContainerSpec::idle())?;
     shoot(container.pid()?.try_into()?)?;
     same("exit code", container.ended()?.0, 137)?;
-    same("the other container", bystander.exec(&["echo", "fine"])?.text()?, "fine".to_owned())
+    same(
+        "the other container",
+        bystander.exec(&["echo", "fine"])?.text()?,
+        "fine".to_owned(),
+    )
 }
 
 /// What holds the pod dies: the pod is not ready any more, and can be removed.
 fn pause_killed(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     pod.start(&ContainerSpec::idle())?;
-    let pid = pod.inspect()?["info"]["pid"].as_i64().context("no pid in its status")?;
+    let pid = pod.inspect()?["info"]["pid"]
+        .as_i64()
+        .context("no pid in its status")?;
     ensure!(pid > 1, "the pod's pid is {pid}");
     shoot(u32::try_from(pid)?)?;
     command::until("containerd's noticing", Duration::from_secs(10), || {

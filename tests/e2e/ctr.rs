@@ -27,20 +27,33 @@ pub const TRIALS: &[(&str, Body)] = &[
 fn run(env: &Env, words: &[&str], stdin: &[u8]) -> Result<Finished> {
     let mut rest = vec!["--rm", BASE, "one"];
     rest.extend(words);
-    command::run(&mut env.rig.ctr_run(env.handler, &rest)?, stdin, Duration::from_secs(120))
+    command::run(
+        &mut env.rig.ctr_run(env.handler, &rest)?,
+        stdin,
+        Duration::from_secs(120),
+    )
 }
 
 /// Starts a container and leaves it running.
 fn detach(env: &Env, id: &str, words: &[&str]) -> Result<()> {
     let mut rest = vec!["--detach", BASE, id];
     rest.extend(words);
-    command::run(&mut env.rig.ctr_run(env.handler, &rest)?, &[], Duration::from_secs(60))?.success()?;
+    command::run(
+        &mut env.rig.ctr_run(env.handler, &rest)?,
+        &[],
+        Duration::from_secs(60),
+    )?
+    .success()?;
     Ok(())
 }
 
 fn exit_codes(env: &Env) -> Result<()> {
     for code in [0, 1, 7, 127, 255] {
-        same("exit code", run(env, &["sh", "-c", &format!("exit {code}")], &[])?.code(), code)?;
+        same(
+            "exit code",
+            run(env, &["sh", "-c", &format!("exit {code}")], &[])?.code(),
+            code,
+        )?;
     }
     Ok(())
 }
@@ -49,20 +62,36 @@ fn output(env: &Env) -> Result<()> {
     let done = run(env, &["sh", "-c", "echo out; echo err >&2"], &[])?.success()?;
     same("standard output", done.stdout(), "out\n".to_owned())?;
     // On old cgroups ctr itself has something to say there.
-    ensure!(done.stderr().ends_with("err\n"), "standard error: {:?}", done.stderr());
+    ensure!(
+        done.stderr().ends_with("err\n"),
+        "standard error: {:?}",
+        done.stderr()
+    );
     Ok(())
 }
 
 fn large_output(env: &Env) -> Result<()> {
     let (wanted, words) = large();
-    same_bytes("the output", &run(env, &words, &[])?.success()?.stdout, &wanted)
+    same_bytes(
+        "the output",
+        &run(env, &words, &[])?.success()?.stdout,
+        &wanted,
+    )
 }
 
 fn input(env: &Env) -> Result<()> {
-    let bytes: Vec<u8> = (0..4_000_000u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    same("hash", run(env, &["sha256sum"], &bytes)?.text()?, format!("{}  -", sha256(&bytes)))?;
+    let bytes: Vec<u8> = (0..4_000_000u32)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    same(
+        "hash",
+        run(env, &["sha256sum"], &bytes)?.text()?,
+        format!("{}  -", sha256(&bytes)),
+    )?;
     // ctr itself loses an end of input that comes before it has made the task.
-    let mut command = env.rig.ctr_run(env.handler, &["--rm", BASE, "one", "wc", "-c"])?;
+    let mut command = env
+        .rig
+        .ctr_run(env.handler, &["--rm", BASE, "one", "wc", "-c"])?;
     let late = Box::new(|pipe| {
         std::thread::sleep(Duration::from_secs(1));
         drop(pipe);
@@ -72,7 +101,9 @@ fn input(env: &Env) -> Result<()> {
 }
 
 fn terminal(env: &Env) -> Result<()> {
-    let mut command = env.rig.ctr_run(env.handler, &["--rm", "--tty", BASE, "one", "sh"])?;
+    let mut command = env
+        .rig
+        .ctr_run(env.handler, &["--rm", "--tty", BASE, "one", "sh"])?;
     let mut terminal = Terminal::open(&mut command, 37, 113)?;
     command::until("the terminal's size", Duration::from_secs(15), || {
         terminal.send("stty size; echo \"<\"done\">\"\n")?;
@@ -91,19 +122,35 @@ fn tasks(env: &Env) -> Result<()> {
     detach(env, "one", &["sleep", "3600"])?;
     let ctr = |words: &[&str]| env.rig.ctr(words)?.text();
     let list = ctr(&["tasks", "list"])?;
-    ensure!(list.contains("one") && list.contains("RUNNING"), "tasks list: {list}");
+    ensure!(
+        list.contains("one") && list.contains("RUNNING"),
+        "tasks list: {list}"
+    );
     let pid = list
         .lines()
-        .find_map(|line| line.strip_prefix("one")?.split_whitespace().next().map(str::to_owned))
+        .find_map(|line| {
+            line.strip_prefix("one")?
+                .split_whitespace()
+                .next()
+                .map(str::to_owned)
+        })
         .context("no pid in the list")?;
     let processes = ctr(&["tasks", "ps", "one"])?;
     ensure!(processes.contains(&pid), "tasks ps: {processes}");
     let metrics = ctr(&["tasks", "metrics", "--format", "json", "one"])?;
-    ensure!(metrics.contains("\"usage\"") || metrics.contains("usage_usec"), "tasks metrics: {metrics}");
+    ensure!(
+        metrics.contains("\"usage\"") || metrics.contains("usage_usec"),
+        "tasks metrics: {metrics}"
+    );
     ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?;
-    command::until("the task's end", Duration::from_secs(10), || Ok(ctr(&["tasks", "list"])?.contains("STOPPED")))?;
+    command::until("the task's end", Duration::from_secs(10), || {
+        Ok(ctr(&["tasks", "list"])?.contains("STOPPED"))
+    })?;
     let removed = env.rig.ctr(&["tasks", "rm", "one"])?.success()?.stderr();
-    ensure!(removed.contains("non-zero exit code 137"), "tasks rm: {removed}");
+    ensure!(
+        removed.contains("non-zero exit code 137"),
+        "tasks rm: {removed}"
+    );
     ctr(&["containers", "rm", "one"])?;
     Ok(())
 }
@@ -122,17 +169,61 @@ fn pause(env: &Env) -> Result<()> {
 fn exec(env: &Env) -> Result<()> {
     detach(env, "one", &["sleep", "3600"])?;
     let run = |id: &str, words: &[&str], stdin: &[u8]| {
-        let fifos = env.rig.directory().join("fifo").to_string_lossy().into_owned();
-        let mut arguments = vec!["tasks", "exec", "--fifo-dir", &fifos, "--exec-id", id, "one"];
+        let fifos = env
+            .rig
+            .directory()
+            .join("fifo")
+            .to_string_lossy()
+            .into_owned();
+        let mut arguments = vec![
+            "tasks",
+            "exec",
+            "--fifo-dir",
+            &fifos,
+            "--exec-id",
+            id,
+            "one",
+        ];
         arguments.extend(words);
-        command::run(&mut env.rig.ctr_command(&arguments)?, stdin, Duration::from_secs(60))
+        command::run(
+            &mut env.rig.ctr_command(&arguments)?,
+            stdin,
+            Duration::from_secs(60),
+        )
     };
-    same("exit code", run("a", &["sh", "-c", "exit 6"], &[])?.code(), 6)?;
-    same("output", run("b", &["echo", "hello"], &[])?.text()?, "hello".to_owned())?;
+    same(
+        "exit code",
+        run("a", &["sh", "-c", "exit 6"], &[])?.code(),
+        6,
+    )?;
+    same(
+        "output",
+        run("b", &["echo", "hello"], &[])?.text()?,
+        "hello".to_owned(),
+    )?;
     // The id is free again.
-    same("output", run("b", &["echo", "again"], &[])?.text()?, "again".to_owned())?;
-    let fifos = env.rig.directory().join("fifo").to_string_lossy().into_owned();
-    let words = ["tasks", "exec", "--fifo-dir", &fifos, "--tty", "--exec-id", "c", "one", "sh"];
+    same(
+        "output",
+        run("b", &["echo", "again"], &[])?.text()?,
+        "again".to_owned(),
+    )?;
+    let fifos = env
+        .rig
+        .directory()
+        .join("fifo")
+        .to_string_lossy()
+        .into_owned();
+    let words = [
+        "tasks",
+        "exec",
+        "--fifo-dir",
+        &fifos,
+        "--tty",
+        "--exec-id",
+        "c",
+        "one",
+        "sh",
+    ];
     let mut terminal = Terminal::open(&mut env.rig.ctr_command(&words)?, 24, 80)?;
     terminal.send("echo \"<\"$((6*7))\">\"; exit 8\n")?;
     terminal.expect("<42>")?;
@@ -142,7 +233,9 @@ fn exec(env: &Env) -> Result<()> {
 /// Children of a container's first process end with it.
 fn killed_all(env: &Env) -> Result<()> {
     detach(env, "one", &["sh", "-c", "sleep 3333 & sleep 3333 & wait"])?;
-    env.rig.ctr(&["tasks", "kill", "--all", "--signal", "SIGKILL", "one"])?.success()?;
+    env.rig
+        .ctr(&["tasks", "kill", "--all", "--signal", "SIGKILL", "one"])?
+        .success()?;
     command::until("the task's end", Duration::from_secs(10), || {
         Ok(env.rig.ctr(&["tasks", "list"])?.text()?.contains("STOPPED"))
     })

@@ -29,13 +29,22 @@ struct Env {
 
 /// What the stock handler doesn't do, and why: skipped there, and asked of ours.
 const BEYOND_STOCK: &[(&str, &str)] = &[
-    ("chaos::shim_killed", "containers of a dead stock shim run on, unmanaged"),
-    ("chaos::all_shim_processes_killed", "containers of a dead stock shim run on, unmanaged"),
+    (
+        "chaos::shim_killed",
+        "containers of a dead stock shim run on, unmanaged",
+    ),
+    (
+        "chaos::all_shim_processes_killed",
+        "containers of a dead stock shim run on, unmanaged",
+    ),
     (
         "chaos::shim_killed_while_containerd_is_down",
         "containers of a dead stock shim run on, unmanaged",
     ),
-    ("chaos::pause_killed", "the stock shim outlives a pod whose first process was killed"),
+    (
+        "chaos::pause_killed",
+        "the stock shim outlives a pod whose first process was killed",
+    ),
     (
         "chaos::end_while_containerd_is_down",
         "containerd takes a stock shim whose container has ended for a leaked one: exit code 255",
@@ -50,19 +59,26 @@ fn main() -> Result<()> {
     let mut arguments = Arguments::from_iter(rest);
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
-    let trials: Vec<(&str, Body)> = [pods::TRIALS, streams::TRIALS, ctr::TRIALS, chaos::TRIALS].concat();
+    let trials: Vec<(&str, Body)> =
+        [pods::TRIALS, streams::TRIALS, ctr::TRIALS, chaos::TRIALS].concat();
     let env = if arguments.list {
         None
     } else {
         let rig = Rig::start()?;
         rig.ctr_pull(rig::images::BASE)?;
-        Some(Arc::new(Env { rig, handler, known: Mutex::default() }))
+        Some(Arc::new(Env {
+            rig,
+            handler,
+            known: Mutex::default(),
+        }))
     };
     let trials = trials
         .into_iter()
         .map(|(name, body)| {
             let env = env.clone();
-            let beyond = BEYOND_STOCK.iter().find(|(of, _)| *of == name && handler == Handler::Runc);
+            let beyond = BEYOND_STOCK
+                .iter()
+                .find(|(of, _)| *of == name && handler == Handler::Runc);
             if let Some((_, reason)) = beyond {
                 println!("skipped: {name} # {reason}");
             }
@@ -100,21 +116,33 @@ fn attempt(env: &Env, body: Body) -> Result<()> {
     let log_before = fs::metadata(env.rig.log()).map_or(0, |data| data.len());
     let outcome = body(env);
     let after = clean(env);
-    let Err(error) = outcome.and(after) else { return Ok(()) };
+    let Err(error) = outcome.and(after) else {
+        return Ok(());
+    };
     let log = fs::read(env.rig.log()).unwrap_or_default();
-    let log = String::from_utf8_lossy(log.get(usize::try_from(log_before)?..).unwrap_or_default()).into_owned();
+    let log = String::from_utf8_lossy(log.get(usize::try_from(log_before)?..).unwrap_or_default())
+        .into_owned();
     let complaints: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("level=warn") || line.contains("level=error") || !line.starts_with("time="))
+        .filter(|line| {
+            line.contains("level=warn")
+                || line.contains("level=error")
+                || !line.starts_with("time=")
+        })
         .collect();
-    Err(error.context(format!("containerd meanwhile:\n{}\n", command::tail(&complaints.join("\n"), 3000))))
+    Err(error.context(format!(
+        "containerd meanwhile:\n{}\n",
+        command::tail(&complaints.join("\n"), 3000)
+    )))
 }
 
 fn clean(env: &Env) -> Result<()> {
     if env.rig.daemon_pid().is_err() {
         env.rig.start_daemon()?;
     }
-    env.rig.remove_all().context("removing what the trial made")?;
+    env.rig
+        .remove_all()
+        .context("removing what the trial made")?;
     let mut leftovers = env.rig.leftovers()?;
     let mut known = env.known.lock().unwrap_or_else(PoisonError::into_inner);
     leftovers.0.retain(|line| !known.contains(line));

@@ -42,7 +42,11 @@ fn numbered_lines() -> Vec<u8> {
 
 /// What must come out, compared by size and hash: nobody wants to read 64 MiB in an error.
 pub fn same_bytes(what: &str, found: &[u8], wanted: &[u8]) -> Result<()> {
-    same(&format!("{what}: size and hash"), (found.len(), sha256(found)), (wanted.len(), sha256(wanted)))
+    same(
+        &format!("{what}: size and hash"),
+        (found.len(), sha256(found)),
+        (wanted.len(), sha256(wanted)),
+    )
 }
 
 /// What [`same_bytes`] compares large output with, and the command that prints it.
@@ -51,10 +55,21 @@ pub fn large() -> (Vec<u8>, [&'static str; 2]) {
 }
 
 fn logs(env: &Env) -> Result<()> {
-    let container = run(env, &ContainerSpec::shell("echo one; echo two >&2; printf 'no end'; exit 3"))?;
+    let container = run(
+        env,
+        &ContainerSpec::shell("echo one; echo two >&2; printf 'no end'; exit 3"),
+    )?;
     same("exit code", container.ended()?.0, 3)?;
-    same("standard output", container.logged("stdout")?, b"one\nno end".to_vec())?;
-    same("standard error", container.logged("stderr")?, b"two\n".to_vec())?;
+    same(
+        "standard output",
+        container.logged("stdout")?,
+        b"one\nno end".to_vec(),
+    )?;
+    same(
+        "standard error",
+        container.logged("stderr")?,
+        b"two\n".to_vec(),
+    )?;
     let shown = env.rig.crictl(&["logs", &container.id])?.success()?;
     ensure!(shown.stdout().contains("one\n"), "crictl logs: {shown:?}");
     Ok(())
@@ -70,7 +85,9 @@ fn large_log(env: &Env) -> Result<()> {
 fn exec_sync(env: &Env) -> Result<()> {
     let container = run(env, &ContainerSpec::idle())?;
     // crictl prints both streams of a synchronous call on its own standard output.
-    let done = container.exec(&["sh", "-c", "echo out; echo err >&2"])?.success()?;
+    let done = container
+        .exec(&["sh", "-c", "echo out; echo err >&2"])?
+        .success()?;
     same("both streams", done.stdout(), "out\n\nerr\n\n".to_owned())?;
     let mut command = container.exec_command(&[], &["sh", "-c", "echo out; echo err >&2"])?;
     let done = command::run(&mut command, &[], Duration::from_secs(20))?.success()?;
@@ -84,14 +101,20 @@ fn exec_exit_codes(env: &Env) -> Result<()> {
     for code in [1, 3, 255] {
         let done = container.exec(&["sh", "-c", &format!("exit {code}")])?;
         let said = done.stderr();
-        ensure!(!done.status.success() && said.contains(&format!("exited with {code}:")), "for {code}: {said}");
+        ensure!(
+            !done.status.success() && said.contains(&format!("exited with {code}:")),
+            "for {code}: {said}"
+        );
         let streamed = command::run(
             &mut container.exec_command(&[], &["sh", "-c", &format!("exit {code}")])?,
             &[],
             Duration::from_secs(20),
         )?;
         let said = streamed.stderr();
-        ensure!(!streamed.status.success() && said.contains(&format!("exit code {code}")), "streamed, for {code}: {said}");
+        ensure!(
+            !streamed.status.success() && said.contains(&format!("exit code {code}")),
+            "streamed, for {code}: {said}"
+        );
     }
     let killed = container.exec(&["sh", "-c", "kill -KILL $$"])?.stderr();
     ensure!(killed.contains("exited with 137:"), "for SIGKILL: {killed}");
@@ -102,7 +125,11 @@ fn exec_of_nothing(env: &Env) -> Result<()> {
     let container = run(env, &ContainerSpec::idle())?;
     let done = container.exec(&["/no/such/program"])?;
     ensure!(!done.status.success(), "it ran");
-    ensure!(done.stderr().contains("/no/such/program"), "the error doesn't say what is missing: {}", done.stderr());
+    ensure!(
+        done.stderr().contains("/no/such/program"),
+        "the error doesn't say what is missing: {}",
+        done.stderr()
+    );
     Ok(())
 }
 
@@ -133,7 +160,8 @@ fn exec_input(env: &Env) -> Result<()> {
 
 fn exec_empty_input(env: &Env) -> Result<()> {
     let container = run(env, &ContainerSpec::idle())?;
-    let mut command = container.exec_command(&["--interactive"], &["sh", "-c", "wc -c; echo end"])?;
+    let mut command =
+        container.exec_command(&["--interactive"], &["sh", "-c", "wc -c; echo end"])?;
     let done = command::run(&mut command, &[], Duration::from_secs(20))?.text()?;
     same("what it read", done, "0\nend".to_owned())
 }
@@ -168,18 +196,34 @@ fn exec_terminal(env: &Env) -> Result<()> {
 
 fn exec_time_out(env: &Env) -> Result<()> {
     let container = run(env, &ContainerSpec::idle())?;
-    let done = env.rig.crictl(&["exec", "--sync", "--timeout", "1", &container.id, "sleep", "777"])?;
+    let done = env.rig.crictl(&[
+        "exec",
+        "--sync",
+        "--timeout",
+        "1",
+        &container.id,
+        "sleep",
+        "777",
+    ])?;
     ensure!(!done.status.success(), "it ended in time");
     let left = container.exec(&["pgrep", "-f", "sleep 777"])?;
-    ensure!(left.stdout().trim().is_empty(), "the command is still running: {}", left.stdout());
+    ensure!(
+        left.stdout().trim().is_empty(),
+        "the command is still running: {}",
+        left.stdout()
+    );
     Ok(())
 }
 
 fn attach(env: &Env) -> Result<()> {
-    let mut spec = ContainerSpec::shell("while read line; do echo \"got $line\"; done; echo closed; sleep 3600");
+    let mut spec = ContainerSpec::shell(
+        "while read line; do echo \"got $line\"; done; echo closed; sleep 3600",
+    );
     spec.stdin = true;
     let container = run(env, &spec)?;
-    let mut command = env.rig.crictl_command(&["attach", "--stdin", &container.id])?;
+    let mut command = env
+        .rig
+        .crictl_command(&["attach", "--stdin", &container.id])?;
     // A terminal's worth of patience is needed only for what we wait for.
     let mut child = command
         .stdin(std::process::Stdio::piped())
@@ -187,22 +231,34 @@ fn attach(env: &Env) -> Result<()> {
         .spawn()?;
     let outcome = (|| {
         use std::io::Write;
-        let Some(input) = child.stdin.as_mut() else { anyhow::bail!("no input") };
+        let Some(input) = child.stdin.as_mut() else {
+            anyhow::bail!("no input")
+        };
         input.write_all(b"first\nsecond\n")?;
         container.logs("got second")?;
-        same("log", container.logged("stdout")?, b"got first\ngot second\n".to_vec())
+        same(
+            "log",
+            container.logged("stdout")?,
+            b"got first\ngot second\n".to_vec(),
+        )
     })();
     child.kill()?;
     let output = child.wait_with_output()?;
     outcome?;
-    same("attached output", String::from_utf8_lossy(&output.stdout).into_owned(), "got first\ngot second\n".to_owned())
+    same(
+        "attached output",
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        "got first\ngot second\n".to_owned(),
+    )
 }
 
 fn attach_terminal(env: &Env) -> Result<()> {
     let mut spec = ContainerSpec::new(&["sh"]);
     (spec.stdin, spec.tty) = (true, true);
     let container = run(env, &spec)?;
-    let mut command = env.rig.crictl_command(&["attach", "--stdin", "--tty", &container.id])?;
+    let mut command = env
+        .rig
+        .crictl_command(&["attach", "--stdin", "--tty", &container.id])?;
     let mut terminal = Terminal::open(&mut command, 33, 99)?;
     command::until("the terminal's size", Duration::from_secs(15), || {
         terminal.send("stty size; echo \"<\"done\">\"\n")?;

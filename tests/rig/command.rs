@@ -93,7 +93,11 @@ pub fn run(command: &mut Command, stdin: &[u8], limit: Duration) -> Result<Finis
     }
     let bytes = stdin.to_vec();
     // A program that ends without reading everything is no error of ours.
-    run_with(command, Some(Box::new(move |mut pipe| drop(pipe.write_all(&bytes)))), limit)
+    run_with(
+        command,
+        Some(Box::new(move |mut pipe| drop(pipe.write_all(&bytes)))),
+        limit,
+    )
 }
 
 /// What writes a program's standard input, on a thread of its own.
@@ -105,7 +109,11 @@ pub fn run_with(command: &mut Command, feed: Option<Feed>, limit: Duration) -> R
     // A group of its own, so that a time-out takes its children too.
     command
         .process_group(0)
-        .stdin(if feed.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if feed.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let started = Instant::now();

@@ -95,7 +95,10 @@ impl ContainerSpec {
 
     /// One that runs an image's own command.
     pub fn of(image: &str) -> Self {
-        Self { image: image.to_owned(), ..Self::new(&[]) }
+        Self {
+            image: image.to_owned(),
+            ..Self::new(&[])
+        }
     }
 }
 
@@ -116,8 +119,11 @@ impl<'a> Pod<'a> {
         let name = format!("pod-{}", number());
         let logs = rig.directory().join("logs").join(&name);
         let config = rig.directory().join("logs").join(format!("{name}.json"));
-        let annotations: serde_json::Map<String, Value> =
-            spec.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        let annotations: serde_json::Map<String, Value> = spec
+            .annotations
+            .iter()
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect();
         let ports: Vec<Value> = spec
             .port
             .iter()
@@ -135,16 +141,37 @@ impl<'a> Pod<'a> {
             },
         });
         fs::write(&config, serde_json::to_vec_pretty(&content)?)?;
-        let id = rig.crictl(&["runp", "--runtime", handler.name(), &config.to_string_lossy()])?.text()?;
-        Ok(Self { rig, id, spec, config, logs })
+        let id = rig
+            .crictl(&[
+                "runp",
+                "--runtime",
+                handler.name(),
+                &config.to_string_lossy(),
+            ])?
+            .text()?;
+        Ok(Self {
+            rig,
+            id,
+            spec,
+            config,
+            logs,
+        })
     }
 
     /// Creates a container in it.
     pub fn create(&self, spec: &ContainerSpec) -> Result<Container<'a>> {
         let name = format!("container-{}", number());
         let log = format!("{name}.log");
-        let config = self.rig.directory().join("logs").join(format!("{name}.json"));
-        let env: Vec<Value> = spec.env.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+        let config = self
+            .rig
+            .directory()
+            .join("logs")
+            .join(format!("{name}.json"));
+        let env: Vec<Value> = spec
+            .env
+            .iter()
+            .map(|(key, value)| json!({ "key": key, "value": value }))
+            .collect();
         let mounts: Vec<Value> = spec
             .mounts
             .iter()
@@ -170,9 +197,18 @@ impl<'a> Pod<'a> {
         fs::write(&config, serde_json::to_vec_pretty(&content)?)?;
         let id = self
             .rig
-            .crictl(&["create", &self.id, &config.to_string_lossy(), &self.config.to_string_lossy()])?
+            .crictl(&[
+                "create",
+                &self.id,
+                &config.to_string_lossy(),
+                &self.config.to_string_lossy(),
+            ])?
             .text()?;
-        Ok(Container { rig: self.rig, id, log: self.logs.join(log) })
+        Ok(Container {
+            rig: self.rig,
+            id,
+            log: self.logs.join(log),
+        })
     }
 
     /// Creates a container in it and starts it.
@@ -184,7 +220,9 @@ impl<'a> Pod<'a> {
 
     /// What containerd says of it.
     pub fn inspect(&self) -> Result<Value> {
-        Ok(serde_json::from_slice(&self.rig.crictl(&["inspectp", &self.id])?.success()?.stdout)?)
+        Ok(serde_json::from_slice(
+            &self.rig.crictl(&["inspectp", &self.id])?.success()?.stdout,
+        )?)
     }
 
     /// Stops it.
@@ -241,12 +279,16 @@ impl Container<'_> {
 
     /// What containerd says of it.
     pub fn inspect(&self) -> Result<Value> {
-        Ok(serde_json::from_slice(&self.rig.crictl(&["inspect", &self.id])?.success()?.stdout)?)
+        Ok(serde_json::from_slice(
+            &self.rig.crictl(&["inspect", &self.id])?.success()?.stdout,
+        )?)
     }
 
     /// Its first process's id on the node.
     pub fn pid(&self) -> Result<i32> {
-        let pid = self.inspect()?["info"]["pid"].as_i64().context("no pid in its status")?;
+        let pid = self.inspect()?["info"]["pid"]
+            .as_i64()
+            .context("no pid in its status")?;
         Ok(i32::try_from(pid)?)
     }
 
@@ -271,12 +313,17 @@ impl Container<'_> {
         for line in log.split_inclusive(|byte| *byte == b'\n') {
             // time, stream, F for a full line or P for a part of one, content
             let mut fields = line.splitn(4, |byte| *byte == b' ');
-            let (Some(_), Some(of), Some(kind), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+            let (Some(_), Some(of), Some(kind), Some(text)) =
+                (fields.next(), fields.next(), fields.next(), fields.next())
             else {
                 bail!("not a line of a log: {:?}", String::from_utf8_lossy(line));
             };
             if of == stream.as_bytes() {
-                let end = if kind == b"P" { text.len().saturating_sub(1) } else { text.len() };
+                let end = if kind == b"P" {
+                    text.len().saturating_sub(1)
+                } else {
+                    text.len()
+                };
                 content.extend_from_slice(&text[..end]);
             }
         }
@@ -285,9 +332,11 @@ impl Container<'_> {
 
     /// Waits until its log holds a text.
     pub fn logs(&self, text: &str) -> Result<()> {
-        command::until(&format!("{text:?} in the log"), Duration::from_secs(20), || {
-            Ok(String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).contains(text))
-        })
+        command::until(
+            &format!("{text:?} in the log"),
+            Duration::from_secs(20),
+            || Ok(String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).contains(text)),
+        )
     }
 }
 
@@ -296,11 +345,19 @@ impl Container<'_> {
 pub fn shim_side(id: &str) -> Result<Vec<u32>> {
     let mut processes: Vec<(u32, u32, String)> = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         processes.push((pid, parent.unwrap_or(0), line));
     }
     let program = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
@@ -309,7 +366,9 @@ pub fn shim_side(id: &str) -> Result<Vec<u32>> {
         .filter(|(_, _, line)| line.contains("containerd-shim-") && line.contains(id))
         .map(|(pid, ..)| *pid)
         .collect();
-    let Some(shim) = found.first().copied() else { return Ok(found) };
+    let Some(shim) = found.first().copied() else {
+        return Ok(found);
+    };
     for (pid, parent, _) in &processes {
         if found.contains(parent) && !found.contains(pid) && program(*pid) == program(shim) {
             found.push(*pid);

@@ -34,7 +34,13 @@ pub struct Spec {
 }
 
 /// Runs critest with more arguments; its own report goes to `output`, its messages to `log`.
-pub fn run(rig: &Rig, handler: Handler, arguments: &[String], log: &Path, limit: Duration) -> Result<()> {
+pub fn run(
+    rig: &Rig,
+    handler: Handler,
+    arguments: &[String],
+    log: &Path,
+    limit: Duration,
+) -> Result<()> {
     let scratch = rig.directory().join("tmp");
     fs::create_dir_all(&scratch)?;
     let mut critest = rig.command(rig.tools().critest())?;
@@ -55,20 +61,29 @@ pub fn run(rig: &Rig, handler: Handler, arguments: &[String], log: &Path, limit:
     let child = critest.spawn().context("starting critest")?;
     // That specs failed is in the report; that there is no report is for the caller to see.
     if command::wait(child, limit)?.is_none() {
-        bail!("critest was still running after {limit:?}; see {}", log.display());
+        bail!(
+            "critest was still running after {limit:?}; see {}",
+            log.display()
+        );
     }
     Ok(())
 }
 
 /// Runs the conformance tests: all specs that were selected.
-pub fn conformance(rig: &Rig, handler: Handler, focus: Option<&str>, reports: &Path) -> Result<Vec<Spec>> {
+pub fn conformance(
+    rig: &Rig,
+    handler: Handler,
+    focus: Option<&str>,
+    reports: &Path,
+) -> Result<Vec<Spec>> {
     let report = reports.join(format!("critest-{handler}.json"));
     let log = reports.join(format!("critest-{handler}.log"));
     drop(fs::remove_file(&report));
     let mut arguments = vec![format!("--ginkgo.json-report={}", report.display())];
     arguments.extend(focus.map(|focus| format!("--ginkgo.focus={focus}")));
     run(rig, handler, &arguments, &log, Duration::from_secs(20 * 60))?;
-    let report = fs::read(&report).with_context(|| format!("critest left no report; see {}", log.display()))?;
+    let report = fs::read(&report)
+        .with_context(|| format!("critest left no report; see {}", log.display()))?;
     let suites: Value = serde_json::from_slice(&report)?;
     let mut specs = Vec::new();
     for spec in suites[0]["SpecReports"].as_array().into_iter().flatten() {
@@ -80,7 +95,11 @@ pub fn conformance(rig: &Rig, handler: Handler, focus: Option<&str>, reports: &P
             continue;
         }
         let mut name = String::new();
-        for text in spec["ContainerHierarchyTexts"].as_array().into_iter().flatten() {
+        for text in spec["ContainerHierarchyTexts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             name.push_str(text.as_str().unwrap_or_default());
             name.push(' ');
         }
@@ -88,14 +107,21 @@ pub fn conformance(rig: &Rig, handler: Handler, focus: Option<&str>, reports: &P
         if name.contains(" benchmark about ") {
             continue; // Not asked for here.
         }
-        let message = spec["Failure"]["Message"].as_str().unwrap_or_default().to_owned();
+        let message = spec["Failure"]["Message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let outcome = match spec["State"].as_str() {
             Some("passed") => Outcome::Passed,
             Some("skipped" | "pending") => Outcome::Skipped(message),
             _ => Outcome::Failed(message),
         };
         let time = Duration::from_nanos(spec["RunTime"].as_u64().unwrap_or(0));
-        specs.push(Spec { name, outcome, time });
+        specs.push(Spec {
+            name,
+            outcome,
+            time,
+        });
     }
     if specs.is_empty() {
         bail!("critest reports no specs; see {}", log.display());
@@ -105,12 +131,20 @@ pub fn conformance(rig: &Rig, handler: Handler, focus: Option<&str>, reports: &P
 }
 
 /// Runs the benchmarks with parameters in critest's own names; answers the files it wrote.
-pub fn benchmark(rig: &Rig, handler: Handler, parameters: &[(&str, u32)], limit: Duration) -> Result<PathBuf> {
+pub fn benchmark(
+    rig: &Rig,
+    handler: Handler,
+    parameters: &[(&str, u32)],
+    limit: Duration,
+) -> Result<PathBuf> {
     let output = rig.directory().join("benchmark");
     drop(fs::remove_dir_all(&output));
     fs::create_dir_all(&output)?;
     let file = rig.directory().join("benchmark.yaml");
-    let lines: String = parameters.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let lines: String = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
     fs::write(&file, lines)?;
     let arguments = [
         "--benchmark".to_owned(),

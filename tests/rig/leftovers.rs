@@ -131,7 +131,10 @@ pub fn find(directory: &Path, expected: &[u32]) -> Result<Leftovers> {
     for path in cgroup::below(&name)? {
         // The same one in each hierarchy.
         let path = path.to_string_lossy().into_owned();
-        groups.insert(path.rsplit_once(&name).map_or_else(|| path.clone(), |(_, below)| format!("/{name}{below}")));
+        groups.insert(
+            path.rsplit_once(&name)
+                .map_or_else(|| path.clone(), |(_, below)| format!("/{name}{below}")),
+        );
     }
     found.extend(groups.iter().map(|group| format!("cgroup {group}")));
     for pattern in [

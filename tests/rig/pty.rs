@@ -28,7 +28,10 @@ impl Terminal {
     /// Starts a program on a new terminal of the given size.
     pub fn open(command: &mut Command, rows: u16, columns: u16) -> Result<Self> {
         let OpenptyResult { master, slave } = openpty(Some(&size(rows, columns)), None)?;
-        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave);
         let lead = || {
             nix::unistd::setsid()?;
             // SAFETY: descriptor 0 is the terminal, and the call takes no pointer.
@@ -39,18 +42,30 @@ impl Terminal {
         };
         // SAFETY: between fork and exec this makes two system calls and nothing else.
         unsafe { command.pre_exec(lead) };
-        let child = command.spawn().with_context(|| format!("starting `{}`", command::describe(command)))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting `{}`", command::describe(command)))?;
         // The command still holds the other end: it would keep the terminal from ever closing.
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, sink) = (File::from(OwnedFd::try_clone(&master)?), seen.clone());
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&buffer[..count]);
             }
         });
-        Ok(Self { master: File::from(master), child: Some(child), seen, read: 0 })
+        Ok(Self {
+            master: File::from(master),
+            child: Some(child),
+            seen,
+            read: 0,
+        })
     }
 
     /// Types something.
@@ -64,7 +79,9 @@ impl Terminal {
         let found = command::until("reading", Duration::from_secs(15), || {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh = &seen[self.read..];
-            let at = fresh.windows(text.len()).position(|window| window == text.as_bytes());
+            let at = fresh
+                .windows(text.len())
+                .position(|window| window == text.as_bytes());
             if let Some(at) = at {
                 before = String::from_utf8_lossy(&fresh[..at]).into_owned();
                 self.read += at + text.len();
@@ -72,7 +89,10 @@ impl Terminal {
             Ok(at.is_some())
         });
         if found.is_err() {
-            bail!("the terminal never showed {text:?}; it showed {:?}", self.rest());
+            bail!(
+                "the terminal never showed {text:?}; it showed {:?}",
+                self.rest()
+            );
         }
         Ok(before)
     }
@@ -95,9 +115,17 @@ impl Terminal {
 
     /// Waits for the program to end.
     pub fn wait(mut self) -> Result<ExitStatus> {
-        let child = self.child.take().context("the program was already waited for")?;
+        let child = self
+            .child
+            .take()
+            .context("the program was already waited for")?;
         let status = command::wait(child, Duration::from_secs(20))?;
-        status.with_context(|| format!("the program on the terminal didn't end; it showed {:?}", self.rest()))
+        status.with_context(|| {
+            format!(
+                "the program on the terminal didn't end; it showed {:?}",
+                self.rest()
+            )
+        })
     }
 }
 
@@ -111,5 +139,10 @@ impl Drop for Terminal {
 }
 
 fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+    Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
 }

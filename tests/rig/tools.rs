@@ -158,6 +158,11 @@ impl Counterpart {
         let mut command = Command::new(go);
         command
             .current_dir(source)
+            // Debian's go would otherwise refuse a module that asks for a newer one.
+            .env(
+                "GOTOOLCHAIN",
+                std::env::var("GOTOOLCHAIN").unwrap_or_else(|_| "auto".into()),
+            )
             .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
             .env(
                 "GOFLAGS",

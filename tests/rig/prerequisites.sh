@@ -1,0 +1,64 @@
+#!/bin/sh
+# Installs the Debian packages that the test bench needs and that are missing, and says which.
+# Does nothing where all is there.
+set -eu
+
+missing=
+why=
+need() { # need PACKAGE WHAT-FOR TEST...
+	package=$1 purpose=$2
+	shift 2
+	if ! "$@" >/dev/null 2>&1; then
+		missing="$missing $package"
+		why="$why  $package: $purpose
+"
+	fi
+}
+has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1"; }
+
+need ca-certificates "fetching Go modules and crates" test -e /etc/ssl/certs/ca-certificates.crt
+need gcc "building runc, crates and test images" has gcc
+need libc6-dev "the same" test -e /usr/include/stdlib.h
+need libseccomp-dev "system call filters, in runc and in Trefoil" test -e /usr/include/seccomp.h
+need pkg-config "finding libseccomp" has pkg-config
+need iproute2 "the bench's network" has ip
+need iptables "the CNI plugins' port maps" has iptables
+need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
+need make "the two commands" has make
+
+# Go fetches the toolchain a module asks for by itself, from 1.21 on.
+go=$(PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin command -v go || true)
+if [ -z "$go" ]; then
+	missing="$missing golang-go"
+	why="$why  golang-go: building containerd, runc, crictl, critest and the CNI plugins
+"
+fi
+if ! { has cargo || [ -x "$HOME/.cargo/bin/cargo" ]; } >/dev/null 2>&1; then
+	missing="$missing rustup"
+	why="$why  rustup: building Trefoil (Debian 13 and later have it)
+"
+fi
+
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "missing, and only root can install it:$missing" >&2
+		exit 1
+	fi
+	printf 'installing what is missing:\n%s' "$why"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	# shellcheck disable=SC2086 # a list of words
+	if ! apt-get -qq install --yes --no-install-recommends $missing; then
+		echo "could not install:$missing" >&2
+		echo "Cargo: any rustup will do. Go: 1.21 or later, which fetches the version it needs." >&2
+		exit 1
+	fi
+fi
+
+go=$(PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin command -v go || true)
+case $("$go" version) in
+*" go1."[0-9]" "* | *" go1.1"[0-9]* | *" go1.20"*)
+	echo "$("$go" version) is too old to fetch the Go it needs: install Go 1.21 or later" >&2
+	exit 1
+	;;
+esac

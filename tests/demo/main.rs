@@ -106,9 +106,8 @@ fn main() -> Result<()> {
         Ok(rig.crictl(&["stats"])?.text()?.lines().count() == 3)
     })?;
     for line in rig.crictl(&["stats"])?.text()?.lines() {
-        show(line.trim_start_matches(|c: char| {
-            c == '\u{1b}' || c == '[' || c == '2' || c == 'J' || c == 'H'
-        }));
+        // It clears the screen first.
+        show(line.rsplit_once("\x1b[H").map_or(line, |(_, text)| text));
     }
 
     let started = Instant::now();

@@ -93,13 +93,15 @@ pub fn remove(directory: &Path) -> Result<()> {
     for root in cgroup::hierarchies()? {
         drop(fs::remove_dir(root.join("k8s.io")));
     }
-    // The one place outside the directory: libcni's cache, by the name of the rig's network.
+    // The one place outside the directory: libcni's cache, where each entry names the network
+    // namespace it is about, which lies under it.
+    let text = directory.to_string_lossy();
     for entry in fs::read_dir("/var/lib/cni/results")
         .into_iter()
         .flatten()
         .flatten()
     {
-        if entry.file_name().to_string_lossy().starts_with(name) {
+        if fs::read_to_string(entry.path()).is_ok_and(|content| content.contains(&*text)) {
             drop(fs::remove_file(entry.path()));
         }
     }

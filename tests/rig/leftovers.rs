@@ -154,6 +154,17 @@ pub fn find(directory: &Path, expected: &[u32]) -> Result<Leftovers> {
             found.push(format!("file {}", path.display()));
         }
     }
+    let text = directory.to_string_lossy();
+    for entry in fs::read_dir("/var/lib/cni/results")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        // Each names the network namespace it is about, which lies in the directory.
+        if fs::read_to_string(entry.path()).is_ok_and(|content| content.contains(&*text)) {
+            found.push(format!("file {}", entry.path().display()));
+        }
+    }
     Ok(Leftovers(found))
 }
 

@@ -57,6 +57,7 @@ fn options() -> Result<Options> {
 fn main() -> Result<()> {
     guard::take_part()?;
     let options = options()?;
+    Handler::Trefoil.require()?;
     let rig = Rig::start()?;
     rig.ctr_pull(rig::images::BASE)?;
     let mut table = Table::default();

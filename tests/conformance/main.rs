@@ -68,6 +68,7 @@ fn main() -> Result<()> {
 }
 
 fn run(options: &Options, handler: Handler) -> Result<Vec<Spec>> {
+    handler.require()?;
     let started = Instant::now();
     let rig = Rig::start()?;
     let specs = critest::conformance(&rig, handler, options.focus.as_deref(), &options.reports)?;

@@ -11,11 +11,7 @@ use rig::{Handler, Rig, command, containerd, guard, images};
 fn main() -> Result<()> {
     guard::take_part()?;
     let shim = containerd::shim_binary();
-    ensure!(
-        shim.exists(),
-        "{} isn't there: cargo build --release",
-        shim.display()
-    );
+    Handler::Trefoil.require()?;
 
     let started = Instant::now();
     let rig = Rig::start()?;

@@ -64,6 +64,7 @@ fn main() -> Result<()> {
     let env = if arguments.list {
         None
     } else {
+        handler.require()?;
         let rig = Rig::start()?;
         rig.ctr_pull(rig::images::BASE)?;
         Some(Arc::new(Env {

@@ -56,6 +56,20 @@ impl Handler {
     }
 }
 
+impl Handler {
+    /// An error that says what to do if this handler's shim isn't there.
+    pub fn require(self) -> Result<()> {
+        let shim = shim_binary();
+        if self == Self::Trefoil && !shim.exists() {
+            bail!(
+                "{} isn't there: cargo build --release, or set {SHIM_VARIABLE}",
+                shim.display()
+            );
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -290,6 +304,7 @@ conf_dir = '{at}/cni'
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let mut command = self.namespaces.command(program)?;
         command
+            .env(leftovers::MARK, &self.directory)
             .env("PATH", self.path())
             .env("CRI_CONFIG_FILE", self.directory.join("crictl.yaml"));
         command

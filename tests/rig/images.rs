@@ -53,7 +53,7 @@ pub fn ensure() -> Result<PathBuf> {
         include_bytes!("images.rs"),
         include_bytes!("programs/pause.c"),
         include_bytes!("programs/euid.c"),
-        tree.as_os_str().as_encoded_bytes(),
+        tree.file_name().unwrap_or_default().as_encoded_bytes(),
     ];
     cache::ensure("images", &recipe, |out| {
         let programs = out.join("programs");

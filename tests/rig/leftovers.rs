@@ -39,12 +39,15 @@ pub struct Process {
     pub line: String,
 }
 
-/// The processes that belong to the rig in `directory`: those that name it on their command line
-/// or live under it, and those in its cgroups, other than ourselves.
+/// The environment variable that all programs of a rig have: its directory.
+pub const MARK: &str = "TREFOIL_RIG";
+
+/// The processes that belong to the rig in `directory`: those that were started with its mark,
+/// or are in its cgroups, other than ourselves.
 ///
-/// A container's process is recognised by what is mounted as its root, even where its cgroup has
-/// none of the rig's names. (Only the root: a process that just made its mount namespace has
-/// copies of everyone's mounts.)
+/// A container's process has no mark; it is recognised by what is mounted as its root, even where
+/// its cgroup has none of the rig's names. (Only the root: a process that just made its mount
+/// namespace has copies of everyone's mounts.)
 pub fn processes(directory: &Path) -> Result<Vec<Process>> {
     let text = directory.to_string_lossy().into_owned();
     let name = directory
@@ -79,11 +82,11 @@ pub fn processes(directory: &Path) -> Result<Vec<Process>> {
         let cgroups = fs::read_to_string(path.join("cgroup")).unwrap_or_default();
         let elsewhere =
             fs::metadata(path.join("ns/mnt")).is_ok_and(|data| data.ino() != own_mounts);
-        let ours = line.contains(&text)
-            || fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
+        let ours = has_variable(&path, MARK, Some(&text))
+            || (line.contains("containerd-shim-") && line.contains(&text))
             || cgroups.contains(&format!("/{name}"))
             || (elsewhere && root_mount(&path).is_some_and(|mount| mount.contains(&text)));
-        if ours && !is_guard(&path) {
+        if ours && !has_variable(&path, crate::guard::MARK, None) {
             found.push(Process { pid, line });
         }
     }
@@ -98,12 +101,14 @@ fn root_mount(process: &Path) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn is_guard(process: &Path) -> bool {
-    let mark = format!("{}=", crate::guard::MARK);
-    fs::read(process.join("environ")).is_ok_and(|all| {
-        all.split(|byte| *byte == 0)
-            .any(|entry| entry.starts_with(mark.as_bytes()))
-    })
+/// Whether a process was started with a variable, and with this value if one is given.
+fn has_variable(process: &Path, name: &str, value: Option<&str>) -> bool {
+    let start = format!("{name}={}", value.unwrap_or_default());
+    let holds = |entry: &[u8]| match value {
+        Some(_) => entry == start.as_bytes(),
+        None => entry.starts_with(start.as_bytes()),
+    };
+    fs::read(process.join("environ")).is_ok_and(|all| all.split(|byte| *byte == 0).any(holds))
 }
 
 /// What is left in the rig in `directory` although all its pods and containers have been removed.

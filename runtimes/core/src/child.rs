@@ -2,7 +2,7 @@
 //! so no quarrel over whose child it was.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -36,12 +36,17 @@ impl Child {
         self.pid
     }
 
+    /// What refers to the child even when its number has become another's.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
+    }
+
     /// Waits for the child's end and reaps it. Must be called once only.
     pub async fn wait(&self) -> io::Result<ExitStatus> {
         self.pidfd
             .async_io(tokio::io::Interest::READABLE, |fd| {
                 let status = waitid(
-                    Id::PIDFd(std::os::fd::AsFd::as_fd(fd)),
+                    Id::PIDFd(fd.as_fd()),
                     WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG,
                 )?;
                 match status {
@@ -74,6 +79,10 @@ impl Child {
 mod tests {
     use super::*;
 
+    #[expect(
+        clippy::zombie_processes,
+        reason = "what is tested here waits for them"
+    )]
     fn run(script: &str) -> Child {
         let child = std::process::Command::new("sh")
             .args(["-c", script])

@@ -98,13 +98,16 @@ impl Container for RuncContainer {
             Request::Exec(Box::new(Exec {
                 id: self.id.clone(),
                 bundle: self.bundle.clone(),
-                init: self.init.pid(),
                 process,
+                cgroups: self.cgroup.directories(),
+                options: self.options.clone(),
                 terminal,
                 streams,
             }))
         };
-        let process = RuncProcess::launch(&self.launcher, stdio, Streams::piped, exec).await?;
+        let init = [self.init.pidfd()];
+        let process =
+            RuncProcess::launch(&self.launcher, stdio, Streams::piped, &init, exec).await?;
         Ok(Arc::new(process))
     }
 

@@ -42,7 +42,7 @@ pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome 
 fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor)> {
     state.make()?;
     if !request.options.no_new_keyring {
-        keyring::join(&request.id)?;
+        keyring::leave_the_hosts()?;
     }
     rootfs::mount(&request.rootfs, &request.bundle.join("rootfs"))?;
 
@@ -53,6 +53,7 @@ fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor)> {
     let executor = InitExecutor::new(&mut spec);
     oom_score::make_possible(&mut spec)?;
     leave_weight_to_us(&mut spec);
+    name_propagation(&mut spec);
     spec.save(state.config())
         .context(|| format!("write {}", state.config().display()))?;
     Ok((spec, executor))
@@ -109,6 +110,17 @@ fn build(
         pid: pid.as_raw().unsigned_abs(),
     };
     Ok((answer, master))
+}
+
+/// libcontainer makes the root's propagation recursive always, and knows only the names that don't say so.
+fn name_propagation(spec: &mut Spec) {
+    if let Some(linux) = spec.linux_mut()
+        && let Some(name) = linux.rootfs_propagation()
+        && let Some(plain) = name.strip_prefix('r')
+    {
+        let plain = plain.to_owned();
+        linux.set_rootfs_propagation(Some(plain));
+    }
 }
 
 /// Takes the block I/O weight out of what libcgroups is to set on cgroup v2: it would compute another, in

@@ -1,25 +1,25 @@
 //! Running one more process in a container, in a worker.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
 use oci_spec::runtime::Spec;
-use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_core::{Context, ErrorKind, Result};
 
 use crate::exec::{self, ExecError, Stdio};
 use crate::launcher::{Answer, Exec, Failure, WorkerOutcome};
 use crate::state::State;
 
-/// Runs the process; it runs its program when this returns.
-pub fn exec(request: &Exec, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
-    let (init, spec) = find(request)
+/// Runs the process in the container of which `init` is a pidfd; it runs its program when this returns.
+pub fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
+    let spec = prepare(request)
         .map_err(|why| Failure::from(why.context(format!("exec in container {}", request.id))))?;
     let [stdin, stdout, stderr] = &streams;
     let started = exec::exec(&exec::Exec {
         init: init.as_fd(),
         process: &request.process,
         spec: &spec,
-        cgroups: &[],
+        cgroups: &request.cgroups,
+        new_keyring: !request.options.no_new_keyring,
         stdio: match request.terminal {
             true => Stdio::Terminal,
             false => Stdio::Streams {
@@ -36,20 +36,9 @@ pub fn exec(request: &Exec, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
     Ok((answer, started.master))
 }
 
-fn find(request: &Exec) -> Result<(OwnedFd, Spec)> {
-    // SAFETY: pidfd_open takes plain numbers and returns a descriptor or an error.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, request.init, 0) };
-    let fd = Errno::result(fd)
-        .map_err(|errno| match errno {
-            Errno::ESRCH => Error::precondition("its init has ended"),
-            other => Error::internal(format!("find its init {}: {other}", request.init)),
-        })
-        .and_then(|fd| i32::try_from(fd).context(|| "find its init"))?;
-    // SAFETY: the call above made this descriptor for us alone.
-    let init = unsafe { OwnedFd::from_raw_fd(fd) };
+fn prepare(request: &Exec) -> Result<Spec> {
     let path = State::of(&request.id, &request.bundle).config();
-    let spec = Spec::load(&path).context(|| format!("read {}", path.display()))?;
-    Ok((init, spec))
+    Spec::load(&path).context(|| format!("read {}", path.display()))
 }
 
 fn failure(request: &Exec, why: &ExecError) -> Failure {

@@ -1,24 +1,24 @@
-//! Session keyrings: a container must not share that of whoever started containerd.
-
-use std::ffi::CString;
+//! Session keyrings: a container must not use the keys of whoever started containerd.
+//!
+//! Keyrings are inherited across `fork` and `execve` and know no namespaces.
 
 use nix::errno::Errno;
 use trefoil_core::{Context, Result};
 
-/// Joins the session keyring of the container `id`, made with the first call. A kernel without
-/// keyrings, or a policy against them, leaves nothing to share and is no error.
-pub fn join(id: &str) -> Result<()> {
-    let name = CString::new(format!("_ses.{id}")).context(|| "name the session keyring")?;
-    // SAFETY: the request reads a C string, which lives until after.
+/// Leaves the inherited session keyring for a new, empty one. A kernel without keyrings has nothing to
+/// share, and is no error.
+pub fn leave_the_hosts() -> Result<()> {
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: for this operation a null name is allowed and means an anonymous keyring.
     let outcome = unsafe {
         libc::syscall(
             libc::SYS_keyctl,
             libc::KEYCTL_JOIN_SESSION_KEYRING,
-            name.as_ptr(),
+            anonymous,
         )
     };
     match Errno::result(outcome) {
-        Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
-        Err(why) => Err(why).context(|| format!("join the session keyring _ses.{id}")),
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(why) => Err(why).context(|| "leave the host's session keyring"),
     }
 }

@@ -1,7 +1,7 @@
 //! A process of a container, as a child of the server.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -195,17 +195,19 @@ pub(crate) struct RuncProcess {
 
 impl RuncProcess {
     /// Has a worker make a process with these streams. `plumb` gives the process its streams where it has
-    /// no terminal; `request` is told whether it has, and which streams come along.
+    /// no terminal; `request` is told whether it has, and which streams come along, after the
+    /// descriptors of `also`.
     pub(crate) async fn launch(
         launcher: &Launcher,
         stdio: Stdio,
         plumb: impl FnOnce(Stdio) -> io::Result<(Streams, Ends)>,
+        also: &[BorrowedFd<'_>],
         request: impl FnOnce(bool, GivenStreams) -> Request,
     ) -> Result<Self> {
         let doing = || "connect the process's streams";
         let watch = |pid| Child::new(pid).context(|| format!("watch process {pid}"));
         if stdio.terminal {
-            let (answer, master) = launcher.call(&request(true, [false; 3]), &[]).await?;
+            let (answer, master) = launcher.call(&request(true, [false; 3]), also).await?;
             let child = watch(answer.pid)?;
             let master = master
                 .ok_or_else(|| Error::internal("the worker sent no terminal").context(doing()))?;
@@ -216,7 +218,11 @@ impl RuncProcess {
         let given =
             [&ends.stdin, &ends.stdout, &ends.stderr].map(|end| end.as_ref().map(AsFd::as_fd));
         let request = request(false, given.map(|end| end.is_some()));
-        let given: Vec<_> = given.into_iter().flatten().collect();
+        let given: Vec<_> = also
+            .iter()
+            .copied()
+            .chain(given.into_iter().flatten())
+            .collect();
         let (answer, _) = launcher.call(&request, &given).await?;
         Ok(Self::new(watch(answer.pid)?, streams))
     }
@@ -245,6 +251,13 @@ impl RuncProcess {
             streams,
             ended,
         }
+    }
+}
+
+impl RuncProcess {
+    /// What refers to the process even when its number has become another's.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
     }
 }
 
@@ -316,6 +329,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "what is tested here waits for them"
+    )]
     async fn a_process_left_behind_does_not_keep_the_streams_open() {
         let (stdout, mut reader) = output();
         let (streams, ends) = Streams::piped(Stdio {
@@ -347,6 +364,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "what is tested here waits for them"
+    )]
     async fn input_ends_on_request_though_its_writer_stays() {
         let (stdout, mut reader) = output();
         let (read, write) = nix::unistd::pipe().expect("pipe");

@@ -71,7 +71,7 @@ impl Sandbox for RuncSandbox {
                 streams,
             })
         };
-        let init = RuncProcess::launch(&self.launcher, stdio, Streams::direct, create).await?;
+        let init = RuncProcess::launch(&self.launcher, stdio, Streams::direct, &[], create).await?;
         Ok(Arc::new(RuncContainer::new(
             id,
             bundle,

@@ -112,6 +112,12 @@ impl Cgroup {
         stats::read(&self.layout)
     }
 
+    /// All its directories, one for each hierarchy.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.roots().map(Path::to_owned).collect()
+    }
+
     /// All its directories.
     fn roots(&self) -> impl Iterator<Item = &Path> {
         match &self.layout {

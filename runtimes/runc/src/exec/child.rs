@@ -16,7 +16,6 @@ use super::credentials;
 use super::descriptors::{self, REPORT};
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
-use super::keyring;
 use super::lookup;
 use super::passwd;
 use super::plan::Plan;
@@ -56,7 +55,6 @@ fn start(
 ) -> Result<std::convert::Infallible, Failure> {
     signals::reset().doing(|| "reset the signals")?;
     setsid().doing(|| "start a session")?;
-    keyring::leave_the_hosts()?;
     if let Streams::Terminal(console) = streams {
         console::take_control(&console.peer)?;
     }

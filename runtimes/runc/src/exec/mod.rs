@@ -36,7 +36,6 @@ mod error;
 mod executor;
 mod fork;
 mod hostproc;
-mod keyring;
 mod labels;
 mod limits;
 mod lookup;
@@ -75,6 +74,8 @@ pub struct Exec<'a> {
     /// The directories of the container's cgroups on the host, one per hierarchy; with none (or
     /// for hierarchies not named) the process joins its init wherever that is.
     pub cgroups: &'a [PathBuf],
+    /// Whether the process gets a session keyring of its own, as it must unless its handler says not.
+    pub new_keyring: bool,
     /// What the process reads and writes.
     pub stdio: Stdio<'a>,
 }
@@ -138,6 +139,9 @@ fn start(
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .doing(|| "open /dev/null")?;
 
+    if request.new_keyring {
+        crate::keyring::leave_the_hosts().map_err(|why| Failure::new(why.to_string()))?;
+    }
     // As the host's root, and before anything of the container can look at this process.
     limits::adjust_oom_score(proc, request.process, request.spec)?;
     plan.affinity.before_cgroups()?;

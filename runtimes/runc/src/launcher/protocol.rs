@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use trefoil_core::{Error, ErrorKind, Mount, RuntimeOptions};
 
 /// Most descriptors that travel with one message.
-pub const MAX_DESCRIPTORS: usize = 3;
+pub const MAX_DESCRIPTORS: usize = 4;
 
 /// Longest message, in bytes: no process's description is longer, and a wrong length is noticed.
 const MAX_LENGTH: u32 = 64 << 20;
@@ -78,17 +78,19 @@ pub struct Start {
     pub bundle: PathBuf,
 }
 
-/// Run one more process in a container.
+/// Run one more process in a container. A pidfd of the container's init comes along, before the streams.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Exec {
     /// The container's name.
     pub id: String,
     /// Its directory.
     pub bundle: PathBuf,
-    /// The container's init.
-    pub init: u32,
     /// What to run.
     pub process: oci::Process,
+    /// The directories of the container's cgroup.
+    pub cgroups: Vec<PathBuf>,
+    /// The handler's options.
+    pub options: RuntimeOptions,
     /// Whether it gets a terminal, whose master is answered.
     pub terminal: bool,
     /// Which streams come along.

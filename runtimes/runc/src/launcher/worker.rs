@@ -44,7 +44,16 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
         Request::Create(create) => {
             container_create::create(&create, streams(create.streams, given)?)
         }
-        Request::Exec(exec) => container_exec::exec(&exec, streams(exec.streams, given)?),
+        Request::Exec(exec) => {
+            let mut given = given;
+            let init = match given.is_empty() {
+                false => given.remove(0),
+                true => {
+                    return Err(Error::internal("read the request: no init came with it").into());
+                }
+            };
+            container_exec::exec(&exec, &init, streams(exec.streams, given)?)
+        }
         Request::Start(start) => done(state::start(&start.id, &start.bundle)),
         Request::Delete(delete) => done(
             state::clean_up(

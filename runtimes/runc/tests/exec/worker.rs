@@ -154,6 +154,7 @@ fn work(
             process: &process,
             spec: &serde_json::from_value(spec.clone()).unwrap(),
             cgroups: &container.cgroups,
+            new_keyring: true,
             stdio: match output {
                 Some(output) => Stdio::Streams {
                     stdin: None,

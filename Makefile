@@ -1,0 +1,49 @@
+# The two commands: `make demo` shows what Trefoil does, `make test` runs everything that must pass.
+# Both install what is missing, leave the system as they found it, and can be run again and again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# Go and cargo are found where their installers put them, too.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+CARGO ?= cargo
+CARGO_BUILD_JOBS ?= 2
+export CARGO_BUILD_JOBS
+PREFIX ?= /usr/local
+
+BINARY := target/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: prerequisites
+prerequisites: ## Install the packages that are missing (as root)
+	@tests/rig/prerequisites.sh
+
+.PHONY: build
+build: ## Build the shim
+	$(CARGO) build --release
+
+.PHONY: install
+install: build ## Install the shim under PREFIX
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-v2
+
+.PHONY: demo
+demo: prerequisites build ## Run a pod in a private containerd, on one screen
+	@$(CARGO) run --quiet -p trefoil-tests --bin demo
+
+.PHONY: test
+test: prerequisites ## Run everything that must pass
+	@$(CARGO) run --quiet -p trefoil-tests --bin suite
+
+.PHONY: bench
+bench: prerequisites build ## Measure against containerd's own shim with runc
+	@$(CARGO) run --quiet -p trefoil-tests --bin bench
+
+.PHONY: up
+up: prerequisites build ## Start a private containerd to try things on by hand
+	@$(CARGO) run --quiet -p trefoil-tests --bin rig -- up
+
+.PHONY: deny
+deny: ## Check licences, advisories and duplicates (needs cargo-deny)
+	$(CARGO) deny check

@@ -160,7 +160,8 @@ mod tests {
     use std::io::{Read, Write};
 
     fn pipe() -> (OwnedFd, OwnedFd) {
-        nix::unistd::pipe().expect("pipe")
+        // Not for children that other tests start.
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe")
     }
 
     #[tokio::test]

@@ -324,7 +324,7 @@ mod tests {
     use std::time::Duration;
 
     fn output() -> (Option<Output>, std::fs::File) {
-        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let (read, write) = pipe().expect("pipe");
         (Some(Output { write, hold: None }), read.into())
     }
 
@@ -370,7 +370,7 @@ mod tests {
     )]
     async fn input_ends_on_request_though_its_writer_stays() {
         let (stdout, mut reader) = output();
-        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let (read, write) = pipe().expect("pipe");
         let mut writer = std::fs::File::from(write);
         let (streams, ends) = Streams::piped(Stdio {
             stdin: Some(Input { read, hold: None }),

@@ -6,11 +6,16 @@
 //! listed before, with its reason.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// A step and the arguments of cargo that it is.
 struct Step {
@@ -58,6 +63,9 @@ const STEPS: &[Step] = &[
         ],
     },
 ];
+
+/// The longest a step may take; a test that hangs must not keep the others from being told of.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// What a step came to.
 #[derive(Default)]
@@ -114,8 +122,20 @@ fn run(step: &Step) -> Result<Outcome> {
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // A group of its own, to end all of it if it hangs.
+        .process_group(0)
         .spawn()
         .context("starting cargo")?;
+    let (done, ended) = mpsc::channel::<()>();
+    let group = Pid::from_raw(i32::try_from(child.id())?);
+    let watch = thread::spawn(move || {
+        let late = ended.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            // Not reaped before this thread has been told of its end: the id is still its own.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        late
+    });
     let mut result = Outcome::default();
     let mut counted = false;
     for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
@@ -124,7 +144,12 @@ fn run(step: &Step) -> Result<Outcome> {
         drop(writeln!(std::io::stdout(), "{line}"));
         counted |= count(&line, &mut result);
     }
+    drop(done);
+    let late = watch.join().unwrap_or_default();
     let status = child.wait()?;
+    if late {
+        println!("still running after {LIMIT:?}, and killed");
+    }
     if !counted {
         // A check as a whole.
         result.passed = usize::from(status.success());

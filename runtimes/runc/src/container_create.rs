@@ -20,14 +20,15 @@ use crate::cgroup;
 use crate::exec::InitExecutor;
 use crate::launcher::{Answer, Create, Failure, WorkerOutcome};
 use crate::state::State;
-use crate::{keyring, oom_score, rootfs, state};
+use crate::{idmap, keyring, oom_score, rootfs, state};
 
 /// Makes a container whose init waits to be let go. When this fails nothing of it is left but, in the
 /// failure, an init that has ended.
 pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
     let state = State::of(&request.id, &request.bundle);
-    let made = prepare(request, &state).and_then(|(spec, executor)| {
+    let made = prepare(request, &state).and_then(|(spec, executor, prepared)| {
         let made = build(request, &state, &spec, executor, streams)?;
+        drop(prepared);
         limit(request)?;
         Ok(made)
     });
@@ -39,7 +40,7 @@ pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome 
 
 /// All that comes before libcontainer: the directory for its state, the root, and the configuration as
 /// it is to read it.
-fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor)> {
+fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor, idmap::Prepared)> {
     state.make()?;
     if !request.options.no_new_keyring {
         keyring::leave_the_hosts()?;
@@ -54,9 +55,11 @@ fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor)> {
     oom_score::make_possible(&mut spec)?;
     leave_weight_to_us(&mut spec);
     name_propagation(&mut spec);
+    let shelf = state.root().join("mounts");
+    let prepared = idmap::prepare(&mut spec, &request.bundle, &shelf)?;
     spec.save(state.config())
         .context(|| format!("write {}", state.config().display()))?;
-    Ok((spec, executor))
+    Ok((spec, executor, prepared))
 }
 
 fn build(

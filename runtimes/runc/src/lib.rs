@@ -13,6 +13,7 @@ mod container_create;
 mod container_exec;
 pub mod exec;
 mod features;
+mod idmap;
 mod keyring;
 mod launcher;
 mod oom_score;

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_core::{Context, Error, Mount, Result};
 
+use crate::idmap;
+
 /// Mounts lie upon each other in one place at most this often; more is a loop of our own making.
 const MOST_MOUNTS: usize = 128;
 
@@ -28,21 +30,32 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<()> {
             }
             below => target.join(below),
         };
-        let some = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-        containerd_shim::mount::mount_rootfs(
-            some(&mount.kind).as_deref(),
-            some(&mount.source).as_deref(),
-            &mount.options,
-            &place,
-        )
-        .context(|| {
-            format!(
+        mount_one(mount, &place).map_err(|why| {
+            why.context(format!(
                 "mount the root filesystem ({} of {})",
                 mount.kind, mount.source
-            )
+            ))
         })?;
     }
     Ok(())
+}
+
+fn mount_one(mount: &Mount, place: &Path) -> Result<()> {
+    let (mappings, options) = idmap::take_options(&mount.options)?;
+    let mount_plain = |options: &[String], place: &Path| {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        containerd_shim::mount::mount_rootfs(
+            some(&mount.kind).as_deref(),
+            some(&mount.source).as_deref(),
+            options,
+            place,
+        )
+        .map_err(|why| Error::internal(why.to_string()))
+    };
+    match mappings {
+        None => mount_plain(&options, place),
+        Some(mappings) => idmap::mount(&mount.kind, &options, &mappings, place, mount_plain),
+    }
 }
 
 fn is_upwards(component: std::path::Component<'_>) -> bool {

@@ -174,6 +174,45 @@ fn options_ask_for_the_containers_mapping() {
 }
 
 #[test]
+fn namespaces_are_opened_but_ones_own_are_left_out() {
+    let namespace = |kind, path: Option<&str>| {
+        let mut builder = LinuxNamespaceBuilder::default().typ(kind);
+        if let Some(path) = path {
+            builder = builder.path(path);
+        }
+        builder.build().expect("namespace")
+    };
+    let other = Mappings::given(Some(&ids()), Some(&ids())).expect("mappings");
+    let other = other.expect("some").namespace().expect("namespace");
+    let other = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&other));
+    let linux = LinuxBuilder::default()
+        .namespaces([
+            namespace(
+                LinuxNamespaceType::Network,
+                Some("/proc/thread-self/ns/net"),
+            ),
+            namespace(LinuxNamespaceType::Ipc, None),
+            namespace(LinuxNamespaceType::User, Some(&other)),
+        ])
+        .build()
+        .expect("linux");
+    let mut spec = spec(Vec::new());
+    spec.set_linux(Some(linux));
+    let _prepared = prepare(&mut spec, Path::new("/"), Path::new("/no")).expect("prepare");
+    let linux = spec.linux().as_ref().expect("linux");
+    let all = linux.namespaces().as_ref().expect("namespaces");
+    assert_eq!(all[0], namespace(LinuxNamespaceType::Ipc, None));
+    assert_eq!(all[1].typ(), LinuxNamespaceType::User);
+    assert!(
+        all[1]
+            .path()
+            .as_ref()
+            .is_some_and(|path| *path != Path::new(&other))
+    );
+    assert_eq!(all.len(), 2);
+}
+
+#[test]
 fn ridmap_maps_what_is_mounted_below_too() {
     let shared = Shared::new();
     let (volume, bundle) = (shared.make("volume"), shared.make("bundle"));

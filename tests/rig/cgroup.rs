@@ -44,15 +44,19 @@ pub fn below(name: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes the cgroup `/name` and all below it; what still holds processes stays.
-pub fn remove(name: &str) -> Result<()> {
+/// Removes the cgroup `/name` and all below it, and says whether all of it is gone: what still
+/// holds processes stays.
+pub fn remove(name: &str) -> Result<bool> {
     for path in below(name)? {
         drop(fs::remove_dir(path));
     }
+    let mut gone = true;
     for root in hierarchies()? {
-        drop(fs::remove_dir(root.join(name)));
+        let path = root.join(name);
+        drop(fs::remove_dir(&path));
+        gone &= !path.exists();
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// The file that accounts CPU time, below the cgroup `/name`, and how to read it.

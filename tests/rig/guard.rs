@@ -86,9 +86,18 @@ pub fn remove(directory: &Path) -> Result<()> {
         },
     )?;
     namespaces::unmount_below(directory)?;
-    for group in [name.to_owned(), format!("{name}-daemon")] {
-        cgroup::remove(&group)?;
-    }
+    // A process that was just killed stays in its cgroup until the kernel is done with it.
+    command::until(
+        "removing the rig's cgroups",
+        Duration::from_secs(10),
+        || {
+            let mut gone = true;
+            for group in [name.to_owned(), format!("{name}-daemon")] {
+                gone &= cgroup::remove(&group)?;
+            }
+            Ok(gone)
+        },
+    )?;
     // Where critest's pods were. It goes only if it is empty, and then it is nobody's.
     for root in cgroup::hierarchies()? {
         drop(fs::remove_dir(root.join("k8s.io")));

@@ -8,14 +8,17 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setpgid};
 
-use super::{protocol, worker};
+use super::{grace, protocol, worker};
 
 /// What a container's processes start with unless their configuration says otherwise.
 const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
 
 /// Serves requests from the control socket until the server is gone. Never returns.
 pub(super) fn run(control: OwnedFd, server: Pid) -> ! {
-    let code = match prepare(&control, server).and_then(|()| serve(&control)) {
+    let prepared = prepare(&control, server);
+    // containerd's first request follows in a few milliseconds.
+    grace::begin();
+    let code = match prepared.and_then(|()| serve(&control)) {
         Ok(()) => 0,
         Err(_) => 1,
     };
@@ -90,7 +93,7 @@ fn serve(control: &OwnedFd) -> nix::Result<()> {
 /// `CLONE_PARENT` can't be had through fork(2). A plain clone(2) without a new stack and without sharing
 /// memory behaves like it, but runs no fork handlers: there are none, as nothing in this process has
 /// registered any, and the one lock that matters, the allocator's, is free, as no other thread exists.
-fn fork_sibling() -> nix::Result<bool> {
+pub(super) fn fork_sibling() -> nix::Result<bool> {
     // SAFETY: one thread, memory copied and not shared: see above. The arguments beyond the stack are
     // unused without the flags that would use them.
     let pid = unsafe {

@@ -15,6 +15,7 @@
 //! dies closes it, so every request ends. The helper lives in a process group of its own with all
 //! workers: what of that group ends is reaped without being asked for by number.
 
+mod grace;
 mod helper;
 mod protocol;
 mod worker;
@@ -24,6 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -89,6 +91,17 @@ impl Launcher {
 
     /// Has a worker serve a request. `given` are descriptors that belong to it.
     pub(crate) async fn call(
+        &self,
+        request: &Request,
+        given: &[BorrowedFd<'_>],
+    ) -> Result<(Answer, Option<OwnedFd>)> {
+        let begun = Instant::now();
+        let outcome = self.ask(request, given).await;
+        log::debug!("{} took {:?}", request.name(), begun.elapsed());
+        outcome
+    }
+
+    async fn ask(
         &self,
         request: &Request,
         given: &[BorrowedFd<'_>],

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::unistd::getppid;
 use trefoil_core::{Error, Result};
 
+use super::grace;
 use super::helper::die_with;
 use super::protocol::{self, Answer, Failure, Request};
 use crate::{container_create, container_exec, state};
@@ -42,6 +43,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
     };
     match request {
         Request::Create(create) => {
+            grace::begin();
             container_create::create(&create, streams(create.streams, given)?)
         }
         Request::Exec(exec) => {

@@ -10,16 +10,16 @@ use rig::cri::{ContainerSpec, Pod, PodSpec};
 
 use crate::{Body, Env, same};
 
+/// The trial after which containerd itself may have left something.
+pub const KILLS_CONTAINERD_MIDWAY: &str = "chaos::containerd_killed_in_a_start";
+
 pub const TRIALS: &[(&str, Body)] = &[
     ("chaos::containerd_restarted", containerd_restarted),
     (
         "chaos::end_while_containerd_is_down",
         end_while_containerd_is_down,
     ),
-    (
-        "chaos::containerd_killed_in_a_start",
-        containerd_killed_in_a_start,
-    ),
+    (KILLS_CONTAINERD_MIDWAY, containerd_killed_in_a_start),
     ("chaos::shim_killed", shim_killed),
     (
         "chaos::shim_killed_while_containerd_is_down",

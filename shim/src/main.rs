@@ -7,6 +7,7 @@
 
 mod bootstrap;
 mod delete;
+mod footprint;
 mod info;
 mod logger;
 mod pod;

@@ -11,11 +11,11 @@ use trefoil_core::{Context, Result};
 use trefoil_runc::{Launcher, Runc};
 
 use crate::bootstrap::Request;
-use crate::logger;
 use crate::pod::Pod;
 use crate::record::Record;
 use crate::service::{self, events::Publisher};
 use crate::start::socket_path;
+use crate::{footprint, logger};
 
 /// How long the last events may take to reach containerd once the pod is over.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -79,6 +79,8 @@ async fn serve_until_done(
         .start()
         .await
         .context(|| "serve the listening socket")?;
+
+    tokio::spawn(footprint::watch(pod.requests()));
 
     pod.over().await;
     if tokio::time::timeout(LAST_EVENTS, events.flush())

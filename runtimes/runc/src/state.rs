@@ -6,6 +6,7 @@
 //!     config.json              the configuration as libcontainer read it
 //!     init.pid                 its init, from the moment it exists
 //!     console.sock             where its terminal was handed over
+//!     mounts/                  where mounts hang while a container is made, in a namespace of their own
 //!     <id>/                    libcontainer's own
 //! ```
 

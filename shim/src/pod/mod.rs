@@ -40,6 +40,8 @@ pub struct Pod {
     /// Whether containerd has asked for the end. It may ask while containers are left, and never again.
     ending: AtomicBool,
     over: Notify,
+    /// Notified at every request.
+    requests: Arc<Notify>,
 }
 
 /// A container as containerd asks for it.
@@ -75,7 +77,13 @@ impl Pod {
             containers: Mutex::default(),
             ending: AtomicBool::new(false),
             over: Notify::new(),
+            requests: Arc::default(),
         }
+    }
+
+    /// What is notified whenever a request has come.
+    pub fn requests(&self) -> Arc<Notify> {
+        self.requests.clone()
     }
 
     /// Resolves when the pod has been shut down.
@@ -201,6 +209,7 @@ impl Pod {
 
     /// The container of that name.
     pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.requests.notify_one();
         self.containers()
             .get(id)
             .cloned()

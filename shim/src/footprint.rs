@@ -1,0 +1,100 @@
+//! Keeping a quiet shim small.
+//!
+//! Serving a request touches code all over the binary, and each touch maps 64 KiB around it. A shim
+//! serves a few requests in its first second and then hardly any for days, once per pod on the node. When
+//! it has been quiet for a while it lets go of its mappings of the binary; what it needs again it maps
+//! again, from the page cache, at a microsecond a piece.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::mman::{MmapAdvise, madvise};
+use tokio::sync::Notify;
+
+/// For how long no request must have come.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Lets go of the binary whenever no request has come for a while; never returns.
+pub async fn watch(requests: Arc<Notify>) {
+    loop {
+        requests.notified().await;
+        while tokio::time::timeout(QUIET, requests.notified())
+            .await
+            .is_ok()
+        {}
+        release();
+    }
+}
+
+/// Unmaps the pages of the binary's read-only segments; they are mapped again when they are touched.
+fn release() {
+    let page = 4096;
+    for header in program_headers() {
+        let read_only = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+        let start = usize::try_from(header.p_vaddr).unwrap_or(0);
+        let length = usize::try_from(header.p_memsz).unwrap_or(0);
+        let first = start.next_multiple_of(page);
+        let Some(length) = (start + length).checked_sub(first).filter(|_| read_only) else {
+            continue;
+        };
+        if let Some(first) = std::ptr::NonNull::new(first as *mut libc::c_void) {
+            // SAFETY: the range lies within a segment of this program that is loaded at the address its
+            // header names (it is linked at a fixed one) and is never writable: its pages are those of the
+            // file, and the kernel reads them again when they are touched. What is relocated at start-up
+            // and read-only afterwards belongs to a writable segment, which is left alone.
+            let _ = unsafe { madvise(first, length, MmapAdvise::MADV_DONTNEED) };
+        }
+    }
+}
+
+/// How this program was loaded; nothing if it was linked to be loaded anywhere.
+fn program_headers() -> &'static [libc::Elf64_Phdr] {
+    // SAFETY: getauxval takes a number.
+    let (address, count, entry) = unsafe {
+        (
+            libc::getauxval(libc::AT_PHDR),
+            libc::getauxval(libc::AT_PHNUM),
+            libc::getauxval(libc::AT_PHENT),
+        )
+    };
+    let expected = size_of::<libc::Elf64_Phdr>() as u64;
+    if address == 0 || entry != expected {
+        return &[];
+    }
+    // SAFETY: the kernel put `count` headers of this size at this address before the program began, in a
+    // segment that stays mapped.
+    let headers = unsafe {
+        std::slice::from_raw_parts(
+            address as *const libc::Elf64_Phdr,
+            usize::try_from(count).unwrap_or(0),
+        )
+    };
+    // A fixed address is one at which the headers themselves are to be found.
+    let fixed = headers.iter().any(|header| {
+        header.p_type == libc::PT_LOAD
+            && (header.p_vaddr..header.p_vaddr + header.p_memsz).contains(&address)
+    });
+    if fixed { headers } else { &[] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped_of_file() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("smaps");
+        text.lines()
+            .find_map(|line| line.strip_prefix("Pss_File:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .expect("Pss_File")
+    }
+
+    #[test]
+    fn the_program_goes_on_with_less_mapped() {
+        assert!(!program_headers().is_empty());
+        let before = mapped_of_file();
+        release();
+        let after = mapped_of_file();
+        assert!(after < before, "{before} kB, then {after} kB");
+    }
+}

@@ -1,26 +1,20 @@
 //! Making a container, in a worker: its root, its terminal, and libcontainer's part.
 
 use std::fs;
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::cmsg_space;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 use nix::unistd::{Gid, Pid, Uid, fchown};
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use trefoil_core::{Context, Error, Result};
 
-use crate::cgroup;
+use crate::console_socket::ConsoleSocket;
 use crate::exec::InitExecutor;
 use crate::launcher::{Answer, Create, Failure, WorkerOutcome};
 use crate::state::State;
-use crate::{idmap, keyring, oom_score, rootfs, state};
+use crate::{cgroup, effective, idmap, keyring, rootfs, state};
 
 /// Makes a container whose init waits to be let go. When this fails nothing of it is left but, in the
 /// failure, an init that has ended.
@@ -52,9 +46,7 @@ fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor, idmap
     spec.canonicalize_rootfs(&request.bundle)
         .context(|| "find the root filesystem")?;
     let executor = InitExecutor::new(&mut spec);
-    oom_score::make_possible(&mut spec)?;
-    leave_weight_to_us(&mut spec);
-    name_propagation(&mut spec);
+    effective::adapt(&mut spec)?;
     let shelf = state.root().join("mounts");
     let prepared = idmap::prepare(&mut spec, &request.bundle, &shelf)?;
     spec.save(state.config())
@@ -81,7 +73,7 @@ fn build(
         false => None,
     };
     if let Some(console) = &console {
-        builder = builder.with_console_socket(Some(console.path.clone()));
+        builder = builder.with_console_socket(Some(console.path()));
     } else {
         for stream in streams.iter().flatten() {
             give(stream, spec);
@@ -113,32 +105,6 @@ fn build(
         pid: pid.as_raw().unsigned_abs(),
     };
     Ok((answer, master))
-}
-
-/// libcontainer makes the root's propagation recursive always, and knows only the names that don't say so.
-fn name_propagation(spec: &mut Spec) {
-    if let Some(linux) = spec.linux_mut()
-        && let Some(name) = linux.rootfs_propagation()
-        && let Some(plain) = name.strip_prefix('r')
-    {
-        let plain = plain.to_owned();
-        linux.set_rootfs_propagation(Some(plain));
-    }
-}
-
-/// Takes the block I/O weight out of what libcgroups is to set on cgroup v2: it would compute another, in
-/// too few bits. [`limit`] sets it.
-fn leave_weight_to_us(spec: &mut Spec) {
-    let resources = spec
-        .linux_mut()
-        .as_mut()
-        .and_then(|linux| linux.resources_mut().as_mut());
-    if let Some(resources) = resources
-        && cgroup::is_v2()
-        && let Some(block_io) = resources.block_io_mut()
-    {
-        block_io.set_weight(None);
-    }
 }
 
 /// Sets what libcgroups leaves out on cgroup v2: device rules, without which every device may be used, and
@@ -208,68 +174,6 @@ fn on_host(id: u32, mappings: Option<&[LinuxIdMapping]>) -> u32 {
             (offset < mapping.size()).then(|| mapping.host_id().checked_add(offset))?
         })
         .unwrap_or(id)
-}
-
-/// Where libcontainer sends the terminal's master.
-struct ConsoleSocket {
-    path: PathBuf,
-    listener: UnixListener,
-}
-
-impl ConsoleSocket {
-    fn new(state: &State) -> Result<Self> {
-        // A socket's name is short, a bundle's path may not be: bind from within.
-        let name = Path::new("console.sock");
-        let doing = || "make the terminal's socket";
-        let before = std::env::current_dir().context(doing)?;
-        std::env::set_current_dir(state.root()).context(doing)?;
-        let listener = UnixListener::bind(name);
-        std::env::set_current_dir(before).context(doing)?;
-        Ok(Self {
-            path: state.root().join(name),
-            listener: listener.context(doing)?,
-        })
-    }
-
-    /// Takes the master, and sets its size to what the configuration says.
-    fn receive(self, spec: &Spec) -> Result<OwnedFd> {
-        let doing = || "receive the terminal";
-        let (stream, _) = self.listener.accept().context(doing)?;
-        let mut space = cmsg_space!([RawFd; 1]);
-        let mut buffer = [0; 64];
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let message = recvmsg::<UnixAddr>(
-            stream.as_raw_fd(),
-            &mut slices,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )
-        .context(doing)?;
-        let master = message
-            .cmsgs()
-            .context(doing)?
-            .find_map(|control| match control {
-                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-                _ => None,
-            })
-            .ok_or_else(|| Error::internal("receive the terminal: none was sent"))?;
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        let master = unsafe { OwnedFd::from_raw_fd(master) };
-        if let Some(size) = spec
-            .process()
-            .as_ref()
-            .and_then(|process| process.console_size())
-        {
-            let size = trefoil_core::TerminalSize {
-                width: u16::try_from(size.width()).unwrap_or(u16::MAX),
-                height: u16::try_from(size.height()).unwrap_or(u16::MAX),
-            };
-            crate::terminal::set_size(master.as_fd(), size).map_err(|errno: Errno| {
-                Error::internal(format!("set the terminal's size: {errno}"))
-            })?;
-        }
-        Ok(master)
-    }
 }
 
 #[cfg(test)]

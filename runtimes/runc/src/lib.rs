@@ -8,15 +8,16 @@
 //! Start reading at [`launcher`], then [`container_create`].
 
 pub mod cgroup;
+mod console_socket;
 mod container;
 mod container_create;
 mod container_exec;
+mod effective;
 pub mod exec;
 mod features;
 mod idmap;
 mod keyring;
 mod launcher;
-mod oom_score;
 mod process;
 mod rootfs;
 mod runtime;

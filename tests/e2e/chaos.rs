@@ -29,6 +29,7 @@ pub const TRIALS: &[(&str, Body)] = &[
         "chaos::all_shim_processes_killed",
         all_shim_processes_killed,
     ),
+    ("chaos::shim_killed_in_a_start", shim_killed_in_a_start),
     ("chaos::helper_killed", helper_killed),
     ("chaos::container_killed", container_killed),
     ("chaos::pause_killed", pause_killed),
@@ -150,6 +151,34 @@ fn shim_killed_while_containerd_is_down(env: &Env) -> Result<()> {
 }
 
 /// The shim and all its helpers at once.
+/// The shim dies at any moment of making, starting and entering a container: afterwards the pod can be
+/// removed, and the trial's end finds nothing left.
+fn shim_killed_in_a_start(env: &Env) -> Result<()> {
+    for delay in (0..100).step_by(7) {
+        let pod = pod(env)?;
+        let shim = shim_of(&pod)?;
+        std::thread::scope(|scope| -> Result<()> {
+            let starting = scope.spawn(|| -> Result<()> {
+                let container = pod.start(&ContainerSpec::idle())?;
+                env.rig.crictl(&["exec", &container.id, "true"])?;
+                Ok(())
+            });
+            std::thread::sleep(Duration::from_millis(20 + delay));
+            shoot(shim)?;
+            // Whether it failed depends on the moment.
+            drop(starting.join());
+            Ok(())
+        })?;
+        // containerd refuses while it is still about the dead shim's container; kubelets ask again.
+        command::until("the pod's removal", Duration::from_secs(20), || {
+            Ok(pod.stop().is_ok() && pod.remove().is_ok())
+        })?;
+    }
+    // containerd has lost sight of some bundles by now, and cleans them up when it starts.
+    env.rig.kill_daemon()?;
+    env.rig.start_daemon()
+}
+
 fn all_shim_processes_killed(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     let container = pod.start(&ContainerSpec::idle())?;

@@ -30,6 +30,10 @@ struct Env {
 /// What the stock handler doesn't do, and why: skipped there, and asked of ours.
 const BEYOND_STOCK: &[(&str, &str)] = &[
     (
+        "chaos::shim_killed_in_a_start",
+        "containers of a dead stock shim run on, unmanaged",
+    ),
+    (
         "chaos::shim_killed",
         "containers of a dead stock shim run on, unmanaged",
     ),

@@ -39,6 +39,9 @@ fn prepare(request: &Create, state: &State) -> Result<(Spec, InitExecutor, idmap
     if !request.options.no_new_keyring {
         keyring::leave_the_hosts()?;
     }
+    if !request.rootfs.is_empty() {
+        state.note_mounted_root()?;
+    }
     rootfs::mount(&request.rootfs, &request.bundle.join("rootfs"))?;
 
     let path = request.bundle.join("config.json");

@@ -1,6 +1,7 @@
 //! A container's root filesystem: mounting what containerd's snapshotter prepared, and unmounting it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -80,9 +81,74 @@ pub fn unmount(target: &Path) -> Result<usize> {
     )))
 }
 
+/// Removes what an init has left at `target` that was still preparing its root when containerd had
+/// unmounted it already: then it makes its mount points in the bare directory, and containerd can't remove
+/// that. Only such things go: directories, empty files, links and devices, all of the directory's own
+/// filesystem. A file that holds something is nobody's mount point and stays, with all above it.
+pub fn remove_mount_points(target: &Path) -> Result<()> {
+    let device = match fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => found.dev(),
+        _ => return Ok(()),
+    };
+    remove_empty(target, device).context(|| format!("clear the directory {}", target.display()))
+}
+
+fn remove_empty(directory: &Path, device: u64) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let found = fs::symlink_metadata(&path)?;
+        if found.dev() != device {
+            return Err(std::io::Error::other(format!(
+                "{} is mounted",
+                path.display()
+            )));
+        }
+        if found.is_dir() {
+            remove_empty(&path, device)?;
+            fs::remove_dir(&path)?;
+        } else if found.is_file() && found.len() > 0 {
+            return Err(std::io::Error::other(format!(
+                "{} is not empty",
+                path.display()
+            )));
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_go_and_files_stay() {
+        let root = std::env::temp_dir().join(format!("rootfs-points-{}", std::process::id()));
+        for directory in ["dev/pts", "etc"] {
+            fs::create_dir_all(root.join(directory)).expect("directory");
+        }
+        fs::write(root.join("etc/hosts"), "").expect("file");
+        std::os::unix::fs::symlink("/proc/self/fd", root.join("dev/fd")).expect("link");
+        remove_mount_points(&root).expect("all are mount points");
+        assert_eq!(fs::read_dir(&root).expect("it stays").count(), 0);
+        fs::write(root.join("data"), "of somebody").expect("file");
+        let why = remove_mount_points(&root).expect_err("a file with content");
+        assert!(why.to_string().contains("data is not empty"), "{why}");
+        fs::remove_dir_all(&root).expect("remove");
+        remove_mount_points(&root).expect("no such place");
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_not_entered() {
+        let root = std::env::temp_dir().join(format!("rootfs-below-{}", std::process::id()));
+        mount(&[bind("/proc", "")], &root.join("proc")).expect("mount");
+        let why = remove_mount_points(&root).expect_err("a mount");
+        unmount(&root.join("proc")).expect("unmount");
+        remove_mount_points(&root).expect("unmounted");
+        fs::remove_dir(&root).expect("it is empty");
+        assert!(why.to_string().contains("is mounted"), "{why}");
+    }
 
     fn bind(source: &str, target: &str) -> Mount {
         Mount {

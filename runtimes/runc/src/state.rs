@@ -5,6 +5,7 @@
 //! <bundle>/trefoil/            libcontainer's root
 //!     config.json              the configuration as libcontainer read it
 //!     init.pid                 its init, from the moment it exists
+//!     rootfs-is-mounted        that the root is made up of mounts
 //!     console.sock             where its terminal was handed over
 //!     mounts/                  where mounts hang while a container is made, in a namespace of their own
 //!     <id>/                    libcontainer's own
@@ -24,6 +25,8 @@ use crate::rootfs;
 
 /// How long killed processes may take to go.
 const DYING: Duration = Duration::from_secs(5);
+
+const ROOT_IS_MOUNTED: &str = "rootfs-is-mounted";
 
 /// Where a container's state is.
 #[derive(Debug)]
@@ -60,6 +63,16 @@ impl State {
     /// The file with the init's number.
     pub fn pid_file(&self) -> PathBuf {
         self.root.join("init.pid")
+    }
+
+    /// Notes that `<bundle>/rootfs` is a place to mount upon, with nothing of its own in it.
+    pub fn note_mounted_root(&self) -> Result<()> {
+        let path = self.root.join(ROOT_IS_MOUNTED);
+        fs::write(&path, "").context(|| format!("write {}", path.display()))
+    }
+
+    fn is_root_mounted(&self) -> bool {
+        self.root.join(ROOT_IS_MOUNTED).exists()
     }
 
     fn load(&self) -> Result<Container> {
@@ -183,7 +196,11 @@ pub fn clean_up(
         }
         Err(why) => note(Err(why)),
     }
-    note(rootfs::unmount(&bundle.join("rootfs")).map(|n| (n > 0).then(|| format!("{n} mounts"))));
+    let root = bundle.join("rootfs");
+    note(rootfs::unmount(&root).map(|n| (n > 0).then(|| format!("{n} mounts"))));
+    if state.is_root_mounted() {
+        note(rootfs::remove_mount_points(&root).map(|()| None));
+    }
     match fs::remove_dir_all(&state.root) {
         Ok(()) => note(Ok(Some("its state".into()))),
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}

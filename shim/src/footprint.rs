@@ -11,14 +11,14 @@ use std::time::Duration;
 use nix::sys::mman::{MmapAdvise, madvise};
 use tokio::sync::Notify;
 
-/// For how long no request must have come.
+/// For how long nothing must have changed.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Lets go of the binary whenever no request has come for a while; never returns.
-pub async fn watch(requests: Arc<Notify>) {
+/// Lets go of the binary once nothing has changed for a while after a change; never returns.
+pub async fn watch(changes: Arc<Notify>) {
     loop {
-        requests.notified().await;
-        while tokio::time::timeout(QUIET, requests.notified())
+        changes.notified().await;
+        while tokio::time::timeout(QUIET, changes.notified())
             .await
             .is_ok()
         {}

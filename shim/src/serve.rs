@@ -80,7 +80,7 @@ async fn serve_until_done(
         .await
         .context(|| "serve the listening socket")?;
 
-    tokio::spawn(footprint::watch(pod.requests()));
+    tokio::spawn(footprint::watch(pod.changes()));
 
     pod.over().await;
     if tokio::time::timeout(LAST_EVENTS, events.flush())

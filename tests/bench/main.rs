@@ -12,7 +12,7 @@
 //!   the containerd process itself, plus what the containers' cgroup used. User and system time.
 //! - *CRI*: critest's own benchmarks, which time each call inside one client.
 //! - *PSS, RSS*: from `smaps_rollup` of the shim and of the processes of its own program, when
-//!   all is started and has been idle for a second. PSS shares out what several map.
+//!   all is started and has been idle for three seconds. PSS shares out what several map.
 
 mod measure;
 mod table;

@@ -290,7 +290,8 @@ fn memory_of(pids: &[u32]) -> Result<(f64, f64)> {
 }
 
 fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
-    let idle = Duration::from_secs(1);
+    // As a pod is for most of its life; a shim of ours needs one second to settle.
+    let idle = Duration::from_secs(3);
     for containers in [1, 10] {
         let plural = if containers == 1 { "" } else { "s" };
         let mut pss = Row::new(

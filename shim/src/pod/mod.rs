@@ -40,8 +40,8 @@ pub struct Pod {
     /// Whether containerd has asked for the end. It may ask while containers are left, and never again.
     ending: AtomicBool,
     over: Notify,
-    /// Notified at every request.
-    requests: Arc<Notify>,
+    /// Notified when something has changed.
+    changes: Arc<Notify>,
 }
 
 /// A container as containerd asks for it.
@@ -77,13 +77,14 @@ impl Pod {
             containers: Mutex::default(),
             ending: AtomicBool::new(false),
             over: Notify::new(),
-            requests: Arc::default(),
+            changes: Arc::default(),
         }
     }
 
-    /// What is notified whenever a request has come.
-    pub fn requests(&self) -> Arc<Notify> {
-        self.requests.clone()
+    /// What is notified when a container or process has been made, started or deleted. Mere questions, which
+    /// containerd asks every second, are no change.
+    pub fn changes(&self) -> Arc<Notify> {
+        self.changes.clone()
     }
 
     /// Resolves when the pod has been shut down.
@@ -209,7 +210,6 @@ impl Pod {
 
     /// The container of that name.
     pub fn container(&self, id: &str) -> Result<Arc<Container>> {
-        self.requests.notify_one();
         self.containers()
             .get(id)
             .cloned()

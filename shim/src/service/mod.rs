@@ -294,34 +294,39 @@ fn details(exec_id: String) -> Result<Any> {
 /// Carries a request through to its end whatever happens to the connection it came by: containerd may die
 /// in the middle of one, and finds the outcome when it is back.
 async fn carry_through<T: Send + 'static>(
+    pod: &Pod,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Answer<T> {
     let outcome = tokio::spawn(work).await;
+    pod.changes().notify_one();
     answer(
         outcome.unwrap_or_else(|why| Err(Error::internal(format!("the request was lost: {why}")))),
     )
 }
 
 /// [`carry_through`] for requests that are answered by nothing.
-async fn carry_out(work: impl Future<Output = Result<()>> + Send + 'static) -> Answer<Empty> {
-    carry_through(work).await.map(|()| Empty::default())
+async fn carry_out(
+    pod: &Pod,
+    work: impl Future<Output = Result<()>> + Send + 'static,
+) -> Answer<Empty> {
+    carry_through(pod, work).await.map(|()| Empty::default())
 }
 
 #[async_trait]
 impl TaskService for Service {
     async fn create(&self, _: &TtrpcContext, r: CreateTaskRequest) -> Answer<CreateTaskResponse> {
         let service = self.clone();
-        carry_through(async move { service.create_container(r).await }).await
+        carry_through(&self.pod, async move { service.create_container(r).await }).await
     }
 
     async fn start(&self, _: &TtrpcContext, r: StartRequest) -> Answer<StartResponse> {
         let service = self.clone();
-        carry_through(async move { service.start_process(r).await }).await
+        carry_through(&self.pod, async move { service.start_process(r).await }).await
     }
 
     async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> Answer<DeleteResponse> {
         let service = self.clone();
-        carry_through(async move { service.delete_process(r).await }).await
+        carry_through(&self.pod, async move { service.delete_process(r).await }).await
     }
 
     async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> Answer<Empty> {
@@ -338,12 +343,12 @@ impl TaskService for Service {
 
     async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> Answer<Empty> {
         let container = answer(self.pod.container(&r.id))?;
-        carry_out(async move { container.pause().await }).await
+        carry_out(&self.pod, async move { container.pause().await }).await
     }
 
     async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> Answer<Empty> {
         let container = answer(self.pod.container(&r.id))?;
-        carry_out(async move { container.resume().await }).await
+        carry_out(&self.pod, async move { container.resume().await }).await
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, r: CheckpointTaskRequest) -> Answer<Empty> {
@@ -368,7 +373,7 @@ impl TaskService for Service {
     async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
         let resources: LinuxResources = answer(from_json(r.resources.as_ref(), "resources"))?;
         let container = answer(self.pod.container(&r.id))?;
-        carry_out(async move { container.update(&resources).await }).await
+        carry_out(&self.pod, async move { container.update(&resources).await }).await
     }
 
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> Answer<WaitResponse> {

@@ -3,7 +3,7 @@
 //! Serving a request touches code all over the binary, and each touch maps 64 KiB around it. A shim
 //! serves a few requests in its first second and then hardly any for days, once per pod on the node. When
 //! it has been quiet for a while it lets go of its mappings of the binary; what it needs again it maps
-//! again, from the page cache, at a microsecond a piece.
+//! again, from the page cache.
 
 use std::sync::Arc;
 use std::time::Duration;

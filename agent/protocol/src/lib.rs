@@ -1,0 +1,70 @@
+//! What the agent in a guest and its host say to each other, and on which port.
+//!
+//! The agent connects to the host's [`READY_PORT`] over vsock and says [`Ready`]. From then on the
+//! host asks, one [`Request`] at a time, and the agent answers; the end of the connection asks for
+//! what [`Request::PowerOff`] does. All of it is lines of ASCII, but for the kernel's log, which
+//! follows its announcement ([`Log`]) as it is.
+//!
+//! Each side takes the other for hostile: nothing that is received makes this crate panic, loop or
+//! allocate more than a line's bound. It never touches a descriptor: both sides bring their own.
+//!
+//! Start reading at [`Ready`]. Every message is shown without the newline that ends its line and
+//! parsed with it: a line that lacks it may have been cut short, and a number cut short is another
+//! number.
+
+#![forbid(unsafe_code)]
+
+mod number;
+mod ready;
+mod request;
+
+use std::fmt;
+
+pub use ready::Ready;
+pub use request::{Log, Request};
+
+/// The host's context on a vsock, whatever the guest's.
+pub const HOST: u32 = 2;
+
+/// The port that the host listens on for an agent that has become ready.
+pub const READY_PORT: u32 = 1024;
+
+/// Why a line is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// it is longer than any message
+    TooLong,
+    /// it doesn't end with a newline
+    Unended,
+    /// it doesn't begin as the message does
+    Unknown,
+    /// the version is not one to sixteen of `0-9 a-z A-Z . + -`
+    Version,
+    /// a number is missing, not plain decimal, or too large
+    Number,
+    /// something follows the message
+    Trailing,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::TooLong => "it is longer than any message",
+            Self::Unended => "it doesn't end with a newline",
+            Self::Unknown => "it doesn't begin as the message does",
+            Self::Version => "the version is not one to sixteen of 0-9 a-z A-Z . + -",
+            Self::Number => "a number is missing, not plain decimal, or too large",
+            Self::Trailing => "something follows the message",
+        })
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// A line's text, if it is a whole line of no more than `longest` bytes.
+fn whole_line(line: &str, longest: usize) -> Result<&str, ParseError> {
+    if line.len() > longest {
+        return Err(ParseError::TooLong);
+    }
+    line.strip_suffix('\n').ok_or(ParseError::Unended)
+}

@@ -1,0 +1,14 @@
+//! Builds what a microVM boots: the guest kernel and the guest image.
+//!
+//! Both are reproducible, cached under a key of their inputs, and need neither root nor a change
+//! to the machine. Nothing in here runs on a node: the results do.
+//!
+//! Also here, because both builders and the test bench need them: the [`cache`], and Debian's
+//! packages without touching the machine's own package state ([`debian`]).
+
+pub mod cache;
+pub mod cpio;
+pub mod debian;
+pub mod image;
+pub mod kernel;
+pub mod run;

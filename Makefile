@@ -40,9 +40,19 @@ test: prerequisites ## Run everything that must pass
 bench: prerequisites build ## Measure against containerd's own shim with runc
 	@$(CARGO) run --quiet -p trefoil-tests --bin bench
 
+.PHONY: bench-count
+bench-count: prerequisites ## Count the instructions of a guest's boot
+	@$(CARGO) run --quiet -p trefoil-tests --bin count
+
 .PHONY: up
 up: prerequisites build ## Start a private containerd to try things on by hand
 	@$(CARGO) run --quiet -p trefoil-tests --bin rig -- up
+
+# A shell in a machine with a real KVM, or one command: make node CMD='ls -l /dev/kvm'
+# OPTIONS: --cpus N --memory MIB --disk SIZE|PATH --hot PATH --read-only --icount --systemd --limit S
+.PHONY: node
+node: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIONS='...')
+	@$(CARGO) run --quiet -p trefoil-tests --bin node -- $(OPTIONS) $${CMD:+"$$CMD"}
 
 .PHONY: deny
 deny: ## Check licences, advisories and duplicates (needs cargo-deny)

@@ -1,24 +1,58 @@
 //! critest with our handler and with the stock one: same images, same machine, same time.
 //!
-//!     conformance [--handler runc|trefoil] [--focus REGEX] [--reports DIRECTORY] [--in-turn]
+//!     conformance [--in-node] [--handler runc|trefoil] [--focus REGEX] [--reports DIRECTORY]
+//!                 [--in-turn]
 //!
 //! Without `--handler` both run, at once unless `--in-turn`, and ours must pass what stock
 //! passes, except what `not-yet.txt` lists; what is listed and passes must leave the list.
+//! `--in-node` does it on pure cgroup v2 and another kernel, without a focus of yours for the
+//! specs to which that matters.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rig::critest::{self, Outcome, Spec};
-use rig::{Handler, Rig, command, guard};
+use rig::node::{Node, init};
+use rig::{Handler, Rig, command, containerd, guard};
 
 const NOT_YET: &str = include_str!("not-yet.txt");
 
+/// The specs whose subject is of the kernel's or of cgroups, or goes through much of a machine.
+/// All of them would take a quarter of an hour in a node.
+const IN_NODE: &[&str] = &[
+    "Container OOM",
+    "listing container stats",
+    "listing stats for started containers .Conformance",
+    "support execSync",
+    "should support HostPID",
+    "should support PodPID",
+    "should support HostIpc is false",
+    "should support HostNetwork is true",
+    "should support NamespaceMode_POD",
+    "Privileged is",
+    "should support MaskedPaths",
+    "should support ReadonlyPaths",
+    "seccomp default",
+    "seccomp profile that blocks setting hostname with",
+    "not allow privilege escalation when true",
+    "dropping ALL capabilities",
+    "sysctls",
+    "should support recursive readonly mounts",
+    "'rshared'",
+    "exec with tty=true",
+    "should support attach",
+    "support portforward .Conformance",
+    "mapping with host port",
+];
+
 struct Options {
+    in_node: bool,
     handler: Option<Handler>,
     focus: Option<String>,
     reports: PathBuf,
@@ -27,6 +61,7 @@ struct Options {
 
 fn options() -> Result<Options> {
     let mut options = Options {
+        in_node: false,
         handler: None,
         focus: None,
         reports: rig::cache::directory()?.join("reports"),
@@ -43,6 +78,7 @@ fn options() -> Result<Options> {
             "--handler" => options.handler = Some(Handler::from_str(&value()?)?),
             "--focus" => options.focus = Some(value()?),
             "--reports" => options.reports = value()?.into(),
+            "--in-node" => options.in_node = true,
             "--in-turn" => options.in_turn = true,
             _ => bail!("unknown argument {argument:?}"),
         }
@@ -50,9 +86,13 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    init::take_part()?;
     guard::take_part()?;
     let options = options()?;
+    if options.in_node {
+        return in_node(&options);
+    }
     fs::create_dir_all(&options.reports)?;
     let failed = match options.handler {
         Some(handler) => one(&options, handler)?,
@@ -64,7 +104,38 @@ fn main() -> Result<()> {
             options.reports.display()
         );
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same in a node, with its reports beside the others.
+fn in_node(options: &Options) -> Result<ExitCode> {
+    rig::prepare()?;
+    let reports = std::path::absolute(&options.reports)?.join("node");
+    fs::create_dir_all(&reports)?;
+    let mut arguments = vec![
+        "--reports".to_owned(),
+        reports.to_string_lossy().into_owned(),
+        "--focus".to_owned(),
+        options.focus.clone().unwrap_or_else(|| IN_NODE.join("|")),
+    ];
+    if let Some(handler) = options.handler {
+        handler.require()?;
+        arguments.extend(["--handler".to_owned(), handler.to_string()]);
+    } else {
+        Handler::Trefoil.require()?;
+    }
+    if options.in_turn {
+        arguments.push("--in-turn".to_owned());
+    }
+    let node = Node {
+        // containerd's roots are in memory there.
+        memory: 8192,
+        limit: Some(Duration::from_secs(15 * 60)),
+        hot: vec![containerd::shim_binary()],
+        writable: vec![reports],
+        ..Node::default()
+    };
+    node.run_again("conformance", &arguments)
 }
 
 fn run(options: &Options, handler: Handler) -> Result<Vec<Spec>> {

@@ -1,6 +1,6 @@
 //! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
 //!
-//!     e2e [--handler runc|trefoil] [part of a trial's name]
+//!     e2e [--in-node] [--handler runc|trefoil] [part of a trial's name]
 //!
 //! Every trial is true of the stock handler as well, which is the reference. After each, all it
 //! made is removed, and nothing may be left.
@@ -10,14 +10,16 @@ mod ctr;
 mod pods;
 mod streams;
 
-use std::ffi::OsString;
 use std::fs;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rig::{Handler, Rig, command, guard};
+use rig::node::{Node, init};
+use rig::{Handler, Rig, command, containerd, guard};
 
 /// What a trial has.
 struct Env {
@@ -69,9 +71,28 @@ const CONTAINERDS_OWN: &[&str] = &[
 
 type Body = fn(&Env) -> Result<()>;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    init::take_part()?;
     guard::take_part()?;
-    let (handler, rest) = split_arguments()?;
+    let Options {
+        handler,
+        in_node,
+        rest,
+    } = split_arguments()?;
+    if in_node {
+        handler.require()?;
+        rig::prepare()?;
+        let node = Node {
+            // containerd's root is in memory there.
+            memory: 8192,
+            limit: Some(Duration::from_secs(30 * 60)),
+            hot: vec![containerd::shim_binary()],
+            ..Node::default()
+        };
+        let mut arguments = vec![format!("--handler={handler}")];
+        arguments.extend(rest.into_iter().skip(1));
+        return node.run_again("e2e", &arguments);
+    }
     let mut arguments = Arguments::from_iter(rest);
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
@@ -115,23 +136,38 @@ fn main() -> Result<()> {
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Dropped before the process ends without looking back.
     drop(env);
-    conclusion.exit();
+    Ok(conclusion.exit_code())
 }
 
-/// Takes `--handler NAME` out of the arguments.
-fn split_arguments() -> Result<(Handler, Vec<OsString>)> {
-    let mut handler = Handler::Trefoil;
-    let mut rest = Vec::new();
-    let mut arguments = std::env::args_os();
+/// What is asked for besides what the trials' harness understands.
+struct Options {
+    handler: Handler,
+    in_node: bool,
+    /// The harness's, with the program's name.
+    rest: Vec<String>,
+}
+
+/// Takes our own options out of the arguments.
+fn split_arguments() -> Result<Options> {
+    let mut options = Options {
+        handler: Handler::Trefoil,
+        in_node: false,
+        rest: Vec::new(),
+    };
+    let mut arguments = std::env::args();
     while let Some(argument) = arguments.next() {
-        if argument == "--handler" {
+        if argument == "--in-node" {
+            options.in_node = true;
+        } else if argument == "--handler" {
             let name = arguments.next().context("--handler needs a name")?;
-            handler = Handler::from_str(&name.to_string_lossy())?;
+            options.handler = Handler::from_str(&name)?;
+        } else if let Some(name) = argument.strip_prefix("--handler=") {
+            options.handler = Handler::from_str(name)?;
         } else {
-            rest.push(argument);
+            options.rest.push(argument);
         }
     }
-    Ok((handler, rest))
+    Ok(options)
 }
 
 /// Runs one trial, and whatever came of it cleans up and looks for what is left.

@@ -8,8 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
+pub use trefoil_guest::run::describe;
 
 /// What a program did.
 #[derive(Debug)]
@@ -73,17 +76,20 @@ pub fn tail(text: &str, limit: usize) -> &str {
     text[from..].trim()
 }
 
-/// How a command is shown in messages.
-pub fn describe(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
-    if let Some((_, name)) = line.rsplit_once('/') {
-        line = name.to_owned();
+/// Makes a command end when we do, in whatever way: it is killed with the thread that starts it.
+pub fn end_with_us(command: &mut Command) {
+    let parent = getpid();
+    // SAFETY: between fork and exec only two system calls are made; neither allocates.
+    unsafe {
+        command.pre_exec(move || {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have been gone before the call.
+            if getppid() != parent {
+                return Err(Errno::ESRCH.into());
+            }
+            Ok(())
+        });
     }
-    for argument in command.get_args() {
-        line.push(' ');
-        line.push_str(&argument.to_string_lossy());
-    }
-    line
 }
 
 /// Runs a command to its end, feeding it `stdin`; kills it and its process group after `limit`.

@@ -511,7 +511,7 @@ impl Drop for Rig {
 
 /// A fresh directory with a short path: sockets below it have names of limited length. It must
 /// not lie on an overlay, as containerd's snapshots will be overlays on it.
-fn make_directory() -> Result<PathBuf> {
+pub(crate) fn make_directory() -> Result<PathBuf> {
     let base = std::env::var_os("TREFOIL_TEST_DIR")
         .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     for attempt in 0..100u32 {

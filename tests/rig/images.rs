@@ -15,11 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::cache::{self, sha256};
-use crate::command::describe;
+use trefoil_guest::cache::{self, sha256};
+use trefoil_guest::debian::{self, Apt, Release};
+use trefoil_guest::run::output;
 
 /// Debian packages the images are made from; their dependencies come along.
 const PACKAGES: [&str; 5] = [
@@ -42,20 +43,14 @@ const CRITEST: &str = "k8s-staging-cri-tools";
 
 /// The directory of the images: `blobs/<digest>` and `tags.json` (repository:tag to digest).
 pub fn ensure() -> Result<PathBuf> {
-    let release = fs::read("/etc/os-release").unwrap_or_default();
-    let packages = PACKAGES.join(" ");
-    let tree = cache::ensure("packages", &[packages.as_bytes(), &release], |out| {
+    if let Some(images) = crate::tools::prebuilt().and_then(|built| built.last().cloned()) {
+        return Ok(images);
+    }
+    let tree = cache::ensure("packages", &packages(), |out| {
         eprintln!("fetching Debian packages for the test images (once; cached)");
         fetch_packages(out)
     })?;
-    // This file and the programs are the recipe.
-    let recipe: [&[u8]; 4] = [
-        include_bytes!("images.rs"),
-        include_bytes!("programs/pause.c"),
-        include_bytes!("programs/euid.c"),
-        tree.file_name().unwrap_or_default().as_encoded_bytes(),
-    ];
-    cache::ensure("images", &recipe, |out| {
+    cache::ensure("images", &recipe(&tree), |out| {
         let programs = out.join("programs");
         fs::create_dir(&programs)?;
         let pause = compile(&programs, "pause", include_str!("programs/pause.c"))?;
@@ -64,99 +59,60 @@ pub fn ensure() -> Result<PathBuf> {
     })
 }
 
-fn run(command: &mut Command) -> Result<Vec<u8>> {
-    let line = describe(command);
-    let output = command
-        .output()
-        .with_context(|| format!("starting `{line}`"))?;
-    if !output.status.success() {
-        bail!(
-            "`{line}` ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(output.stdout)
+/// What [`ensure`] would answer, if it has been made.
+pub fn find() -> Result<Option<PathBuf>> {
+    let Some(tree) = cache::find("packages", &packages())? else {
+        return Ok(None);
+    };
+    cache::find("images", &recipe(&tree))
+}
+
+/// What the tree of programs depends on.
+fn packages() -> [Vec<u8>; 2] {
+    let release = fs::read("/etc/os-release").unwrap_or_default();
+    [PACKAGES.join(" ").into_bytes(), release]
+}
+
+/// What the images depend on: this file, the programs and the tree.
+fn recipe(tree: &Path) -> [Vec<u8>; 4] {
+    [
+        include_bytes!("images.rs").to_vec(),
+        include_bytes!("programs/pause.c").to_vec(),
+        include_bytes!("programs/euid.c").to_vec(),
+        tree.file_name()
+            .unwrap_or_default()
+            .as_encoded_bytes()
+            .to_vec(),
+    ]
 }
 
 /// Unpacks [`PACKAGES`] and all they depend on to `out/root`.
 fn fetch_packages(out: &Path) -> Result<()> {
-    let (apt, root) = (out.join("apt"), out.join("root"));
-    for directory in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(directory))?;
-    }
-    // An empty state makes apt fetch every dependency, whatever the machine has.
-    fs::write(apt.join("status"), "")?;
-    let apt_get = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        for (option, path) in [
-            ("Dir::State::lists", "lists"),
-            ("Dir::State::status", "status"),
-            ("Dir::State::extended_states", "extended_states"),
-            ("Dir::Cache", "cache"),
-        ] {
-            command
-                .arg("-o")
-                .arg(format!("{option}={}", apt.join(path).display()));
-        }
-        command
-            .args([
-                "-o",
-                "Debug::NoLocking=1",
-                "-o",
-                "APT::Sandbox::User=root",
-                "-qq",
-            ])
-            .args(arguments);
-        run(&mut command)
-    };
-    apt_get(&["update"])?;
-    let mut install = vec![
-        "install",
-        "--download-only",
-        "--yes",
-        "--no-install-recommends",
-    ];
-    install.extend(PACKAGES);
-    apt_get(&install)?;
-
+    let (state, root) = (out.join("apt"), out.join("root"));
+    let packages = Apt::open(&state, Release::Machine)?.download_all(&PACKAGES)?;
     // As Debian's own merged layout has it.
     for directory in ["bin", "sbin", "lib", "lib64"] {
         fs::create_dir_all(root.join("usr").join(directory))?;
         std::os::unix::fs::symlink(format!("usr/{directory}"), root.join(directory))?;
     }
-    for entry in fs::read_dir(apt.join("cache/archives"))? {
-        let package = entry?.path();
-        if package
-            .extension()
-            .is_some_and(|extension| extension == "deb")
-        {
-            let content = out.join("content.tar");
-            fs::write(
-                &content,
-                run(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&package))?,
-            )?;
-            run(Command::new("tar")
-                .args(["-x", "--keep-directory-symlink", "-C"])
-                .arg(&root)
-                .arg("-f")
-                .arg(&content))?;
-            fs::remove_file(content)?;
-        }
+    for package in packages {
+        debian::unpack(&package, &root)?;
     }
-    fs::remove_dir_all(apt)?;
+    fs::remove_dir_all(state)?;
     Ok(())
 }
 
 fn compile(directory: &Path, name: &str, source: &str) -> Result<PathBuf> {
-    let (input, output) = (directory.join(format!("{name}.c")), directory.join(name));
+    let (input, program) = (directory.join(format!("{name}.c")), directory.join(name));
     fs::write(&input, source)?;
-    run(Command::new("gcc")
-        .args(["-Os", "-static", "-s", "-o"])
-        .arg(&output)
-        .arg(&input))
+    output(
+        Command::new("gcc")
+            .args(["-Os", "-static", "-s", "-o"])
+            .arg(&program)
+            .arg(&input),
+    )
     .context("the test images need gcc: run tests/rig/prerequisites.sh")?;
-    Ok(output)
+    Ok(program)
 }
 
 /// One layer being put together.
@@ -198,10 +154,12 @@ impl Layer {
         let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         self.file(to, 0o755, &content)?;
         let loader = "/lib64/ld-linux-x86-64.so.2";
-        let listing = run(Command::new("chroot")
-            .arg(tree)
-            .args([loader, "--list"])
-            .arg(format!("/{from}")))?;
+        let listing = output(
+            Command::new("chroot")
+                .arg(tree)
+                .args([loader, "--list"])
+                .arg(format!("/{from}")),
+        )?;
         for line in String::from_utf8_lossy(&listing).lines() {
             let Some(library) = line.split_whitespace().find(|word| word.starts_with('/')) else {
                 continue; // The one the kernel provides.
@@ -441,9 +399,11 @@ fn base_layer(tree: &Path, libraries: &mut Vec<String>) -> Result<Layer> {
     // nginx writes /run/nginx.pid, and critest reads /var/run/nginx.pid.
     layer.link(tar::EntryType::Symlink, "var/run", "../run")?;
     layer.program(tree, "usr/bin/busybox", "bin/busybox", libraries)?;
-    let applets = run(Command::new("chroot")
-        .arg(tree)
-        .args(["/usr/bin/busybox", "--list"]))?;
+    let applets = output(
+        Command::new("chroot")
+            .arg(tree)
+            .args(["/usr/bin/busybox", "--list"]),
+    )?;
     for applet in String::from_utf8_lossy(&applets)
         .lines()
         .filter(|name| *name != "busybox")

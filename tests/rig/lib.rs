@@ -9,18 +9,29 @@
 //!
 //! Start reading at [`containerd`], then [`cri`] for what the tests say to it.
 
-pub mod cache;
 pub mod cgroup;
 pub mod command;
 pub mod containerd;
 pub mod cri;
 pub mod critest;
 pub mod guard;
+pub mod guest;
 pub mod images;
+pub mod kvm;
 pub mod leftovers;
 pub mod namespaces;
+pub mod node;
 pub mod pty;
 pub mod registry;
 pub mod tools;
+pub mod transcript;
 
 pub use containerd::{Handler, Rig};
+pub use trefoil_guest::cache;
+
+/// Builds what a rig needs and isn't there yet: in a node it would take long.
+pub fn prepare() -> anyhow::Result<()> {
+    tools::Tools::ensure()?;
+    images::ensure()?;
+    Ok(())
+}

@@ -25,6 +25,16 @@ need iproute2 "the bench's network" has ip
 need iptables "the CNI plugins' port maps" has iptables
 need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
 need make "the two commands" has make
+need qemu-system-x86 "the node, a machine with a real KVM" has qemu-system-x86_64
+need kmod "the node's kernel modules" has modprobe
+need xz-utils "unpacking them, and the guest kernel's source" has xz
+need e2fsprogs "the node's block images" has mke2fs
+need systemd "cgroups made by systemd, in the node" test -x /lib/systemd/systemd
+need dbus "the same" has dbus-daemon
+need flex "building the guest kernel" has flex
+need bison "the same" has bison
+need bc "the same" has bc
+need libelf-dev "the same" test -e /usr/include/gelf.h
 
 # Go fetches the toolchain a module asks for by itself, from 1.21 on.
 go=$(PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin command -v go || true)

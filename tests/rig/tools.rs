@@ -61,12 +61,20 @@ pub struct Tools {
 impl Tools {
     /// Builds what isn't in the cache yet.
     pub fn ensure() -> Result<Self> {
-        let mut built = Vec::new();
-        for counterpart in &COUNTERPARTS {
-            built.push(counterpart.ensure()?);
-        }
-        let [containerd_bin, runc_bin, cri_bin, cni_bin] = <[PathBuf; 4]>::try_from(built)
-            .map_err(|_| anyhow::anyhow!("a counterpart is missing"))?;
+        let built = match prebuilt() {
+            Some(mut built) => {
+                built.truncate(COUNTERPARTS.len());
+                built
+            }
+            None => COUNTERPARTS
+                .iter()
+                .map(Counterpart::ensure)
+                .collect::<Result<_>>()?,
+        };
+        let built = built.iter().map(|directory| directory.join("bin"));
+        let [containerd_bin, runc_bin, cri_bin, cni_bin] =
+            <[PathBuf; 4]>::try_from(built.collect::<Vec<_>>())
+                .map_err(|_| anyhow::anyhow!("a counterpart is missing"))?;
         Ok(Self {
             containerd_bin,
             runc_bin,
@@ -106,11 +114,36 @@ impl Tools {
     }
 }
 
+/// In a node: the counterparts' directories, and then the images', as the machine below has built
+/// them. There is no need to look for a compiler there.
+pub const PREBUILT: &str = "TREFOIL_PREBUILT";
+
+/// What [`PREBUILT`] says.
+pub fn prebuilt() -> Option<Vec<PathBuf>> {
+    Some(std::env::split_paths(&std::env::var_os(PREBUILT)?).collect())
+}
+
+/// What [`PREBUILT`] is to say in a node, if all of it has been built.
+pub fn find_built() -> Result<Option<Vec<PathBuf>>> {
+    let mut found = Vec::new();
+    for counterpart in &COUNTERPARTS {
+        let inputs = counterpart.inputs()?;
+        found.extend(cache::find(counterpart.name, &inputs)?);
+    }
+    found.extend(crate::images::find()?);
+    Ok((found.len() == COUNTERPARTS.len() + 1).then_some(found))
+}
+
 impl Counterpart {
-    fn ensure(&self) -> Result<PathBuf> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+    fn source(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("counterparts")
-            .join(self.name);
+            .join(self.name)
+    }
+
+    /// What the programs are made of, as far as we choose it.
+    fn inputs(&self) -> Result<[Vec<u8>; 4]> {
+        let source = self.source();
         let read = |file: &str| {
             let path = source.join(file);
             fs::read(&path).with_context(|| format!("reading {}", path.display()))
@@ -123,8 +156,13 @@ impl Counterpart {
             .output()?
             .stdout;
         let how = format!("{} {} {:?}", self.tags, self.cgo, self.test);
-        let inputs: [&[u8]; 4] = [&module, &sums, how.as_bytes(), &version];
-        let directory = cache::ensure(self.name, &inputs, |out| {
+        Ok([module, sums, how.into_bytes(), version])
+    }
+
+    fn ensure(&self) -> Result<PathBuf> {
+        let (go, source) = (go()?, self.source());
+        let inputs = self.inputs()?;
+        cache::ensure(self.name, &inputs, |out| {
             eprintln!(
                 "building {} (once; cached in {})",
                 self.name,
@@ -150,8 +188,7 @@ impl Counterpart {
                     .ran()?;
             }
             Ok(())
-        })?;
-        Ok(directory.join("bin"))
+        })
     }
 
     fn go(&self, go: &Path, source: &Path) -> Command {

@@ -317,10 +317,12 @@ fn hard_limits_are_raised_with_the_hosts_privilege_even_in_a_user_namespace() {
         .find_map(|line| line.strip_prefix("CapEff:\t"))
         .unwrap();
     if u64::from_str_radix(effective, 16).unwrap() & (1 << 24) != 0 {
-        let script = "awk '/msgqueue/ {print $5}' /proc/self/limits";
+        // "Max msgqueue size         819200               819201               bytes"
+        let limits = lines(&container, "cat /proc/self/limits", raised);
+        let queue = limits.iter().find(|line| line.contains("msgqueue"));
         assert_eq!(
-            lines(&container, script, raised),
-            [hard.saturating_add(1).to_string()]
+            queue.and_then(|line| line.split_whitespace().nth(4)),
+            Some(hard.saturating_add(1).to_string().as_str())
         );
     } else {
         let refusal = refusal(&container, raised);
@@ -395,14 +397,21 @@ fn a_user_namespace_confines_ids_and_capabilities() {
         let mut running = start(
             &container,
             &spec(),
-            &process("id -u; id -G; cat /proc/self/uid_map; sleep infinity", user),
+            &process(
+                "id -u; id -G; cat /proc/self/uid_map; echo end; sleep infinity",
+                user,
+            ),
             false,
         )
         .unwrap();
-        let mut output = [0; 128];
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        let length = running.output.read(&mut output).unwrap();
-        let text = std::str::from_utf8(&output[..length]).unwrap();
+        let mut output = Vec::new();
+        while !output.ends_with(b"end\n") {
+            let mut some = [0; 128];
+            let length = running.output.read(&mut some).unwrap();
+            assert_ne!(length, 0, "{}", String::from_utf8_lossy(&output));
+            output.extend_from_slice(&some[..length]);
+        }
+        let text = String::from_utf8(output).unwrap();
         assert!(text.starts_with(&format!("{uid}\n{uid} 7\n")), "{text}");
         assert!(text.contains(&SHIFT.to_string()), "{text}");
         // Seen from the host, it is nobody's root.

@@ -1,0 +1,103 @@
+//! Tests of the crates that mean something else on another machine, run in the node: those of the
+//! runc runtime, on cgroup v2 and Debian's kernel, and the ones that need systemd, under it.
+//!
+//!     crates-in-node [argument of the test programs]...
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rig::node::{Node, init, show};
+use rig::{cache, guard};
+use serde_json::Value;
+
+const PACKAGE: &str = "trefoil-runc";
+
+/// They take a fraction of it.
+const LIMIT: Duration = Duration::from_secs(6 * 60);
+
+fn main() -> Result<ExitCode> {
+    init::take_part()?;
+    guard::take_part()?;
+    let programs = test_programs()?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let all = in_node("crates", false, &programs, &arguments)?;
+    let mut with_systemd = arguments;
+    with_systemd.push("--ignored".into());
+    let ignored = in_node("crates-systemd", true, &programs, &with_systemd)?;
+    Ok(ExitCode::from(u8::from(!(all && ignored))))
+}
+
+/// A program of tests, and where cargo would start it.
+struct TestProgram {
+    file: PathBuf,
+    directory: PathBuf,
+}
+
+/// Has cargo build the package's tests, and say where they are.
+fn test_programs() -> Result<Vec<TestProgram>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["test", "-p", PACKAGE, "--no-run"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting cargo")?;
+    ensure!(built.status.success(), "cargo ended with {}", built.status);
+    let mut programs = Vec::new();
+    for line in built.stdout.split(|byte| *byte == b'\n') {
+        let message: Value = serde_json::from_slice(line).unwrap_or_default();
+        let manifest = message["manifest_path"].as_str().map(Path::new);
+        if let (Some(file), true, Some(directory)) = (
+            message["executable"].as_str(),
+            message["profile"]["test"] == true,
+            manifest.and_then(Path::parent),
+        ) {
+            programs.push(TestProgram {
+                file: file.into(),
+                directory: directory.into(),
+            });
+        }
+    }
+    ensure!(!programs.is_empty(), "{PACKAGE} has no tests");
+    Ok(programs)
+}
+
+/// Runs them all in one node; whether all passed.
+fn in_node(
+    name: &str,
+    systemd: bool,
+    programs: &[TestProgram],
+    arguments: &[String],
+) -> Result<bool> {
+    let reports = cache::directory()?.join("reports");
+    let node = Node {
+        systemd,
+        limit: Some(LIMIT),
+        // The root is an overlay of two file systems, and a file's device not its directory's.
+        environment: vec![("TMPDIR".into(), "/var/tmp".into())],
+        hot: programs
+            .iter()
+            .map(|program| program.file.clone())
+            .collect(),
+        transcript: reports.join(format!("node-{name}.log")),
+        ..Node::default()
+    };
+    // "$@" are the arguments of each.
+    let mut script = String::from("status=0\n");
+    for TestProgram { file, directory } in programs {
+        script.push_str(&format!(
+            "cd '{}' && '{}' \"$@\" || status=1\n",
+            directory.display(),
+            file.display()
+        ));
+    }
+    script.push_str("exit $status");
+    let mut words = vec!["sh", "-c", &script, "sh"];
+    words.extend(arguments.iter().map(String::as_str));
+    let ended = node
+        .run(&words, show)
+        .with_context(|| format!("running the tests of {PACKAGE} in a node"))?;
+    Ok(ended.code == 0)
+}

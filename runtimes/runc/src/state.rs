@@ -11,11 +11,12 @@
 //!     <id>/                    libcontainer's own
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
+use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
 use serde::Deserialize;
 use trefoil_core::{Context, Error, Result};
@@ -73,6 +74,19 @@ impl State {
 
     fn is_root_mounted(&self) -> bool {
         self.root.join(ROOT_IS_MOUNTED).exists()
+    }
+
+    /// Waits until nobody else clears the container away: a containerd that starts asks for a dead
+    /// pod and for each of its containers at once. `None` if it has no state (any more).
+    fn lock(&self) -> Result<Option<Flock<File>>> {
+        let directory = match File::open(&self.root) {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            outcome => outcome.context(|| format!("open {}", self.root.display()))?,
+        };
+        Flock::lock(directory, FlockArg::LockExclusive)
+            .map(Some)
+            .map_err(|(_, why)| why)
+            .context(|| format!("lock {}", self.root.display()))
     }
 
     fn load(&self) -> Result<Container> {
@@ -173,6 +187,7 @@ pub fn clean_up(
     systemd: bool,
 ) -> Result<Vec<String>> {
     let state = State::of(id, bundle);
+    let _alone = state.lock()?;
     let mut removed = Vec::new();
     let mut failure = None;
     let mut note = |outcome: Result<Option<String>>| match outcome {

@@ -1,0 +1,175 @@
+//! The one loop that calls devices: it sleeps until a queue is kicked or a device's descriptor is
+//! ready, and gives each a turn.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::Failure;
+use super::transport::Transport;
+
+/// What a descriptor is ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Reading will not block.
+    pub readable: bool,
+    /// Writing will not block.
+    pub writable: bool,
+    /// The other side will send nothing more, or has gone, or there is an error to be read.
+    pub hung_up: bool,
+}
+
+/// What is to be told of a descriptor. With neither, a descriptor whose other side has gone is told
+/// of again and again all the same: take it off with [`Watch::remove`] instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// When it can be read.
+    pub readable: bool,
+    /// When it can be written.
+    pub writable: bool,
+}
+
+impl Interest {
+    /// Reading only.
+    pub const READABLE: Self = Self {
+        readable: true,
+        writable: false,
+    };
+
+    fn flags(self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, self.readable);
+        flags.set(EpollFlags::EPOLLOUT, self.writable);
+        flags
+    }
+}
+
+/// Tokens from here on are kicks of queues.
+const KICKS: u32 = 1 << 31;
+/// The owner of what is not a device's.
+const NO_DEVICE: u32 = u32::MAX;
+
+/// Where one device's descriptors are watched. Level-triggered: what stays ready is told again.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    epoll: Arc<Epoll>,
+    owner: u32,
+}
+
+impl Watch {
+    fn event(&self, token: u32, interest: Interest) -> EpollEvent {
+        EpollEvent::new(
+            interest.flags(),
+            u64::from(self.owner) << 32 | u64::from(token),
+        )
+    }
+
+    /// Begins to watch; `token` is below 2³¹ and is what [`super::Device::ready`] gets.
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u32, interest: Interest) -> Result<(), Failure> {
+        self.epoll
+            .add(fd, self.event(token, interest))
+            .map_err(Failure::host("watch a descriptor"))
+    }
+
+    /// Changes what is to be told.
+    pub fn change(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: u32,
+        interest: Interest,
+    ) -> Result<(), Failure> {
+        self.epoll
+            .modify(fd, &mut self.event(token, interest))
+            .map_err(Failure::host("watch a descriptor"))
+    }
+
+    /// Stops watching. A descriptor that is closed everywhere is forgotten without this.
+    pub fn remove(&self, fd: BorrowedFd<'_>) {
+        let _ = self.epoll.delete(fd);
+    }
+
+    /// A device's kicks.
+    pub(super) fn add_kick(&self, fd: BorrowedFd<'_>, queue: u32) -> Result<(), Failure> {
+        self.add(fd, KICKS | queue, Interest::READABLE)
+    }
+}
+
+/// The loop.
+pub struct Events {
+    epoll: Arc<Epoll>,
+}
+
+/// What [`Events::turn`] leaves to its caller: which of the caller's own tokens are ready.
+pub type Own = Vec<u32>;
+
+impl Events {
+    /// A loop that watches nothing yet.
+    pub fn new() -> nix::Result<Self> {
+        Ok(Self {
+            epoll: Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?),
+        })
+    }
+
+    /// Where the device with this number has its descriptors watched.
+    pub fn watch_of_device(&self, number: usize) -> Watch {
+        Watch {
+            epoll: Arc::clone(&self.epoll),
+            owner: u32::try_from(number).unwrap_or(NO_DEVICE),
+        }
+    }
+
+    /// Watches a descriptor that is no device's.
+    pub fn add_own(&self, fd: impl AsFd, token: u32) -> Result<(), Failure> {
+        let watch = Watch {
+            epoll: Arc::clone(&self.epoll),
+            owner: NO_DEVICE,
+        };
+        watch.add(fd.as_fd(), token, Interest::READABLE)
+    }
+
+    /// Sleeps until something is ready, or the time is over, and calls the devices concerned, once
+    /// each. An error names the device whose host side failed.
+    pub fn turn(
+        &self,
+        devices: &[Arc<Mutex<Transport>>],
+        own: &mut Own,
+        limit: EpollTimeout,
+    ) -> Result<(), (&'static str, Failure)> {
+        own.clear();
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, limit) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => return Ok(()),
+            Err(why) => return Err(("events", Failure::host("wait for events")(why))),
+        };
+        for event in &events[..count] {
+            let [owner, token] = [event.data() >> 32, event.data() & u64::from(u32::MAX)]
+                .map(|half| u32::try_from(half).unwrap_or(NO_DEVICE));
+            if owner == NO_DEVICE {
+                own.push(token);
+                continue;
+            }
+            let Some(device) = devices.get(owner as usize) else {
+                continue;
+            };
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            let flags = event.events();
+            let outcome = match token & KICKS {
+                0 => device.ready(
+                    token,
+                    Ready {
+                        readable: flags.contains(EpollFlags::EPOLLIN),
+                        writable: flags.contains(EpollFlags::EPOLLOUT),
+                        hung_up: flags.intersects(
+                            EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR,
+                        ),
+                    },
+                ),
+                _ => device.kicked((token & !KICKS) as usize),
+            };
+            outcome.map_err(|why| (device.name(), why))?;
+        }
+        Ok(())
+    }
+}

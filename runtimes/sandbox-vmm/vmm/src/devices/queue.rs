@@ -1,0 +1,302 @@
+//! A virtqueue as a device uses it: chains of the guest's buffers come out, used ones go back.
+//!
+//! All that the guest wrote into its rings is checked here: a [`Chain`] holds host addresses that
+//! lie in the guest's memory, all of the readable ones before the writable ones, at most
+//! [`MAX_BUFFERS`] of them. What a guest changes while a chain is being looked at changes the
+//! bytes, never where they are.
+
+use std::sync::Arc;
+
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::interrupt::Interrupt;
+use crate::ram::Ram;
+
+/// The most buffers one chain may have.
+pub const MAX_BUFFERS: usize = 1024;
+
+/// What is wrong with what the guest put into a queue. The device asks to be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// the ring can't be read or written
+    #[error("the ring can't be read or written")]
+    Ring,
+    /// a chain of descriptors does not end
+    #[error("a chain of descriptors does not end as it should")]
+    Chain,
+    /// a buffer is not in the guest's memory
+    #[error("a buffer is not in the guest's memory")]
+    Address,
+    /// a readable buffer follows a writable one
+    #[error("a readable buffer follows a writable one")]
+    Order,
+    /// a chain has more buffers than any request needs
+    #[error("a chain has more than {MAX_BUFFERS} buffers")]
+    Buffers,
+    /// a request is shorter than its header or lacks its answer's place
+    #[error("a request has no room for its header or its answer")]
+    Short,
+}
+
+/// One of an active device's queues.
+pub struct Queue {
+    ring: virtio_queue::Queue,
+    ram: Arc<Ram>,
+    kick: EventFd,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Queue {
+    /// Takes a ring that the driver has set up.
+    pub fn new(
+        ring: virtio_queue::Queue,
+        ram: Arc<Ram>,
+        kick: EventFd,
+        interrupt: Arc<Interrupt>,
+    ) -> Self {
+        Self {
+            ring,
+            ram,
+            kick,
+            interrupt,
+        }
+    }
+
+    /// Takes the next chain that the driver has made available; `false` if there is none.
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Broken> {
+        chain.clear();
+        let found = {
+            let mut available = self.ring.iter(&*self.ram).map_err(|_| Broken::Ring)?;
+            available.next()
+        };
+        let Some(mut descriptors) = found else {
+            return Ok(false);
+        };
+        chain.head = descriptors.head_index();
+        let mut complete = false;
+        for descriptor in descriptors.by_ref() {
+            complete = !descriptor.has_next();
+            let length = descriptor.len() as usize;
+            let buffers = match (descriptor.is_write_only(), chain.writable.is_empty()) {
+                (true, _) => &mut chain.writable,
+                (false, true) => &mut chain.readable,
+                (false, false) => return Err(Broken::Order),
+            };
+            buffers.add(&self.ram, descriptor.addr(), length)?;
+            if chain.readable.list.len() + chain.writable.list.len() > MAX_BUFFERS {
+                return Err(Broken::Buffers);
+            }
+        }
+        // The iterator ends at whatever it can't follow, too.
+        if !complete {
+            return Err(Broken::Chain);
+        }
+        Ok(true)
+    }
+
+    /// Puts the chain taken last back, to be taken again.
+    pub fn put_back(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Hands a chain back to the driver, with `written` bytes in its writable part.
+    pub fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
+        self.ring
+            .add_used(&*self.ram, head, written)
+            .map_err(|_| Broken::Ring)
+    }
+
+    /// Interrupts the driver, if it wants that, for what was pushed since the last time.
+    pub fn signal(&mut self) -> Result<(), Broken> {
+        if self
+            .ring
+            .needs_notification(&*self.ram)
+            .map_err(|_| Broken::Ring)?
+        {
+            self.interrupt.used();
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to kick for what it makes available from now on. `true` if something is
+    /// there already, for which no kick will come.
+    pub fn listen(&mut self) -> Result<bool, Broken> {
+        self.ring
+            .enable_notification(&*self.ram)
+            .map_err(|_| Broken::Ring)
+    }
+
+    /// Tells the driver that kicks are not needed for now.
+    pub fn hush(&mut self) -> Result<(), Broken> {
+        self.ring
+            .disable_notification(&*self.ram)
+            .map_err(|_| Broken::Ring)
+    }
+
+    /// Whether the driver has made something available that was not taken yet.
+    pub fn has_more(&self) -> Result<bool, Broken> {
+        self.ring
+            .avail_idx(&*self.ram, std::sync::atomic::Ordering::Acquire)
+            .map(|index| index.0 != self.ring.next_avail())
+            .map_err(|_| Broken::Ring)
+    }
+
+    /// Has the device called for this queue again, after others had their turn.
+    pub fn kick_again(&self) {
+        // It fails only where the counter is full, and then a kick is under way.
+        drop(self.kick.write(1));
+    }
+
+    /// The ring, for a device that is handled by another process.
+    pub fn ring(&self) -> &virtio_queue::Queue {
+        &self.ring
+    }
+
+    /// What the driver kicks.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+}
+
+/// A chain of the guest's buffers. Kept and filled again, it allocates nothing.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// Its number, with which it is handed back.
+    pub head: u16,
+    /// What the device reads.
+    pub readable: Buffers,
+    /// What it writes.
+    pub writable: Buffers,
+}
+
+impl Chain {
+    fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
+    }
+}
+
+/// Buffers in the guest's memory, in order, as the host addresses that system calls take.
+///
+/// They stay valid as long as the [`Ram`] that the queue holds; a device that keeps a chain past
+/// its queue keeps an `Arc` of that too.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    list: Vec<libc::iovec>,
+    length: usize,
+}
+
+// SAFETY: the addresses are of a mapping that is shared with the guest anyway; nothing in here is
+// tied to a thread.
+unsafe impl Send for Buffers {}
+
+impl Buffers {
+    fn clear(&mut self) {
+        self.list.clear();
+        self.length = 0;
+    }
+
+    /// Whether they hold nothing.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn add(&mut self, ram: &Ram, address: GuestAddress, length: usize) -> Result<(), Broken> {
+        if length == 0 {
+            return Ok(());
+        }
+        // A buffer may cross from one region into the next, where they touch.
+        for slice in GuestMemoryBackend::get_slices(ram, address, length) {
+            let slice = slice.map_err(|_| Broken::Address)?;
+            self.list.push(libc::iovec {
+                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                iov_len: slice.len(),
+            });
+        }
+        self.length += length;
+        Ok(())
+    }
+
+    /// How many bytes they hold together.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// The buffers, for a system call that moves bytes to or from all of them.
+    pub fn iovecs(&self) -> &[libc::iovec] {
+        &self.list
+    }
+
+    /// Forgets the first `count` bytes, or all if there are fewer.
+    pub fn skip(&mut self, count: usize) {
+        let mut left = count.min(self.length);
+        self.length -= left;
+        let mut whole = 0;
+        for buffer in &mut self.list {
+            if left < buffer.iov_len {
+                // SAFETY: the result is still inside the buffer.
+                buffer.iov_base = unsafe { buffer.iov_base.cast::<u8>().add(left) }.cast();
+                buffer.iov_len -= left;
+                break;
+            }
+            left -= buffer.iov_len;
+            whole += 1;
+        }
+        self.list.drain(..whole);
+    }
+
+    /// Forgets all but the first `count` bytes.
+    pub fn truncate(&mut self, count: usize) {
+        let mut left = count.min(self.length);
+        self.length = left;
+        let mut kept = 0;
+        for buffer in &mut self.list {
+            if left == 0 {
+                break;
+            }
+            buffer.iov_len = buffer.iov_len.min(left);
+            left -= buffer.iov_len;
+            kept += 1;
+        }
+        self.list.truncate(kept);
+    }
+
+    /// Copies from the beginning of the buffers.
+    pub fn read(&self, bytes: &mut [u8]) -> Result<(), Broken> {
+        self.copy(bytes.len(), |slice, at, count| {
+            slice.copy_to(&mut bytes[at..at + count]);
+        })
+    }
+
+    /// Copies `bytes` to the beginning of the buffers.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), Broken> {
+        self.copy(bytes.len(), |slice, at, count| {
+            slice.copy_from(&bytes[at..at + count]);
+        })
+    }
+
+    fn copy(
+        &self,
+        count: usize,
+        mut copy: impl FnMut(&VolatileSlice<'_>, usize, usize),
+    ) -> Result<(), Broken> {
+        if count > self.length {
+            return Err(Broken::Short);
+        }
+        let mut done = 0;
+        for buffer in &self.list {
+            if done == count {
+                break;
+            }
+            let part = buffer.iov_len.min(count - done);
+            // SAFETY: the buffer lies in the guest's mapped memory (see `add`), which lives as long
+            // as we do. The guest may change it meanwhile, which volatile accesses allow for.
+            let slice = unsafe { VolatileSlice::new(buffer.iov_base.cast(), part) };
+            copy(&slice, done, part);
+            done += part;
+        }
+        Ok(())
+    }
+}

@@ -1,5 +1,6 @@
 //! Things that die when nobody expects it. Afterwards everything is managed, or nothing is left.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,10 @@ pub const TRIALS: &[(&str, Body)] = &[
     (
         "chaos::shim_killed_while_containerd_is_down",
         shim_killed_while_containerd_is_down,
+    ),
+    (
+        "chaos::dead_pod_cleaned_by_many_at_once",
+        dead_pod_cleaned_by_many_at_once,
     ),
     (
         "chaos::all_shim_processes_killed",
@@ -150,7 +155,37 @@ fn shim_killed_while_containerd_is_down(env: &Env) -> Result<()> {
     pod.remove()
 }
 
-/// The shim and all its helpers at once.
+/// A containerd that starts asks for a dead pod and for its containers at the same time: each cleaner
+/// has to come through, whatever the others remove under its hands.
+fn dead_pod_cleaned_by_many_at_once(env: &Env) -> Result<()> {
+    let pod = pod(env)?;
+    let container = pod.start(&ContainerSpec::idle())?;
+    let shim = shim_of(&pod)?;
+    env.rig.kill_daemon()?;
+    shoot(shim)?;
+    let mut cleaners = Vec::new();
+    for id in [&pod.id, &container.id].repeat(4) {
+        let cleaner = env
+            .rig
+            .cleaner(id)?
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        cleaners.push(cleaner);
+    }
+    for cleaner in cleaners {
+        let ended = cleaner.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        anyhow::ensure!(ended.status.success(), "a cleaner failed: {said}");
+    }
+    env.rig.start_daemon()?;
+    command::until("containerd's noticing", Duration::from_secs(20), || {
+        Ok(container.inspect()?["status"]["state"] == "CONTAINER_EXITED")
+    })?;
+    pod.stop()?;
+    pod.remove()
+}
+
 /// The shim dies at any moment of making, starting and entering a container: afterwards the pod can be
 /// removed, and the trial's end finds nothing left.
 fn shim_killed_in_a_start(env: &Env) -> Result<()> {
@@ -185,6 +220,7 @@ fn shim_killed_in_a_start(env: &Env) -> Result<()> {
     env.rig.start_daemon()
 }
 
+/// The shim and all its helpers at once.
 fn all_shim_processes_killed(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     let container = pod.start(&ContainerSpec::idle())?;

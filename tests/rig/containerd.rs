@@ -313,6 +313,24 @@ conf_dir = '{at}/cni'
         Ok(command)
     }
 
+    /// Our shim's `delete` as containerd calls it when it finds the shim of a CRI container dead.
+    pub fn cleaner(&self, id: &str) -> Result<Command> {
+        let bundle = self
+            .directory
+            .join("state/io.containerd.runtime.v2.task/k8s.io")
+            .join(id);
+        let mut command = self.command("containerd-shim-trefoil-v2")?;
+        command
+            .args(["-namespace", "k8s.io", "-id", id, "-address"])
+            .arg(self.socket())
+            .arg("-publish-binary")
+            .arg(self.tools.containerd())
+            .arg("-bundle")
+            .arg(&bundle)
+            .arg("delete");
+        Ok(command)
+    }
+
     fn path(&self) -> String {
         let mut path = format!("{}/bin", self.directory.display());
         for directory in [&self.tools.containerd_bin, &self.tools.cri_bin] {

@@ -89,10 +89,13 @@ extern "C" fn main() -> c_int {
             None => kernel_log::say(format_args!("a defect: {what}")),
         }
     }));
-    if let Err(error) = run() {
-        kernel_log::say(format_args!("{error}"));
+    match run() {
+        Ok(()) => end::power_off(),
+        Err(error) => {
+            kernel_log::say(format_args!("{error}"));
+            end::guest()
+        }
     }
-    end::guest()
 }
 
 /// All of a guest's life; done when the host has no more use for it.

@@ -18,8 +18,9 @@ use crate::kernel::config::{Feature, Options};
 
 /// The command line a guest is booted with. Without a console: see [`CONSOLE`].
 pub const COMMAND_LINE: &str = concat!(
-    // A restart is a triple fault, which every VMM sees, and no device is asked first.
-    "reboot=t",
+    // A restart is a command to the keyboard controller: our VMM tells it from a triple fault,
+    // which is a defect.
+    "reboot=k",
     // No probing for a serial port that isn't there, and no log printed to one that is.
     " 8250.nr_uarts=0",
     // Waits for a grace period (whenever a mount, a namespace or a cgroup goes) take microseconds
@@ -31,6 +32,10 @@ pub const COMMAND_LINE: &str = concat!(
     // No dummy0 in every pod's network; the driver is there for whoever adds one.
     " dummy.numdummies=0",
 );
+
+/// What to append to [`COMMAND_LINE`] where the VMM has no keyboard controller: a restart is a
+/// triple fault, which every VMM sees.
+pub const TRIPLE_FAULT: &str = " reboot=t";
 
 /// What to append to [`COMMAND_LINE`] where the VMM gives a serial port.
 pub const CONSOLE: &str = " 8250.nr_uarts=1 console=ttyS0";

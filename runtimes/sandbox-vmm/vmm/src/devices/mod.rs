@@ -33,6 +33,15 @@ pub enum Failure {
     /// The guest broke the rules: the device asks it for a reset and is still until then.
     #[error("{0}")]
     Guest(#[from] Broken),
+    /// The process that does the device's work has gone or does not do as it should. The device
+    /// asks the guest for a reset and is still until then; the machine goes on.
+    #[error("{doing}: {why}")]
+    BackEnd {
+        /// What was being done, as in "stop a queue".
+        doing: &'static str,
+        /// What went wrong.
+        why: std::io::Error,
+    },
     /// The host failed us. The machine ends, saying which device and what it was doing.
     #[error("{doing}: {why}")]
     Host {
@@ -88,6 +97,12 @@ pub trait Device: Send {
 
     /// Reads the configuration space; what is beyond its end reads as zero.
     fn read_configuration(&self, offset: u64, bytes: &mut [u8]);
+
+    /// Whether it is told of kicks. If not, another process does its work, and waits for what the
+    /// driver kicks itself.
+    fn takes_kicks(&self) -> bool {
+        true
+    }
 
     /// The driver is ready: from now on queues are kicked. `active` lives until [`Device::reset`].
     fn activate(&mut self, active: Active) -> Result<(), Failure>;

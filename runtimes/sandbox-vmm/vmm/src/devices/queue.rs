@@ -6,9 +6,11 @@
 //! bytes, never where they are.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::Interrupt;
@@ -46,6 +48,8 @@ pub struct Queue {
     ram: Arc<Ram>,
     kick: EventFd,
     interrupt: Arc<Interrupt>,
+    /// The used ring's index when the driver was last considered for an interrupt.
+    signalled: u16,
 }
 
 impl Queue {
@@ -57,6 +61,7 @@ impl Queue {
         interrupt: Arc<Interrupt>,
     ) -> Self {
         Self {
+            signalled: ring.next_used(),
             ring,
             ram,
             kick,
@@ -103,21 +108,73 @@ impl Queue {
 
     /// Hands a chain back to the driver, with `written` bytes in its writable part.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
-        self.ring
-            .add_used(&*self.ram, head, written)
+        self.push_all(&[(head, written)])
+    }
+
+    /// Hands several chains back at once: the driver sees all of them or none, as it has to where
+    /// they hold parts of one packet. There are no more of them than the queue's size.
+    pub fn push_all(&mut self, used: &[(u16, u32)]) -> Result<(), Broken> {
+        let mut index = self.ring.next_used();
+        for &(head, written) in used {
+            let slot = index.checked_rem(self.ring.size()).ok_or(Broken::Ring)?;
+            let element = [u32::from(head).to_le(), written.to_le()];
+            self.write_used(4 + 8 * u64::from(slot), |ram, at| {
+                ram.write_obj(element, at)
+            })?;
+            index = index.wrapping_add(1);
+        }
+        self.ring.set_next_used(index);
+        self.write_used(2, |ram, at| ram.store(index.to_le(), at, Ordering::Release))
+    }
+
+    fn write_used(
+        &self,
+        offset: u64,
+        write: impl FnOnce(&Ram, GuestAddress) -> Result<(), vm_memory::GuestMemoryError>,
+    ) -> Result<(), Broken> {
+        let at = self.ring.used_ring().checked_add(offset);
+        write(&self.ram, GuestAddress(at.ok_or(Broken::Ring)?)).map_err(|_| Broken::Ring)
+    }
+
+    fn read_available(&self, offset: u64) -> Result<u16, Broken> {
+        let at = self.ring.avail_ring().checked_add(offset);
+        self.ram
+            .load(GuestAddress(at.ok_or(Broken::Ring)?), Ordering::Relaxed)
+            .map(u16::from_le)
             .map_err(|_| Broken::Ring)
     }
 
     /// Interrupts the driver, if it wants that, for what was pushed since the last time.
     pub fn signal(&mut self) -> Result<(), Broken> {
-        if self
-            .ring
-            .needs_notification(&*self.ram)
-            .map_err(|_| Broken::Ring)?
-        {
+        if self.wants_signal()? {
             self.interrupt.used();
         }
         Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for what was pushed since the last time. For a device
+    /// that raises one for several queues: they share the line, and Linux looks at all of them.
+    pub fn wants_signal(&mut self) -> Result<bool, Broken> {
+        let index = self.ring.next_used();
+        let pushed = index.wrapping_sub(self.signalled);
+        if pushed == 0 {
+            return Ok(false);
+        }
+        self.signalled = index;
+        // What was pushed is there for the driver before we look whether it is waiting.
+        fence(Ordering::SeqCst);
+        Ok(if self.ring.event_idx_enabled() {
+            // It waits for the index to go past this one.
+            let event = self.read_available(4 + 2 * u64::from(self.ring.size()))?;
+            index.wrapping_sub(event).wrapping_sub(1) < pushed
+        } else {
+            u32::from(self.read_available(0)?) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        })
+    }
+
+    /// The size the driver chose.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
     }
 
     /// Asks the driver to kick for what it makes available from now on. `true` if something is
@@ -138,7 +195,7 @@ impl Queue {
     /// Whether the driver has made something available that was not taken yet.
     pub fn has_more(&self) -> Result<bool, Broken> {
         self.ring
-            .avail_idx(&*self.ram, std::sync::atomic::Ordering::Acquire)
+            .avail_idx(&*self.ram, Ordering::Acquire)
             .map(|index| index.0 != self.ring.next_avail())
             .map_err(|_| Broken::Ring)
     }

@@ -77,6 +77,7 @@ pub struct Transport {
     selected: usize,
     status: u32,
     generation: u32,
+    trouble: Option<Failure>,
 }
 
 impl Transport {
@@ -101,6 +102,7 @@ impl Transport {
             selected: 0,
             status: 0,
             generation: 0,
+            trouble: None,
         })
     }
 
@@ -117,6 +119,9 @@ impl Transport {
 
     /// Begins to watch the queues' kicks; once, before the guest runs.
     pub fn watch_kicks(&self) -> Result<(), Failure> {
+        if !self.device.takes_kicks() {
+            return Ok(());
+        }
         for (number, slot) in self.slots.iter().enumerate() {
             // SAFETY: the descriptor is the slot's, which lives as long as we do.
             let fd = unsafe { BorrowedFd::borrow_raw(slot.kick.as_raw_fd()) };
@@ -136,6 +141,11 @@ impl Transport {
         let Some(slot) = self.slots.get(queue) else {
             return Ok(());
         };
+        if !self.device.takes_kicks() {
+            // It fails only where the counter is full, and then a kick is under way.
+            drop(slot.kick.write(1));
+            return Ok(());
+        }
         // Level-triggered: a kick that is not read is told again.
         drop(slot.kick.read());
         if !self.is_active() {
@@ -155,11 +165,21 @@ impl Transport {
         self.settle(outcome)
     }
 
-    /// A guest that broke the rules gets a device that waits for a reset.
+    /// What last made the device ask for a reset, once.
+    pub fn take_trouble(&mut self) -> Option<Failure> {
+        self.trouble.take()
+    }
+
+    /// A guest that broke the rules, or whose device lost its other half, gets a device that waits
+    /// for a reset.
     fn settle(&mut self, outcome: Result<(), Failure>) -> Result<(), Failure> {
         match outcome {
-            Err(Failure::Guest(_)) => {
-                self.parts.metrics.broken.add(1);
+            Err(trouble @ (Failure::Guest(_) | Failure::BackEnd { .. })) => {
+                match &trouble {
+                    Failure::Guest(_) => self.parts.metrics.broken.add(1),
+                    _ => self.parts.metrics.failures.add(1),
+                }
+                self.trouble = Some(trouble);
                 self.device.reset();
                 self.status |= NEEDS_RESET;
                 self.parts.interrupt.configuration_changed();

@@ -34,19 +34,24 @@ const DEVICES: &[(&str, u32, u32, u32)] = &[
 ];
 
 /// The default image, built if anything changed.
-///
-/// Both the agent and the image are in `guest` in cargo's target directory. Cargo has a directory
-/// of its own there, because the agent is built with more flags than usual: in one directory, each
-/// would be built anew after the other.
 pub fn ensure() -> Result<PathBuf> {
+    ensure_with(AGENT, NAME)
+}
+
+/// An image of this name with a program of this package as its init, built if anything changed.
+///
+/// Both the program and the image are in `guest` in cargo's target directory. Cargo has a directory
+/// of its own there, because the program is built with more flags than usual: in one directory, each
+/// would be built anew after the other.
+pub fn ensure_with(package: &str, name: &str) -> Result<PathBuf> {
     let directory = target_directory().join("guest");
-    let image = pack(&build(&checkout(), &directory)?)?;
-    let path = directory.join(NAME);
+    let image = pack(&build(package, &checkout(), &directory)?)?;
+    let path = directory.join(name);
     // Left alone if it is the same: others may be reading it, and its age tells of a change.
     if fs::read(&path).is_ok_and(|old| old == image) {
         return Ok(path);
     }
-    let partial = directory.join(format!("{NAME}.{}", std::process::id()));
+    let partial = directory.join(format!("{name}.{}", std::process::id()));
     fs::write(&partial, image).with_context(|| format!("writing {}", partial.display()))?;
     fs::rename(&partial, &path).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
@@ -74,9 +79,9 @@ pub fn verify() -> Result<Comparison> {
 fn build_again(scratch: &Path) -> Result<[Vec<u8>; 2]> {
     let copy = scratch.join("a-copy/in-another-place");
     copy_source(&checkout(), &copy)?;
-    let same_place = pack(&build(&checkout(), &scratch.join("target"))?)?;
+    let same_place = pack(&build(AGENT, &checkout(), &scratch.join("target"))?)?;
     // Elsewhere for cargo is also where the source is.
-    let other_place = pack(&build(&copy, &copy.join("target"))?)?;
+    let other_place = pack(&build(AGENT, &copy, &copy.join("target"))?)?;
     Ok([same_place, other_place])
 }
 
@@ -109,8 +114,8 @@ fn target_directory() -> PathBuf {
     }
 }
 
-/// The agent, built from `source` with cargo's output in `target`.
-fn build(source: &Path, target: &Path) -> Result<PathBuf> {
+/// The program of a package, built from `source` with cargo's output in `target`.
+fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
     let target = std::path::absolute(target)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
@@ -119,17 +124,17 @@ fn build(source: &Path, target: &Path) -> Result<PathBuf> {
         .arg("--config")
         .arg(remapping(source)?)
         .args(["build", "--quiet", "--release", "--locked"])
-        .args(["--package", AGENT, "--target", TARGET, "--target-dir"])
+        .args(["--package", package, "--target", TARGET, "--target-dir"])
         .arg(&target)
         // These would replace our flags, and so make another program: not even a static one.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null());
-    run::output(&mut build).context("building the agent")?;
-    Ok(target.join(TARGET).join("release").join(AGENT))
+    run::output(&mut build).with_context(|| format!("building {package}"))?;
+    Ok(target.join(TARGET).join("release").join(package))
 }
 
-/// The configuration that keeps from the agent where it was built: the names of source files get
+/// The configuration that keeps from a program where it was built: the names of source files get
 /// into a program by the places of its panics.
 ///
 /// A configuration on cargo's command line adds to the flags of the project's own.
@@ -149,9 +154,9 @@ fn remapping(source: &Path) -> Result<String> {
     Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")))
 }
 
-/// The initramfs with an agent.
-fn pack(agent: &Path) -> Result<Vec<u8>> {
-    let agent = fs::read(agent).with_context(|| format!("reading {}", agent.display()))?;
+/// The initramfs with an init.
+fn pack(init: &Path) -> Result<Vec<u8>> {
+    let init = fs::read(init).with_context(|| format!("reading {}", init.display()))?;
     let mut archive = Archive::new();
     for path in MOUNT_POINTS {
         archive.directory(path, 0o755)?;
@@ -159,7 +164,7 @@ fn pack(agent: &Path) -> Result<Vec<u8>> {
     for &(path, mode, major, minor) in DEVICES {
         archive.character_device(path, mode, major, minor)?;
     }
-    archive.file("init", 0o755, &agent)?;
+    archive.file("init", 0o755, &init)?;
     Ok(archive.finish())
 }
 

@@ -286,6 +286,87 @@ impl Driver {
         }
     }
 
+    /// Does what the script says, which may be anything: descriptors, rings, registers, memory and
+    /// kicks, right and wrong. Only a failure of the host's side is a failure.
+    pub fn misbehave(&mut self, script: &[u8]) {
+        let mut script = script.iter().copied();
+        let mut steps = 0;
+        while let Some(what) = script.next() {
+            let mut byte = || script.next().unwrap_or(0);
+            let queue = usize::from(byte()) % self.queues.len();
+            let size = self.queues[queue].size;
+            match what % 12 {
+                0..4 => {
+                    let index = u16::from(byte()) % size;
+                    let within = u64::from(byte()) * 16;
+                    let address = match byte() {
+                        0 => u64::MAX - within,
+                        1 => (u64::from(MEMORY) << 20) - within,
+                        2 => rings(queue) + within,
+                        3 => within << 56,
+                        _ => BUFFERS + within,
+                    };
+                    let length = match byte() {
+                        0 => u32::MAX,
+                        1 => u32::from(byte()) << 16,
+                        2 => u32::from(byte()) * 512,
+                        3 => u32::from(byte()) * 512 + 1,
+                        length => u32::from(length) - 4,
+                    };
+                    // Mostly the next one, so that chains of some length come about.
+                    let next = match byte() {
+                        skip @ 0..32 => index + u16::from(skip),
+                        _ => index + 1,
+                    };
+                    let flags = u16::from(byte());
+                    self.describe(queue, index, address, length, flags & 7, next % size);
+                }
+                4 | 5 => self.offer(queue, u16::from(byte()) % (size + 1)),
+                6 => {
+                    let index = u16::from(byte()) << 8 | u16::from(byte());
+                    let at = GuestAddress(available_ring(queue) + 2);
+                    self.ram.write_obj(index, at).unwrap();
+                }
+                7 => {
+                    let at = BUFFERS + u64::from(byte()) * 16;
+                    let bytes: [u8; 16] = std::array::from_fn(|_| byte());
+                    self.ram.write_slice(&bytes, GuestAddress(at)).unwrap();
+                }
+                8 => {
+                    let offset = u64::from(byte()) * 4;
+                    self.read(offset);
+                    self.write(offset, u32::from(byte()));
+                }
+                9 if byte() < 16 => self.negotiate(0),
+                _ => {
+                    self.kick(queue);
+                    self.turn().unwrap();
+                    while self.used(queue).is_some() {}
+                }
+            }
+            steps += 1;
+            if steps == 4096 {
+                return;
+            }
+        }
+        for queue in 0..self.queues.len() {
+            self.kick(queue);
+        }
+        for _ in 0..8 {
+            self.turn().unwrap();
+        }
+    }
+
+    /// Whether nothing is ready for so long: a loop that does not sleep burns a processor.
+    pub fn sleeps(&self, limit: Duration) -> bool {
+        let began = Instant::now();
+        let millis = EpollTimeout::try_from(limit).unwrap();
+        self.events
+            .turn(&[Arc::clone(&self.device)], &mut Own::new(), millis)
+            .unwrap();
+        began.elapsed() >= limit
+    }
+
     /// How many interrupts came since the last time.
     pub fn interrupts(&self) -> u64 {
         assert!(self.line.as_raw_fd() >= 0);
@@ -297,7 +378,7 @@ fn rings(queue: usize) -> u64 {
     RINGS + queue as u64 * RING_SIZE
 }
 
-fn available_ring(queue: usize) -> u64 {
+pub fn available_ring(queue: usize) -> u64 {
     rings(queue) + 0x4000
 }
 

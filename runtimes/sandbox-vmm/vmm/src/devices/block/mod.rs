@@ -1,1 +1,274 @@
-//! placeholder
+//! A disk: virtio-blk over a raw file or a block device of the host.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `mod.rs` | the device: its options, features and configuration space |
+//! | [`disk`] | the file or device behind it, and what can be done with it, here and now |
+//! | [`request`] | one request of the driver's: what it asks, step by step, and its answer |
+//! | [`work`] | all requests under way, and a turn's worth of work on them |
+//! | [`ring`] | doing the steps through io_uring, where the kernel allows |
+//!
+//! **What survives.** The disk has a write-back cache, the host's page cache. A write that was
+//! answered is seen by every later read and survives the end of this process, however it ends. What
+//! was written before a flush was asked for survives the end of the host once the flush is
+//! answered: it is an `fdatasync` that has come back. A driver that turns the flush down gets a
+//! write-through disk: each write is durable when it is answered.
+//!
+//! **One queue.** One thread does the work of all devices, and it is the kernel that works in
+//! parallel; more queues would be more rings to look at for the same hands.
+//!
+//! **Direct I/O** is the opener's choice (`O_DIRECT`); then the guest's buffers have to be aligned as
+//! the disk's blocks are, as Linux's are, or the request fails.
+
+mod disk;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
+mod request;
+mod ring;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::fs::File;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+
+use super::events::{Interest, Ready, Watch};
+use super::queue::Queue;
+use super::{Active, Device, Failure, read_bytes};
+use crate::metrics::DeviceMetrics;
+use disk::Disk;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz;
+use work::Work;
+
+/// The largest size of the queue, and the most requests under way.
+const QUEUE_SIZE: u16 = 256;
+/// What a sector is in the protocol, whatever the disk's blocks are.
+const SECTOR: u64 = 512;
+/// A request's header and answer take one descriptor each.
+const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// The most ranges one discard or write-zeroes has.
+const MAX_RANGES: u32 = 64;
+/// The most sectors the driver is asked to put into one of them: 1 GiB.
+const MAX_RANGE_SECTORS: u32 = 1 << 21;
+/// How long the serial number may be.
+const SERIAL_SIZE: usize = VIRTIO_BLK_ID_BYTES as usize;
+/// How long the configuration space is, up to and with `write_zeroes_may_unmap`.
+const CONFIGURATION_SIZE: usize = 60;
+
+/// How the disk is to be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// What the guest sees as `/sys/block/vda/serial`; at most 20 bytes.
+    pub serial: String,
+    /// How the host's kernel is asked.
+    pub engine: Engine,
+}
+
+/// How the host's kernel is asked to read and write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// By io_uring where it can be had, by plain system calls where not.
+    #[default]
+    Automatic,
+    /// By io_uring: the event thread never waits for the disk.
+    Ring,
+    /// By one system call at a time, which the event thread waits for.
+    Plain,
+}
+
+/// Why a disk can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// examine the disk: {0}
+    #[error("examine the disk: {0}")]
+    Examine(std::io::Error),
+    /// the disk is neither a regular file nor a block device
+    #[error("the disk is neither a regular file nor a block device")]
+    Kind,
+    /// the disk has {size} bytes, which is not a multiple of its blocks' {block}
+    #[error("the disk has {size} bytes, which is not a multiple of its blocks' {block}")]
+    Size {
+        /// The disk's.
+        size: u64,
+        /// The smallest unit that can be read and written.
+        block: u32,
+    },
+    /// the disk's blocks have {0} bytes, and only 512, 1024, 2048 and 4096 can be shown to a guest
+    #[error(
+        "the disk's blocks have {0} bytes, and only 512, 1024, 2048 and 4096 can be shown to a guest"
+    )]
+    Block(u32),
+    /// the disk's serial number has {0} bytes, and there is room for 20
+    #[error("the disk's serial number has {0} bytes, and there is room for {SERIAL_SIZE}")]
+    Serial(usize),
+    /// the disk was opened without the right to {0} it
+    #[error("the disk was opened without the right to {0} it")]
+    Access(&'static str),
+    /// the disk was opened for appending, which writes elsewhere than where the guest says
+    #[error("the disk was opened for appending, which writes elsewhere than where the guest says")]
+    Append,
+    /// make an io_uring for the disk: {0}
+    #[error("make an io_uring for the disk: {0}")]
+    Ring(std::io::Error),
+}
+
+/// The device.
+pub struct Block {
+    features: u64,
+    configuration: [u8; CONFIGURATION_SIZE],
+    work: Work,
+    active: Option<InUse>,
+}
+
+/// What the device has while a driver uses it.
+struct InUse {
+    queue: Queue,
+    watch: Watch,
+    metrics: DeviceMetrics,
+}
+
+impl Block {
+    /// Makes a disk of a raw image or a block device. All descriptors it will ever need are made
+    /// here, so that it works in a jail that is closed later.
+    pub fn new(options: Options, file: File) -> Result<Self, Error> {
+        let mut serial = [0; SERIAL_SIZE];
+        serial
+            .get_mut(..options.serial.len())
+            .ok_or(Error::Serial(options.serial.len()))?
+            .copy_from_slice(options.serial.as_bytes());
+        let disk = Disk::new(file, options.read_only, serial)?;
+        Ok(Self {
+            features: features(&disk),
+            configuration: configuration(&disk),
+            work: Work::new(disk, options.engine)?,
+            active: None,
+        })
+    }
+
+    /// Which engine is in use, and why io_uring is not, if it was only to be tried.
+    pub fn engine(&self) -> (Engine, Option<&std::io::Error>) {
+        self.work.engine()
+    }
+
+    /// For an orderly end, when the guest runs no more: waits for what is under way, and makes all
+    /// that was written durable.
+    pub fn drain_and_flush(&mut self) -> std::io::Result<()> {
+        self.reset();
+        self.work.flush()
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        match &mut self.active {
+            Some(active) => self.work.turn(&mut active.queue, &active.metrics),
+            None => Ok(()),
+        }
+    }
+}
+
+fn features(disk: &Disk) -> u64 {
+    let mut features =
+        1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
+    features |= match disk.read_only() {
+        true => 1 << VIRTIO_BLK_F_RO,
+        false => 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
+    };
+    if disk.can_discard() {
+        features |= 1 << VIRTIO_BLK_F_DISCARD;
+    }
+    features
+}
+
+/// `struct virtio_blk_config` (VIRTIO 1.2, 5.2.4).
+fn configuration(disk: &Disk) -> [u8; CONFIGURATION_SIZE] {
+    let mut space = [0; CONFIGURATION_SIZE];
+    let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
+    let blocks = disk.blocks();
+    put(0, &(disk.size() / SECTOR).to_le_bytes());
+    put(12, &MAX_SEGMENTS.to_le_bytes());
+    put(20, &blocks.logical.to_le_bytes());
+    // How many logical blocks a physical one is, as a power of two; the smallest and the best sizes
+    // to read and write are in logical blocks.
+    let ratio = (blocks.physical / blocks.logical).max(1);
+    put(24, &[u8::try_from(ratio.ilog2()).unwrap_or(0)]);
+    let least = u16::try_from(blocks.least / blocks.logical).unwrap_or(0);
+    put(26, &least.to_le_bytes());
+    put(28, &(blocks.best / blocks.logical).to_le_bytes());
+    put(34, &1u16.to_le_bytes());
+    if !disk.read_only() {
+        let sectors = blocks.physical / SECTOR as u32;
+        put(36, &MAX_RANGE_SECTORS.to_le_bytes());
+        put(40, &MAX_RANGES.to_le_bytes());
+        put(44, &sectors.max(1).to_le_bytes());
+        put(48, &MAX_RANGE_SECTORS.to_le_bytes());
+        put(52, &MAX_RANGES.to_le_bytes());
+        put(56, &[1]);
+    }
+    space
+}
+
+impl Device for Block {
+    fn kind(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn name(&self) -> &'static str {
+        "block"
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn read_configuration(&self, offset: u64, bytes: &mut [u8]) {
+        read_bytes(&self.configuration, offset, bytes);
+    }
+
+    fn activate(&mut self, active: Active) -> Result<(), Failure> {
+        let Some(queue) = active.queues.into_iter().next().flatten() else {
+            return Ok(());
+        };
+        let write_through = active.features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+        self.work.begin(write_through, active.ram)?;
+        if let Some(ring) = self.work.ring() {
+            active.watch.add(ring, 0, Interest::READABLE)?;
+        }
+        self.active = Some(InUse {
+            queue,
+            watch: active.watch,
+            metrics: active.metrics,
+        });
+        Ok(())
+    }
+
+    fn kicked(&mut self, _queue: usize) -> Result<(), Failure> {
+        self.turn()
+    }
+
+    fn ready(&mut self, _token: u32, _ready: Ready) -> Result<(), Failure> {
+        self.turn()
+    }
+
+    fn reset(&mut self) {
+        if let Some(active) = self.active.take() {
+            if let Some(ring) = self.work.ring() {
+                active.watch.remove(ring);
+            }
+            self.work.forget(&active.metrics);
+        }
+    }
+}

@@ -50,8 +50,10 @@ pub const PAGE_TABLES: u64 = 0x9000;
 pub const COMMAND_LINE: u64 = 0x2_0000;
 /// The longest command line, its terminating zero included, as x86's Linux takes it.
 pub const COMMAND_LINE_SIZE: usize = 2048;
-/// The MultiProcessor tables: the last KiB of base memory, where Linux looks for them.
-pub const MP_TABLE: u64 = 0x9_fc00;
+/// The MultiProcessor tables.
+pub const MP_TABLE: u64 = 0x9_f000;
+/// What points to them: in the last KiB of base memory, where Linux looks for it.
+pub const MP_POINTER: u64 = 0x9_fc00;
 /// Where RAM that a kernel may use ends below 1 MiB.
 pub const LOW_END: u64 = MP_TABLE;
 /// Where a kernel is put.

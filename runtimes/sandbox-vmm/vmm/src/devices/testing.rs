@@ -40,6 +40,7 @@ pub struct Driver {
     pub ram: Arc<Ram>,
     pub device: Arc<Mutex<Transport>>,
     pub metrics: DeviceMetrics,
+    pub interrupt: Arc<Interrupt>,
     events: Events,
     line: EventFd,
     queues: Vec<DriverQueue>,
@@ -70,9 +71,10 @@ impl Driver {
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let events = Events::new().unwrap();
         let sizes = device.queues();
+        let interrupt = Arc::new(Interrupt::new(line.try_clone().unwrap(), metrics.clone()));
         let parts = Parts {
             ram: Arc::clone(&ram),
-            interrupt: Arc::new(Interrupt::new(line.try_clone().unwrap(), metrics.clone())),
+            interrupt: Arc::clone(&interrupt),
             watch: events.watch_of_device(0),
             metrics: metrics.clone(),
         };
@@ -82,6 +84,7 @@ impl Driver {
             ram,
             device: Arc::new(Mutex::new(transport)),
             metrics,
+            interrupt,
             events,
             line,
             queues: sizes

@@ -1,0 +1,164 @@
+//! An ELF kernel with a PVH entry.
+//!
+//! Its segments go from the file into the memfd behind the guest's memory inside the host's kernel:
+//! no page is cleared first, mapped to us and then overwritten, which halves the cost of a start.
+//!
+//! Source: System V ABI, AMD64 supplement; the note is of `xen/include/public/elfnote.h`.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use vm_memory::ByteValued;
+
+use super::copy;
+use super::{Failure, low_end};
+use crate::layout::KERNEL;
+use crate::ram::Ram;
+
+/// The file's header, its fields named as in the ABI.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Header {
+    ident: [u8; 16],
+    _type: u16,
+    machine: u16,
+    _version: u32,
+    _entry: u64,
+    phoff: u64,
+    _shoff: u64,
+    _flags: u32,
+    _ehsize: u16,
+    phentsize: u16,
+    phnum: u16,
+    _sections: [u16; 3],
+}
+
+/// A segment's header.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Segment {
+    kind: u32,
+    _flags: u32,
+    offset: u64,
+    _vaddr: u64,
+    paddr: u64,
+    filesz: u64,
+    memsz: u64,
+    _align: u64,
+}
+
+// SAFETY: integers without gaps between them.
+unsafe impl ByteValued for Header {}
+// SAFETY: integers without gaps between them.
+unsafe impl ByteValued for Segment {}
+
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const X86_64: u16 = 62;
+const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+/// `XEN_ELFNOTE_PHYS32_ENTRY`.
+const PHYS32_ENTRY: u32 = 18;
+
+/// More segments than any kernel has.
+const MOST_SEGMENTS: u16 = 64;
+/// More notes than any kernel has, in bytes.
+const MOST_NOTES: u64 = 64 << 10;
+
+/// A loaded kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Where its PVH entry is.
+    pub entry: u64,
+    /// The first address behind it.
+    pub end: u64,
+}
+
+/// Copies the kernel's segments to where they say.
+pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
+    file.rewind().map_err(Failure::Read)?;
+    let header: Header = read(file)?;
+    let [_, _, _, _, class, data, ..] = header.ident;
+    if class != CLASS_64 || data != LITTLE_ENDIAN || header.machine != X86_64 {
+        return Err(Failure::Elf("it is not for 64-bit x86"));
+    }
+    if usize::from(header.phentsize) != size_of::<Segment>() {
+        return Err(Failure::Elf("its segments are described in another size"));
+    }
+    if header.phnum > MOST_SEGMENTS {
+        return Err(Failure::Elf("it has too many segments"));
+    }
+    file.seek(SeekFrom::Start(header.phoff))
+        .map_err(Failure::Read)?;
+    let segments = (0..header.phnum)
+        .map(|_| read::<Segment>(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let limit = low_end(ram);
+    let (mut entry, mut end) = (None, KERNEL);
+    for segment in &segments {
+        match segment.kind {
+            LOAD => {
+                let (address, size) = (segment.paddr, segment.memsz.max(segment.filesz));
+                if address < KERNEL {
+                    return Err(Failure::Elf("a segment lies below 1 MiB"));
+                }
+                let needed = address
+                    .checked_add(size)
+                    .ok_or(Failure::Elf("a segment ends beyond all addresses"))?;
+                if needed > limit {
+                    return Err(Failure::Memory { needed, end: limit });
+                }
+                copy(ram, file, segment.offset, address, segment.filesz)
+                    .map_err(Failure::Read)?;
+                end = end.max(needed);
+            }
+            NOTE => entry = entry.or(find_entry(file, segment)?),
+            _ => {}
+        }
+    }
+    let entry = entry.ok_or(Failure::NoPvh)?;
+    Ok(Kernel { entry, end })
+}
+
+fn read<T: ByteValued + Default>(file: &mut File) -> Result<T, Failure> {
+    let mut value = T::default();
+    file.read_exact(value.as_mut_slice())
+        .map_err(Failure::Read)?;
+    Ok(value)
+}
+
+/// Looks for the entry among a segment's notes: three words (the sizes of name and value, the kind),
+/// then the name and the value, each filled up to whole words.
+fn find_entry(file: &mut File, segment: &Segment) -> Result<Option<u64>, Failure> {
+    if segment.filesz > MOST_NOTES {
+        return Err(Failure::Elf("its notes are too long"));
+    }
+    let mut notes = Vec::new();
+    file.seek(SeekFrom::Start(segment.offset))
+        .and_then(|_| file.take(segment.filesz).read_to_end(&mut notes))
+        .map_err(Failure::Read)?;
+    let mut rest = notes.as_slice();
+    while let Some((header, after)) = rest.split_at_checked(12) {
+        let word = |number: usize| -> u32 {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&header[number * 4..number * 4 + 4]);
+            u32::from_le_bytes(bytes)
+        };
+        let padded = |size: u32| (size as usize).next_multiple_of(4);
+        let Some((name, after)) = after.split_at_checked(padded(word(0))) else {
+            break;
+        };
+        let Some((value, after)) = after.split_at_checked(padded(word(1))) else {
+            break;
+        };
+        if name == b"Xen\0" && word(2) == PHYS32_ENTRY {
+            // Four bytes or eight, as the kernel's bitness was when it was invented.
+            let mut bytes = [0; 8];
+            let count = value.len().min(8);
+            bytes[..count].copy_from_slice(&value[..count]);
+            return Ok(Some(u64::from_le_bytes(bytes)));
+        }
+        rest = after;
+    }
+    Ok(None)
+}

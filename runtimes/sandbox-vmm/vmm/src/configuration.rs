@@ -1,0 +1,181 @@
+//! What a machine is to be: the one typed configuration that the parent sends, with the descriptors
+//! it names by their number.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::cpuid::Model;
+use crate::jail::Jail;
+use crate::layout;
+use crate::ram::Pages;
+
+/// The number of a descriptor that came along, from zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Handed(pub u8);
+
+/// The processors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cpus {
+    /// How many the guest brings up at boot.
+    pub boot: u8,
+    /// How many there are; the spare ones wait until the guest brings them up.
+    pub most: u8,
+    /// How many of them share a core: 1 or 2.
+    pub threads_per_core: u8,
+    /// What they are.
+    pub model: Model,
+}
+
+/// The most virtual CPUs a machine may have.
+pub const MOST_CPUS: u8 = 64;
+
+/// The memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Memory {
+    /// How much, in MiB.
+    pub mib: u32,
+    /// What it is made of.
+    #[serde(default)]
+    pub pages: Pages,
+}
+
+/// One device. Its place in the list is its place in the guest: its registers, its interrupt line
+/// and, among disks, its letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum Device {
+    /// A disk.
+    Block {
+        /// The file or block device.
+        file: Handed,
+        /// The guest can't write to it.
+        read_only: bool,
+        /// By which the guest finds it; at most 20 bytes.
+        serial: String,
+    },
+    /// A network interface.
+    Net {
+        /// A tap with IFF_NO_PI and IFF_VNET_HDR that does not block.
+        tap: Handed,
+        /// Its address in the guest.
+        mac: [u8; 6],
+        /// The largest packet, without the Ethernet header.
+        mtu: u16,
+    },
+    /// Connections between the guest and the host.
+    Vsock {
+        /// The door: see [`crate::devices::vsock`].
+        door: Handed,
+        /// The guest's number.
+        guest_cid: u64,
+        /// The host's ports that the guest may connect to.
+        ports: Vec<u32>,
+    },
+    /// A file system that another process serves.
+    Fs {
+        /// A connection to a vhost-user back end.
+        back_end: Handed,
+        /// By which the guest mounts it; at most 36 bytes.
+        tag: String,
+    },
+    /// Random numbers.
+    Rng,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Configuration {
+    /// `/dev/kvm`, opened for reading and writing.
+    pub kvm: Handed,
+    /// An ELF kernel with a PVH entry, or a bzImage.
+    pub kernel: Handed,
+    /// What it begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initramfs: Option<Handed>,
+    /// What it is told. The devices' places are added.
+    pub command_line: String,
+    /// The processors.
+    pub cpus: Cpus,
+    /// The memory.
+    pub memory: Memory,
+    /// The devices.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// Where a serial line's output goes; none, no line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Handed>,
+    /// A memfd of at least [`crate::metrics::Metrics`]' size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Handed>,
+    /// Who the process is to become.
+    pub jail: Jail,
+}
+
+/// What can't be in a configuration, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// The number of processors.
+    #[error(
+        "the machine is to boot {boot} of {most} virtual CPUs, and there may be from 1 to {MOST_CPUS}"
+    )]
+    Cpus {
+        /// At boot.
+        boot: u8,
+        /// At most.
+        most: u8,
+    },
+    /// The threads of a core.
+    #[error("{threads} threads are to share a core, and may be 1 or 2, of which {most} is a multiple")]
+    Threads {
+        /// As asked for.
+        threads: u8,
+        /// All virtual CPUs.
+        most: u8,
+    },
+    /// The number of devices.
+    #[error("the machine is to have {0} devices, and may have {most}", most = layout::MAX_DEVICES)]
+    Devices(usize),
+}
+
+impl Configuration {
+    /// Checks what can be checked without the host's help.
+    pub fn check(&self) -> Result<(), Wrong> {
+        let Cpus {
+            boot,
+            most,
+            threads_per_core: threads,
+            ..
+        } = self.cpus;
+        if boot == 0 || boot > most || most > MOST_CPUS {
+            return Err(Wrong::Cpus { boot, most });
+        }
+        if !matches!(threads, 1 | 2) || most % threads != 0 {
+            return Err(Wrong::Threads { threads, most });
+        }
+        if self.devices.len() > layout::MAX_DEVICES {
+            return Err(Wrong::Devices(self.devices.len()));
+        }
+        Ok(())
+    }
+
+    /// The command line with what the guest can't find out: where the devices are, and how many of
+    /// the processors to bring up.
+    pub fn whole_command_line(&self) -> String {
+        let mut words = self.command_line.trim().to_owned();
+        if self.cpus.boot < self.cpus.most {
+            words.push_str(&format!(" maxcpus={}", self.cpus.boot));
+        }
+        for number in 0..self.devices.len() {
+            words.push_str(&format!(
+                " virtio_mmio.device={}K@{:#x}:{}",
+                layout::DEVICE_SIZE >> 10,
+                layout::device_address(number),
+                layout::device_line(number)
+            ));
+        }
+        words
+    }
+}

@@ -1,0 +1,87 @@
+//! How a machine ended.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A virtual CPU's registers when it could not go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "named as in the processor's manuals")]
+pub struct Registers {
+    pub rip: u64,
+    pub rsp: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+}
+
+impl fmt::Display for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "rip {:#x}, rsp {:#x}, rflags {:#x}, cr0 {:#x}, cr2 {:#x}, cr3 {:#x}, cr4 {:#x}, efer {:#x}",
+            self.rip, self.rsp, self.rflags, self.cr0, self.cr2, self.cr3, self.cr4, self.efer
+        )
+    }
+}
+
+/// Why a machine runs no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "reason")]
+pub enum Exit {
+    /// The guest, or the parent, powered it off.
+    PoweredOff,
+    /// The guest asked for a restart, which it doesn't get.
+    Reset,
+    /// The guest could not handle a fault.
+    TripleFault {
+        /// Where it was.
+        registers: Registers,
+    },
+    /// The parent killed it, or is gone.
+    Killed,
+    /// The VMM could not go on.
+    Internal {
+        /// What of it: a device, or "machine".
+        part: String,
+        /// What it was doing.
+        doing: String,
+        /// Why that failed.
+        why: String,
+    },
+}
+
+impl Exit {
+    /// The process's exit code, for a parent that has lost the control socket. A system call that
+    /// the filter forbids gives [`FORBIDDEN_CALL`].
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::PoweredOff => 0,
+            Self::Internal { .. } => 1,
+            Self::Reset => 16,
+            Self::TripleFault { .. } => 17,
+            Self::Killed => 18,
+        }
+    }
+}
+
+/// The exit code of a process that made a system call its filter forbids.
+pub const FORBIDDEN_CALL: u8 = 31;
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => write!(f, "the machine was powered off"),
+            Self::Reset => write!(f, "the guest asked for a restart"),
+            Self::TripleFault { registers } => {
+                write!(f, "the guest could not handle a fault: {registers}")
+            }
+            Self::Killed => write!(f, "the machine was killed"),
+            Self::Internal { part, doing, why } => write!(f, "{part}: {doing}: {why}"),
+        }
+    }
+}

@@ -21,6 +21,7 @@ pub mod kvm;
 pub mod leftovers;
 pub mod namespaces;
 pub mod node;
+pub mod probe;
 pub mod pty;
 pub mod registry;
 pub mod tools;

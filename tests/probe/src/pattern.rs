@@ -47,54 +47,68 @@ fn word(seed: u64, number: u64) -> [u8; WORD] {
     (state ^ (state >> 31)).to_le_bytes()
 }
 
-/// Calls `with` for each word that `length` bytes from `offset` on have a part of: with the place
-/// of the part among those bytes, and its bytes.
-fn words(seed: u64, offset: u64, length: usize, mut with: impl FnMut(usize, &[u8]) -> bool) {
-    let mut done = 0;
-    while done < length {
-        let place = offset.wrapping_add(done as u64);
-        let skip = (place % WORD as u64) as usize;
-        let take = (WORD - skip).min(length - done);
-        let word = word(seed, place / WORD as u64);
-        if !with(done, word.get(skip..skip + take).unwrap_or_default()) {
-            return;
-        }
-        done += take;
-    }
+/// How many of `length` bytes from `offset` on belong to a word that begins before them.
+fn rest_of_word(offset: u64, length: usize) -> usize {
+    let rest = offset.wrapping_neg() % WORD as u64;
+    length.min(rest as usize)
+}
+
+/// The bytes of the word that `offset` is in, from there on.
+fn word_from(seed: u64, offset: u64) -> impl Iterator<Item = u8> {
+    let skip = (offset % WORD as u64) as usize;
+    word(seed, offset / WORD as u64).into_iter().skip(skip)
 }
 
 /// Fills a buffer with what the pattern has from `offset` on.
 pub fn fill(seed: u64, offset: u64, buffer: &mut [u8]) {
-    words(seed, offset, buffer.len(), |at, part| {
-        if let Some(target) = buffer.get_mut(at..at + part.len()) {
-            target.copy_from_slice(part);
-        }
-        true
-    });
+    let (head, rest) = buffer.split_at_mut(rest_of_word(offset, buffer.len()));
+    for (to, from) in head.iter_mut().zip(word_from(seed, offset)) {
+        *to = from;
+    }
+    let mut place = offset.wrapping_add(head.len() as u64);
+    let mut words = rest.chunks_exact_mut(WORD);
+    for to in &mut words {
+        to.copy_from_slice(&word(seed, place / WORD as u64));
+        place = place.wrapping_add(WORD as u64);
+    }
+    for (to, from) in words
+        .into_remainder()
+        .iter_mut()
+        .zip(word_from(seed, place))
+    {
+        *to = from;
+    }
 }
 
 /// Compares a buffer with what the pattern has from `offset` on.
 pub fn check(seed: u64, offset: u64, buffer: &[u8]) -> Result<(), Difference> {
-    let mut difference = None;
-    words(seed, offset, buffer.len(), |at, part| {
-        let found = buffer.get(at..at + part.len()).unwrap_or_default();
-        if found == part {
-            return true;
+    let (head, rest) = buffer.split_at(rest_of_word(offset, buffer.len()));
+    let mut place = offset;
+    compare(seed, place, head)?;
+    place = place.wrapping_add(head.len() as u64);
+    let words = rest.chunks_exact(WORD);
+    let tail = words.remainder();
+    for found in words {
+        if found != word(seed, place / WORD as u64) {
+            compare(seed, place, found)?;
         }
-        difference = found
-            .iter()
-            .zip(part)
-            .zip(0u64..)
-            .find_map(|((&found, &expected), byte)| {
-                (found != expected).then_some(Difference {
-                    at: offset.wrapping_add(at as u64).wrapping_add(byte),
-                    found,
-                    expected,
-                })
+        place = place.wrapping_add(WORD as u64);
+    }
+    compare(seed, place, tail)
+}
+
+/// Compares a part of a word byte by byte.
+fn compare(seed: u64, offset: u64, part: &[u8]) -> Result<(), Difference> {
+    for ((at, &found), expected) in (offset..).zip(part).zip(word_from(seed, offset)) {
+        if found != expected {
+            return Err(Difference {
+                at,
+                found,
+                expected,
             });
-        false
-    });
-    difference.map_or(Ok(()), Err)
+        }
+    }
+    Ok(())
 }
 
 /// Numbers that look random and are the same for the same seed.

@@ -1,0 +1,200 @@
+//! What each VMM's devices transfer, in the same node in the same run.
+//!
+//! Each round boots a machine of either VMM, in turn, and loads each device; what is compared is
+//! the medians. A guest in a node runs many times slower than on a processor of its own, but both
+//! guests do: the ratio is what counts.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::guest::Images;
+use rig::probe::{DiskLoad, Way, pattern};
+
+use crate::lan::{At, GUEST, Lan, MAC};
+use crate::machine::{Disk, Guest, Machine, Nic, Vmm};
+use crate::scratch::Scratch;
+use crate::{net, peers};
+
+const MIB: u64 = 1 << 20;
+
+/// How many rounds, unless the command line says so.
+const ROUNDS: usize = 5;
+
+/// The disk is as large as what is read from it.
+const DISK: u64 = 128 * MIB;
+
+const DISK_LOADS: [(&str, DiskLoad); 4] = [
+    (
+        "block: read, 128 KiB, 8 at a time",
+        disk_load(Way::In, 128 << 10, 8, DISK, false),
+    ),
+    (
+        "block: write, 128 KiB, 8 at a time",
+        disk_load(Way::Out, 128 << 10, 8, DISK, false),
+    ),
+    (
+        "block: read anywhere, 4 KiB, 32 at a time",
+        disk_load(Way::In, 4096, 32, 32 * MIB, true),
+    ),
+    (
+        "block: write anywhere, 4 KiB, 32 at a time",
+        disk_load(Way::Out, 4096, 32, 32 * MIB, true),
+    ),
+];
+
+const fn disk_load(way: Way, size: u32, depth: u32, bytes: u64, random: bool) -> DiskLoad {
+    DiskLoad {
+        way,
+        size,
+        depth,
+        bytes,
+        random,
+    }
+}
+
+/// MiB per second, by load and VMM.
+type Rates = BTreeMap<(usize, &'static str), Vec<f64>>;
+
+/// Runs all loads and prints a table.
+pub fn run(images: &Images) -> Result<ExitCode> {
+    let rounds = match std::env::args().nth(2) {
+        Some(word) => word.parse().context("usage: vmm bench [rounds]")?,
+        None => ROUNDS,
+    };
+    let mut rates = Rates::new();
+    let mut names = Vec::new();
+    for round in 0..rounds {
+        for vmm in Vmm::ALL {
+            eprintln!("round {} of {rounds}: {}", round + 1, vmm.name());
+            let found = loads(images, vmm).with_context(|| format!("with {}", vmm.name()))?;
+            names = found.iter().map(|(name, _)| *name).collect();
+            for (number, (_, rate)) in found.into_iter().enumerate() {
+                rates.entry((number, vmm.name())).or_default().push(rate);
+            }
+        }
+    }
+    print(&names, &rates);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(names: &[&str], rates: &Rates) {
+    let mut head = "| MiB/s, median (least to most) |".to_owned();
+    for vmm in Vmm::ALL {
+        head.push_str(&format!(" {} |", vmm.name()));
+    }
+    println!(
+        "{head} to QEMU |\n|---|{}---|",
+        "---|".repeat(Vmm::ALL.len())
+    );
+    for (number, name) in names.iter().enumerate() {
+        let mut line = format!("| {name} |");
+        let mut last = 0.0;
+        let mut first = None;
+        for vmm in Vmm::ALL {
+            let mut found = rates
+                .get(&(number, vmm.name()))
+                .cloned()
+                .unwrap_or_default();
+            found.sort_by(f64::total_cmp);
+            let at = |index: usize| found.get(index).copied().unwrap_or(f64::NAN);
+            last = at(found.len() / 2);
+            first.get_or_insert(last);
+            line.push_str(&format!(
+                " {last:.1} ({:.1} to {:.1}) |",
+                at(0),
+                at(found.len().saturating_sub(1))
+            ));
+        }
+        println!("{line} {:.2} |", last / first.unwrap_or(f64::NAN));
+    }
+}
+
+/// One machine, all loads: their names and rates.
+fn loads(images: &Images, vmm: Vmm) -> Result<Vec<(&'static str, f64)>> {
+    let scratch = Scratch::new()?;
+    let lan = Lan::new()?;
+    let mut machine = Machine::new(images);
+    machine.console = false;
+    machine.disks.push(Disk {
+        // Not of holes: those are not read from anywhere.
+        file: scratch.disk("disk", DISK, pattern::ZEROES + 1)?,
+        read_only: false,
+        serial: "bench".into(),
+    });
+    machine.nics.push(Nic {
+        tap: lan.tap()?,
+        mac: MAC,
+        mtu: 1500,
+    });
+    let mut guest = machine.boot(vmm)?;
+    let mut found = Vec::new();
+    let disk = guest.disk("bench")?;
+    for (name, load) in &DISK_LOADS {
+        let rate = timed(load.bytes, || guest.probe.load_disk(&disk, load))?;
+        found.push((*name, rate));
+    }
+
+    let interface = guest.interface(MAC)?;
+    guest.probe.net_up(&interface, GUEST, 1500)?;
+    let (stream, number) = net::accept(&lan, At::Host, &mut guest)?;
+    for (name, way) in [
+        ("net: TCP from the guest", Way::Out),
+        ("net: TCP to the guest", Way::In),
+    ] {
+        found.push((
+            name,
+            stream_load(&mut guest, &stream, number, way, 64 * MIB)?,
+        ));
+    }
+
+    let number = guest.probe.vsock_connect(2000, 1)?;
+    let stream = guest.wires.accept(2000)?;
+    for (name, way) in [
+        ("vsock: from the guest", Way::Out),
+        ("vsock: to the guest", Way::In),
+    ] {
+        found.push((
+            name,
+            stream_load(&mut guest, &stream, number, way, 128 * MIB)?,
+        ));
+    }
+    guest.power_off()?;
+    Ok(found)
+}
+
+fn stream_load(
+    guest: &mut Guest,
+    stream: &std::fs::File,
+    number: u32,
+    way: Way,
+    bytes: u64,
+) -> Result<f64> {
+    let mut load = |bytes| {
+        let mut rate = 0.0;
+        let guests = || {
+            rate = timed(bytes, || guest.probe.load(number, way, bytes))?;
+            Ok(())
+        };
+        match way {
+            Way::Out => peers::beside(|| peers::drain(stream, bytes), guests),
+            Way::In => peers::beside(|| peers::pour(stream, bytes), guests),
+        }?;
+        Ok(rate)
+    };
+    // The first fills caches and finds windows.
+    load(bytes / 16).and_then(|_| load(bytes))
+}
+
+/// MiB per second by the guest's clock, which must not be faster than ours.
+fn timed(bytes: u64, load: impl FnOnce() -> Result<Duration>) -> Result<f64> {
+    let began = Instant::now();
+    let there = load()?;
+    let here = began.elapsed();
+    ensure!(
+        there <= here && there * 2 > here,
+        "{there:?} went by in the guest, and {here:?} here"
+    );
+    Ok(bytes as f64 / MIB as f64 / there.as_secs_f64())
+}

@@ -215,7 +215,7 @@ impl Trace {
     fn entry(self) -> Result<u64> {
         fs::write(Path::new(TRACING).join("events/kvm/kvm_exit/enable"), "0")?;
         let text = fs::read_to_string(Path::new(TRACING).join("trace"))?;
-        // "qemu-system-x86-171  [000] d....  14066093153: kvm_exit: vcpu 0 reason npf rip 0x..."
+        // "ld-linux-x86-64-171  [000] d....  14066093153: kvm_exit: vcpu 0 reason npf rip 0x..."
         let line = text
             .lines()
             .find(|line| line.contains(": kvm_exit:"))

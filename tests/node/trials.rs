@@ -18,6 +18,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rig::command::{self, Finished};
 use rig::leftovers;
+use rig::node::debian_kernel::DebianKernel;
+use rig::qemu::Qemu;
 
 type Body = fn(&Env) -> Result<()>;
 
@@ -369,19 +371,16 @@ fn end_running(
 
 /// Where a package's program is missing, its name is what one needs to know.
 fn missing_package_is_named(env: &Env) -> Result<()> {
+    // Fetching them takes other programs.
+    Qemu::ensure()?;
+    DebianKernel::ensure()?;
     let bare = env.file("bin");
     fs::create_dir(&bare)?;
-    let without = |arguments: &[&str]| -> Result<Finished> {
-        let node = command::run(env.node(arguments).env("PATH", &bare), b"", LIMIT)?;
-        ended(&node, NODE_FAILED)?;
-        Ok(node)
-    };
-    says(&without(&["true"])?, &["package qemu-system-x86"])?;
     symlink(program("cp")?, Path::new(&bare).join("cp"))?;
-    says(
-        &without(&["--hot", &env.file("bin"), "true"])?,
-        &["package e2fsprogs"],
-    )?;
+    let mut node = env.node(&["--hot", &bare, "true"]);
+    let node = command::run(node.env("PATH", &bare), b"", LIMIT)?;
+    ended(&node, NODE_FAILED)?;
+    says(&node, &["package e2fsprogs"])?;
 
     // Somebody who can't install them is told of all.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rig/prerequisites.sh");
@@ -394,15 +393,7 @@ fn missing_package_is_named(env: &Env) -> Result<()> {
         .current_dir("/");
     let refused = command::run(&mut setpriv, &fs::read(script)?, LIMIT)?;
     ensure!(refused.code() != 0, "{}", refused.stdout());
-    says(
-        &refused,
-        &[
-            "only root can install it",
-            "qemu-system-x86",
-            "xz-utils",
-            "flex",
-        ],
-    )
+    says(&refused, &["only root can install it", "xz-utils", "flex"])
 }
 
 /// The path of a program of this machine.

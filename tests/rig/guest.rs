@@ -22,6 +22,7 @@ use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request};
 use trefoil_guest::{image, kernel};
 
 use crate::command;
+use crate::qemu::Qemu;
 use crate::transcript::Transcript;
 
 /// In a node: the guest's kernel and image, as the machine below has built them.
@@ -108,10 +109,7 @@ impl Guest {
 
         let started = Instant::now();
         let transcript = Transcript::in_memory();
-        let mut qemu = self
-            .qemu()
-            .spawn()
-            .context("starting qemu-system-x86_64 (package qemu-system-x86)")?;
+        let mut qemu = self.qemu()?.spawn().context("starting QEMU")?;
         let said = qemu
             .stderr
             .take()
@@ -131,19 +129,19 @@ impl Guest {
         Ok((guest, ready))
     }
 
-    fn qemu(&self) -> Command {
+    fn qemu(&self) -> Result<Command> {
         let serial = if self.console { "on" } else { "off" };
         // Nothing that the guest kernel has no driver for.
         let machine = format!(
             "microvm,acpi=off,accel=kvm,pit=off,pic=off,rtc=off,isa-serial={serial},auto-kernel-cmdline=on"
         );
-        let mut words = kernel::COMMAND_LINE.to_owned();
+        let mut words = kernel::COMMAND_LINE.to_owned() + kernel::TRIPLE_FAULT;
         if self.console {
             words.push_str(kernel::CONSOLE);
         }
         words.push(' ');
         words.push_str(&self.more_words);
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = Qemu::ensure()?.command();
         qemu.args(["-M", &machine, "-cpu", "host"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
@@ -167,7 +165,7 @@ impl Guest {
             qemu.args(["-serial", "file:/dev/stderr"]);
         }
         command::end_with_us(&mut qemu);
-        qemu
+        Ok(qemu)
     }
 }
 

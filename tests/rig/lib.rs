@@ -23,6 +23,7 @@ pub mod namespaces;
 pub mod node;
 pub mod probe;
 pub mod pty;
+pub mod qemu;
 pub mod registry;
 pub mod tools;
 pub mod transcript;

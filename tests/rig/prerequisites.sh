@@ -25,7 +25,6 @@ need iproute2 "the bench's network" has ip
 need iptables "the CNI plugins' port maps" has iptables
 need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
 need make "the two commands" has make
-need qemu-system-x86 "the node, a machine with a real KVM" has qemu-system-x86_64
 need kmod "the node's kernel modules" has modprobe
 need xz-utils "unpacking them, and the guest kernel's source" has xz
 need e2fsprogs "the node's block images" has mke2fs

@@ -19,7 +19,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,7 @@ use trefoil_guest::{cache, cpio};
 
 use crate::containerd::make_directory;
 use crate::leftovers::MARK;
+use crate::qemu::Qemu;
 use crate::transcript::Transcript;
 use crate::{command, guard};
 use debian_kernel::DebianKernel;
@@ -121,23 +121,19 @@ impl Node {
     ///
     /// An error means that the node failed, not the command: it says why, with the last lines of
     /// what was heard.
-    ///
-    /// A node that ends before it has started the command is made anew, once, and told of: TCG now
-    /// and then gives a kernel that patches itself on a busy machine registers that are not its own.
     pub fn run(&self, command: &[&str], show: impl FnMut(&[u8]) + Send + 'static) -> Result<Ended> {
-        let show = Arc::new(Mutex::new(show));
-        let began = Instant::now();
-        let first = Prepared::new(self, command, None)?;
-        let outcome = first.run(self, command, Arc::clone(&show));
-        let late = self.limit.is_some_and(|limit| began.elapsed() > limit);
-        match outcome {
-            Err(error) if !first.started() && !late => {
-                drop(first);
-                eprintln!("node: trying once more: {error:#}");
-                Prepared::new(self, command, None)?.run(self, command, show)
-            }
-            outcome => outcome,
-        }
+        let prepared = Prepared::new(self, command, None)?;
+        let mut qemu = prepared.qemu(self)?;
+        // Not `stdio`: the end of standard input would disconnect the port.
+        qemu.args(["-chardev", "file,id=output,path=/dev/stdout"])
+            .arg("-device")
+            .arg(format!(
+                "virtserialport,chardev=output,name={}",
+                job::OUTPUT_PORT
+            ))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        prepared.watch(self, qemu, command.join(" "), show)
     }
 
     /// Runs this very program again in a new node, with these arguments, as `name` in reports.
@@ -173,6 +169,7 @@ impl Node {
 /// A node's directory, with all that QEMU needs, and its guard.
 struct Prepared {
     directory: PathBuf,
+    qemu: Qemu,
     kernel: DebianKernel,
     /// In the order of `/dev/vda` and so on, with whether they are only read.
     disks: Vec<(PathBuf, bool)>,
@@ -192,11 +189,12 @@ impl Drop for Prepared {
 
 impl Prepared {
     fn new(node: &Node, command: &[&str], terminal: Option<(u16, u16)>) -> Result<Self> {
-        let kernel = DebianKernel::ensure()?;
+        let (qemu, kernel) = (Qemu::ensure()?, DebianKernel::ensure()?);
         let directory = make_directory()?;
         let mut prepared = Self {
             guard: Some(guard::start(&directory)?),
             directory,
+            qemu,
             kernel,
             disks: Vec::new(),
         };
@@ -222,6 +220,9 @@ impl Prepared {
             });
             disks.push((image, true));
         };
+        // Guests are booted by it, too.
+        let qemu = [prepared.qemu.directory().to_owned()];
+        add(hot::of_cache(&qemu)?, &qemu);
         let mut environment = environment(node);
         if let Some(built) = crate::tools::find_built()? {
             add(hot::of_cache(&built)?, &built);
@@ -250,7 +251,7 @@ impl Prepared {
     }
 
     fn qemu(&self, node: &Node) -> Result<Command> {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = self.qemu.command();
         qemu.args(["-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-cpu", PROCESSOR]);
         let clock = if node.instructions {
@@ -262,7 +263,10 @@ impl Prepared {
             // Where things lie decides how many pages they touch.
             "tsc_early_khz=1000000 nokaslr norandmaps".to_owned()
         } else {
-            qemu.args(["-accel", "tcg,thread=multi"])
+            // All processors in one thread of QEMU's, in turn. With a thread for each, one may
+            // translate code anew while another patches it, and keep the old; and the node's
+            // kernel patches itself all the time. One boot in fifty ended so on a busy machine.
+            qemu.args(["-accel", "tcg,thread=single"])
                 .args(["-smp", &node.cpus.to_string()]);
             format!("tsc_early_khz={}", time_stamp_khz())
         };
@@ -312,28 +316,6 @@ impl Prepared {
         self.directory.join("share/started").exists()
     }
 
-    /// Runs the command without a terminal.
-    fn run(
-        &self,
-        node: &Node,
-        command: &[&str],
-        show: Arc<Mutex<impl FnMut(&[u8]) + Send + 'static>>,
-    ) -> Result<Ended> {
-        let mut qemu = self.qemu(node)?;
-        // Not `stdio`: the end of standard input would disconnect the port.
-        qemu.args(["-chardev", "file,id=output,path=/dev/stdout"])
-            .arg("-device")
-            .arg(format!(
-                "virtserialport,chardev=output,name={}",
-                job::OUTPUT_PORT
-            ))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        self.watch(node, qemu, command.join(" "), move |bytes| {
-            show.lock().unwrap_or_else(PoisonError::into_inner)(bytes);
-        })
-    }
-
     /// Starts QEMU and sees it through to its end.
     fn watch(
         &self,
@@ -344,9 +326,7 @@ impl Prepared {
     ) -> Result<Ended> {
         let started = Instant::now();
         let transcript = Transcript::create(&node.transcript)?;
-        let mut child = qemu
-            .spawn()
-            .context("starting qemu-system-x86_64 (package qemu-system-x86)")?;
+        let mut child = qemu.spawn().context("starting QEMU")?;
         let mut readers = Vec::new();
         if let Some(pipe) = child.stdout.take() {
             readers.push(transcript.follow(pipe, show));

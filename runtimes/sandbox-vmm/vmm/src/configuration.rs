@@ -70,15 +70,10 @@ pub enum Device {
         door: Handed,
         /// The guest's number.
         guest_cid: u64,
-        /// The host's ports that the guest may connect to.
-        ports: Vec<u32>,
-    },
-    /// A file system that another process serves.
-    Fs {
-        /// A connection to a vhost-user back end.
-        back_end: Handed,
-        /// By which the guest mounts it; at most 36 bytes.
-        tag: String,
+        /// The host's ports that the guest may connect to, each from the first to the last.
+        ports: Vec<(u32, u32)>,
+        /// The most connections at a time; each takes a descriptor.
+        connections: u16,
     },
     /// Random numbers.
     Rng,
@@ -128,7 +123,9 @@ pub enum Wrong {
         most: u8,
     },
     /// The threads of a core.
-    #[error("{threads} threads are to share a core, and may be 1 or 2, of which {most} is a multiple")]
+    #[error(
+        "{threads} threads are to share a core, and may be 1 or 2, of which {most} is a multiple"
+    )]
     Threads {
         /// As asked for.
         threads: u8,

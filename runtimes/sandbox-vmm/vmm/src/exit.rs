@@ -17,21 +17,33 @@ pub struct Registers {
     pub cr3: u64,
     pub cr4: u64,
     pub efer: u64,
+    pub gdt_base: u64,
+    pub idt_base: u64,
 }
 
 impl fmt::Display for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "rip {:#x}, rsp {:#x}, rflags {:#x}, cr0 {:#x}, cr2 {:#x}, cr3 {:#x}, cr4 {:#x}, efer {:#x}",
-            self.rip, self.rsp, self.rflags, self.cr0, self.cr2, self.cr3, self.cr4, self.efer
+            "rip {:#x}, rsp {:#x}, rflags {:#x}, cr0 {:#x}, cr2 {:#x}, cr3 {:#x}, cr4 {:#x}, \
+             efer {:#x}, gdt {:#x}, idt {:#x}",
+            self.rip,
+            self.rsp,
+            self.rflags,
+            self.cr0,
+            self.cr2,
+            self.cr3,
+            self.cr4,
+            self.efer,
+            self.gdt_base,
+            self.idt_base
         )
     }
 }
 
 /// Why a machine runs no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "reason")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Exit {
     /// The guest, or the parent, powered it off.
     PoweredOff,
@@ -47,10 +59,13 @@ pub enum Exit {
     /// The VMM could not go on.
     Internal {
         /// What of it: a device, or "machine".
+        #[serde(with = "sentence")]
         part: String,
         /// What it was doing.
+        #[serde(with = "sentence")]
         doing: String,
         /// Why that failed.
+        #[serde(with = "sentence")]
         why: String,
     },
 }
@@ -58,19 +73,19 @@ pub enum Exit {
 impl Exit {
     /// The process's exit code, for a parent that has lost the control socket. A system call that
     /// the filter forbids gives [`FORBIDDEN_CALL`].
-    pub fn code(&self) -> u8 {
+    pub fn code(&self) -> i32 {
         match self {
             Self::PoweredOff => 0,
             Self::Internal { .. } => 1,
-            Self::Reset => 16,
-            Self::TripleFault { .. } => 17,
-            Self::Killed => 18,
+            Self::Reset => 11,
+            Self::TripleFault { .. } => 12,
+            Self::Killed => 13,
         }
     }
 }
 
 /// The exit code of a process that made a system call its filter forbids.
-pub const FORBIDDEN_CALL: u8 = 31;
+pub const FORBIDDEN_CALL: i32 = 31;
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,6 +97,38 @@ impl fmt::Display for Exit {
             }
             Self::Killed => write!(f, "the machine was killed"),
             Self::Internal { part, doing, why } => write!(f, "{part}: {doing}: {why}"),
+        }
+    }
+}
+
+/// Text in messages: a sentence is never longer than [`MOST`] characters, whoever wrote it.
+pub(crate) mod sentence {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// The most characters of a sentence.
+    const MOST: usize = 500;
+
+    fn shortened(text: &str) -> &str {
+        match text.char_indices().nth(MOST) {
+            Some((end, _)) => &text[..end],
+            None => text,
+        }
+    }
+
+    /// As much of it as there may be.
+    pub(crate) fn cut(text: &str) -> String {
+        shortened(text).to_owned()
+    }
+
+    pub(crate) fn serialize<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(shortened(text))
+    }
+
+    pub(crate) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<String, D::Error> {
+        let text = String::deserialize(from)?;
+        match shortened(&text).len() == text.len() {
+            true => Ok(text),
+            false => Err(serde::de::Error::custom("a sentence is too long")),
         }
     }
 }

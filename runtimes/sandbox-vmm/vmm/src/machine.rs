@@ -4,8 +4,7 @@
 //! then the jail closes, and only then does the guest run.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -24,7 +23,6 @@ use crate::cpu::registers;
 use crate::cpu::threads::{Ending, Threads};
 use crate::devices::block::Block;
 use crate::devices::events::{Events, Own};
-use crate::devices::fs::Fs;
 use crate::devices::interrupt::Interrupt;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
@@ -114,7 +112,9 @@ fn start(
     descriptors: Vec<OwnedFd>,
     began: Instant,
 ) -> Result<Machine, Failure> {
-    configuration.check().map_err(fail("read the configuration"))?;
+    configuration
+        .check()
+        .map_err(fail("read the configuration"))?;
     let mut descriptors = Descriptors(descriptors.into_iter().map(Some).collect());
     let metrics = configuration
         .metrics
@@ -138,7 +138,10 @@ fn start(
         slots.push(plug(&vm, &ram, &events, &metrics, number, device)?);
     }
     let serial = match configuration.serial {
-        Some(handed) => Some(make_serial(&vm, descriptors.take(handed, "the serial line")?)?),
+        Some(handed) => Some(make_serial(
+            &vm,
+            descriptors.take(handed, "the serial line")?,
+        )?),
         None => None,
     };
     let vcpus = make_vcpus(&kvm, &vm, configuration)?;
@@ -244,21 +247,15 @@ fn make_device(
             door,
             guest_cid,
             ports,
+            connections,
         } => {
             let door = descriptors.take(*door, "the door for connections")?;
             let options = devices::vsock::Options {
-                guest_cid: *guest_cid,
-                ports: ports.clone(),
+                ports: ports.iter().map(|&(first, last)| first..=last).collect(),
+                connections: *connections,
+                ..devices::vsock::Options::new(*guest_cid)
             };
             Box::new(Vsock::new(options, door).map_err(fail("make the vsock device"))?)
-        }
-        Wanted::Fs { back_end, tag } => {
-            let back_end = UnixStream::from(descriptors.take(*back_end, "a file server")?);
-            let options = devices::fs::Options {
-                tag: tag.clone(),
-                queues: 1,
-            };
-            Box::new(Fs::new(options, back_end).map_err(fail(format!("make the file system {tag}")))?)
         }
         Wanted::Rng => Box::new(Rng::new()),
     })
@@ -276,7 +273,11 @@ fn plug(
 ) -> Result<Slot, Failure> {
     let name = device.name();
     let doing = |what: &str| format!("{what} of the {name} device");
-    let line = event(vm, layout::device_line(number), &doing("make the interrupt"))?;
+    let line = event(
+        vm,
+        layout::device_line(number),
+        &doing("make the interrupt"),
+    )?;
     let counted = DeviceMetrics::new(metrics, number);
     let interrupt = Arc::new(Interrupt::new(line, counted.clone()));
     let parts = Parts {
@@ -312,17 +313,14 @@ fn make_serial(vm: &VmFd, output: OwnedFd) -> Result<Serial, Failure> {
     Serial::new(File::from(output), line).map_err(fail("make the serial line"))
 }
 
-fn make_vcpus(
-    kvm: &Kvm,
-    vm: &VmFd,
-    configuration: &Configuration,
-) -> Result<Vec<VcpuFd>, Failure> {
+fn make_vcpus(kvm: &Kvm, vm: &VmFd, configuration: &Configuration) -> Result<Vec<VcpuFd>, Failure> {
     let cpus = &configuration.cpus;
     let topology = Topology {
         cpus: cpus.most,
         threads_per_core: cpus.threads_per_core,
     };
-    let template = Template::new(kvm, cpus.model, topology).map_err(fail("choose the processor"))?;
+    let template =
+        Template::new(kvm, cpus.model, topology).map_err(fail("choose the processor"))?;
     let mut vcpus = Vec::new();
     for number in 0..cpus.most {
         let doing = || format!("make virtual CPU {number}");
@@ -355,13 +353,16 @@ fn supervise(
         metrics,
         _vm,
     } = machine;
+    // SAFETY: the event lives as long as the loop does.
+    let ended = unsafe { BorrowedFd::borrow_raw(ending.event().as_raw_fd()) };
     events
-        .add_own(&File::from(duplicate(ending.event())?), ENDED)
+        .add_own(ended, ENDED)
         .map_err(fail("watch for the end"))?;
     events
         .add_own(&*control, CONTROL)
         .map_err(fail("watch the control socket"))?;
-    jail::enter(&configuration.jail).map_err(fail("enter the jail"))?;
+    let count = u32::from(configuration.cpus.most) + 1;
+    jail::enter(&configuration.jail, count).map_err(fail("enter the jail"))?;
     let filter = seccomp::compile(seccomp::Thread::Vcpu)
         .map(Arc::new)
         .map_err(fail("prepare the virtual CPUs' system call filter"))?;
@@ -384,20 +385,16 @@ fn supervise(
     control.send(&Message::Running);
     let exit = serve(&events, &devices, &threads, control, &ending);
     threads.stop();
-    for device in &devices {
-        device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .shut_down();
+    if exit == Exit::PoweredOff {
+        for device in &devices {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device
+                .shut_down()
+                .map_err(fail(format!("shut the {} device down", device.name())))?;
+        }
     }
     drop(ram);
     Ok(exit)
-}
-
-fn duplicate(event: &EventFd) -> Result<OwnedFd, Failure> {
-    let copy = event.try_clone().map_err(fail("duplicate an event"))?;
-    // SAFETY: the copy is ours to give away.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy.into_raw_fd()) })
 }
 
 /// The loop, until something ends the machine.
@@ -440,6 +437,7 @@ fn serve(
                 Request::PowerOff => return Exit::PoweredOff,
                 Request::Kill => return Exit::Killed,
             }
+            // A parent that does not read its answers misses them.
             control.send(&Message::Answer(Answer::Done(Stats { paused })));
         }
     }

@@ -2,4 +2,9 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| trefoil_vmm::control::fuzz(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    use trefoil_vmm::control::fuzzing;
+    fuzzing::messages(bytes);
+    fuzzing::requests(bytes);
+    fuzzing::launch::<trefoil_vmm::configuration::Configuration>(bytes);
+});

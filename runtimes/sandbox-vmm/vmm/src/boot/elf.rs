@@ -108,8 +108,7 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
                 if needed > limit {
                     return Err(Failure::Memory { needed, end: limit });
                 }
-                copy(ram, file, segment.offset, address, segment.filesz)
-                    .map_err(Failure::Read)?;
+                copy(ram, file, segment.offset, address, segment.filesz).map_err(Failure::Read)?;
                 end = end.max(needed);
             }
             NOTE => entry = entry.or(find_entry(file, segment)?),

@@ -149,10 +149,7 @@ pub fn load(
 }
 
 /// Answers the first address behind the kernel, what it says of itself, and where it is entered.
-fn load_bzimage(
-    ram: &Ram,
-    file: &mut File,
-) -> Result<(u64, Option<setup_header>, Entry), Failure> {
+fn load_bzimage(ram: &Ram, file: &mut File) -> Result<(u64, Option<setup_header>, Entry), Failure> {
     use linux_loader::loader::Error as Loader;
     use linux_loader::loader::bzimage::Error as BzImageError;
     let start = Some(GuestAddress(layout::KERNEL));
@@ -190,7 +187,9 @@ fn unpacked_end(loaded: &KernelLoaderResult, header: &setup_header) -> u64 {
 /// As high as it fits below the devices, where no kernel grows into it.
 fn load_initramfs(ram: &Ram, file: &mut File, kernel_end: u64) -> Result<Placed, Failure> {
     let fail = |why: &dyn std::fmt::Display| Failure::ReadInitramfs(why.to_string());
-    let length = file.seek(std::io::SeekFrom::End(0)).map_err(|why| fail(&why))?;
+    let length = file
+        .seek(std::io::SeekFrom::End(0))
+        .map_err(|why| fail(&why))?;
     let address = low_end(ram)
         .checked_sub(length)
         .map(|address| address & !0xfff)
@@ -217,7 +216,8 @@ fn write_command_line(ram: &Ram, text: &str) -> Result<(), Failure> {
 pub fn fuzz(bytes: &[u8]) {
     use std::os::unix::fs::FileExt;
     let file = |content: &[u8]| {
-        let fd = nix::sys::memfd::memfd_create("kernel", nix::sys::memfd::MFdFlags::empty()).ok()?;
+        let fd =
+            nix::sys::memfd::memfd_create("kernel", nix::sys::memfd::MFdFlags::empty()).ok()?;
         let file = File::from(fd);
         file.write_all_at(content, 0).ok()?;
         Some(file)

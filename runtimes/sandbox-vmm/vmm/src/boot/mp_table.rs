@@ -90,7 +90,8 @@ mod tests {
         for cpus in [1, 2, 64] {
             write(&ram, cpus).expect("write");
             let mut pointer = [0; 16];
-            ram.read_slice(&mut pointer, GuestAddress(MP_POINTER)).expect("read");
+            ram.read_slice(&mut pointer, GuestAddress(MP_POINTER))
+                .expect("read");
             assert_eq!(checksum(&pointer), 0);
             let table = configuration(cpus);
             assert_eq!(checksum(&table), 0);

@@ -53,8 +53,9 @@ pub fn write(ram: &Ram, initramfs: Option<Placed>) -> Result<(), Failure> {
     let mut parameters = BootParams::new(&info, GuestAddress(PVH_START_INFO));
     parameters.set_sections(&map, GuestAddress(MEMORY_MAP));
     parameters.set_modules(&modules, GuestAddress(MODULES));
-    PvhBootConfigurator::write_bootparams(&parameters, ram)
-        .map_err(|why| Failure::Write(vm_memory::GuestMemoryError::IOError(
-            std::io::Error::other(why.to_string()),
+    PvhBootConfigurator::write_bootparams(&parameters, ram).map_err(|why| {
+        Failure::Write(vm_memory::GuestMemoryError::IOError(std::io::Error::other(
+            why.to_string(),
         )))
+    })
 }

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, SockType, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
 use nix::sys::stat::{SFlag, fstat};
 use serde::de::DeserializeOwned;
 
@@ -251,7 +253,9 @@ mod tests {
     #[test]
     fn a_parent_that_does_not_read_is_not_waited_for() {
         let (ours, mut control) = pair();
-        let sent = (0..100_000).take_while(|_| control.send(&Message::Running)).count();
+        let sent = (0..100_000)
+            .take_while(|_| control.send(&Message::Running))
+            .count();
         assert!((16..100_000).contains(&sent), "{sent}");
         say(&ours, b"\"nonsense\"");
         assert!(matches!(control.receive(), Ok(None)));
@@ -294,7 +298,11 @@ mod tests {
         expected(b"{\"a\":1}", &[], "invalid type: map");
         expected(&long, &[], "it has 65537 bytes, more than 65536");
         expected(b"[7]", &many, "201 descriptors came with it, more than 200");
-        expected(b"[7]", &[null.as_fd(), root.as_fd()], "descriptor 1 is a directory");
+        expected(
+            b"[7]",
+            &[null.as_fd(), root.as_fd()],
+            "descriptor 1 is a directory",
+        );
         let (ours, control) = pair();
         drop(ours);
         assert!(matches!(control.launch::<()>(), Err(Failure::Gone)));
@@ -307,6 +315,9 @@ mod tests {
         assert!(why.to_string().contains("is no socket"), "{why}");
         let (stream, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
         let why = Control::over(stream.into()).expect_err("a stream");
-        assert!(why.to_string().contains("not a Unix one for packets"), "{why}");
+        assert!(
+            why.to_string().contains("not a Unix one for packets"),
+            "{why}"
+        );
     }
 }

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 const KERNELS_MOST: usize = 253;
 
 /// Two ends of a connection that nobody else can reach.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,

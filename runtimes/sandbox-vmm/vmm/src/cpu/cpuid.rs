@@ -69,7 +69,8 @@ const V3_EXTENDED: u32 = BMI1 | AVX2 | BMI2;
 /// What a model that is not the host's may keep of leaf 1's ECX besides: AES, PCLMUL, PCID, x2APIC,
 /// RDRAND, the deadline timer, and that there is a hypervisor. No level names them, yet every host
 /// of the last ten years has them.
-const ALWAYS_BASIC: u32 = 1 << 25 | 1 << 1 | 1 << 17 | 1 << 21 | 1 << 30 | TSC_DEADLINE | HYPERVISOR;
+const ALWAYS_BASIC: u32 =
+    1 << 25 | 1 << 1 | 1 << 17 | 1 << 21 | 1 << 30 | TSC_DEADLINE | HYPERVISOR;
 /// And of leaf 7's EBX: FSGSBASE, SMEP, ERMS, INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT, SHA.
 const ALWAYS_EXTENDED: u32 =
     1 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 29;
@@ -130,7 +131,11 @@ fn restrict(entries: &mut Vec<kvm_cpuid_entry2>, model: Model) -> Result<(), Fai
             }
             (7, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             (0x8000_0001, _) => {
-                let level = if model == Model::V3 { LZCNT | LAHF } else { LAHF };
+                let level = if model == Model::V3 {
+                    LZCNT | LAHF
+                } else {
+                    LAHF
+                };
                 needs(model, "leaf 0x80000001, ECX", entry.ecx, level)?;
                 entry.ecx &= level;
             }
@@ -182,7 +187,11 @@ fn number(entries: &mut Vec<kvm_cpuid_entry2>, cpu: u8, topology: Topology) {
             // Caches: the first two levels are a core's, the others everybody's.
             4 if entry.eax & 0x1f != 0 => {
                 let level = entry.eax >> 5 & 7;
-                let sharing = if level < 3 { threads } else { cpus.next_power_of_two() };
+                let sharing = if level < 3 {
+                    threads
+                } else {
+                    cpus.next_power_of_two()
+                };
                 let cores = (cpus / threads).max(1).next_power_of_two();
                 entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | (cores - 1) << 26;
             }
@@ -196,7 +205,7 @@ fn number(entries: &mut Vec<kvm_cpuid_entry2>, cpu: u8, topology: Topology) {
             }
             0x8000_001e => {
                 entry.eax = id;
-                entry.ebx = id / threads | (threads - 1) << 8;
+                entry.ebx = (id / threads) | (threads - 1) << 8;
                 entry.ecx = 0;
             }
             _ => {}
@@ -272,7 +281,10 @@ mod tests {
         assert_eq!(find(&entries, 4, 0).eax, 1 << 5 | 1 | 1 << 14 | 3 << 26);
         assert_eq!(find(&entries, 0x8000_0008, 0).ecx, 5 | 3 << 12);
         let [threads, all] = [0, 1].map(|index| find(&entries, 0xb, index));
-        assert_eq!((threads.eax, threads.ebx, threads.ecx, threads.edx), (1, 2, 0x100, 5));
+        assert_eq!(
+            (threads.eax, threads.ebx, threads.ecx, threads.edx),
+            (1, 2, 0x100, 5)
+        );
         assert_eq!((all.eax, all.ebx, all.ecx, all.edx), (3, 6, 0x201, 5));
         assert!(!entries.iter().any(|entry| entry.function == 0x1f));
     }

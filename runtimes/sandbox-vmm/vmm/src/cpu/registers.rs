@@ -131,7 +131,8 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<(), Failure> {
         ..Default::default()
     });
     let doing = "set the model-specific registers";
-    let list = Msrs::from_entries(&entries).map_err(|why| Failure::new(doing, format!("{why:?}")))?;
+    let list =
+        Msrs::from_entries(&entries).map_err(|why| Failure::new(doing, format!("{why:?}")))?;
     match vcpu.set_msrs(&list) {
         Ok(count) if count == entries.len() => Ok(()),
         Ok(count) => Err(Failure::new(
@@ -167,7 +168,13 @@ mod tests {
     #[test]
     fn descriptors_are_as_the_manual_has_them() {
         assert_eq!(descriptor(&segment(2, 0b1011, true)), 0x00af_9b00_0000_ffff);
-        assert_eq!(descriptor(&segment(2, 0b1011, false)), 0x00cf_9b00_0000_ffff);
-        assert_eq!(descriptor(&segment(3, 0b0011, false)), 0x00cf_9300_0000_ffff);
+        assert_eq!(
+            descriptor(&segment(2, 0b1011, false)),
+            0x00cf_9b00_0000_ffff
+        );
+        assert_eq!(
+            descriptor(&segment(3, 0b0011, false)),
+            0x00cf_9300_0000_ffff
+        );
     }
 }

@@ -306,6 +306,8 @@ fn registers(vcpu: &VcpuFd) -> Registers {
         cr3: special.cr3,
         cr4: special.cr4,
         efer: special.efer,
+        gdt_base: special.gdt.base,
+        idt_base: special.idt.base,
     }
 }
 

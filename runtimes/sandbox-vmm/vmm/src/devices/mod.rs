@@ -8,7 +8,6 @@
 
 pub mod block;
 pub mod events;
-pub mod fs;
 pub mod interrupt;
 pub mod net;
 pub mod queue;
@@ -117,6 +116,11 @@ pub trait Device: Send {
 
     /// Forgets the driver and all it asked for; nothing of the guest's memory is touched after it.
     fn reset(&mut self);
+
+    /// The machine ends in order: what the guest was told is safe is made so.
+    fn shut_down(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Copies a configuration space as a driver reads it.

@@ -132,6 +132,11 @@ impl Transport {
         Ok(())
     }
 
+    /// The machine ends in order.
+    pub fn shut_down(&mut self) -> std::io::Result<()> {
+        self.device.shut_down()
+    }
+
     fn is_active(&self) -> bool {
         self.status & (DRIVER_OK | NEEDS_RESET | FAILED) == DRIVER_OK
     }

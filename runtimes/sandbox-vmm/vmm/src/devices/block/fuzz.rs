@@ -36,8 +36,13 @@ pub fn fuzz(bytes: &[u8]) {
         },
     };
     let block = Block::new(options, file.try_clone().unwrap()).unwrap();
-    // Without one of its features, without event index or indirect descriptors, or with all.
-    let mut driver = Driver::start(Box::new(block), 1 << (how >> 2));
+    // Without one of its features, without event index or indirect descriptors, or with all; but
+    // not without being of this version, which is refused.
+    let without = match how >> 2 {
+        32 => 0,
+        bit => 1 << bit,
+    };
+    let mut driver = Driver::start(Box::new(block), without);
     put_headers(&driver);
     driver.misbehave(script);
     driver.write(0x70, 0);

@@ -161,13 +161,6 @@ impl Block {
         self.work.engine()
     }
 
-    /// For an orderly end, when the guest runs no more: waits for what is under way, and makes all
-    /// that was written durable.
-    pub fn drain_and_flush(&mut self) -> std::io::Result<()> {
-        self.reset();
-        self.work.flush()
-    }
-
     fn turn(&mut self) -> Result<(), Failure> {
         match &mut self.active {
             Some(active) => self.work.turn(&mut active.queue, &active.metrics),
@@ -270,5 +263,10 @@ impl Device for Block {
             }
             self.work.forget(&active.metrics);
         }
+    }
+
+    fn shut_down(&mut self) -> std::io::Result<()> {
+        self.reset();
+        self.work.flush()
     }
 }

@@ -405,7 +405,7 @@ fn an_orderly_end_waits_for_all() {
     use crate::devices::Device;
     for engine in engines() {
         let mut block = Block::new(options(engine), disk()).unwrap();
-        block.drain_and_flush().unwrap();
+        block.shut_down().unwrap();
         block.reset();
     }
 }

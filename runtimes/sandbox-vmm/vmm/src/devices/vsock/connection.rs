@@ -1,0 +1,373 @@
+//! One connection: what each side has said, what is still to be said to the guest, and the data that
+//! the host's side has not taken yet. It knows its socket but no queue.
+//!
+//! Both directions end on their own. Data goes before the end of its direction, always: the end is
+//! noticed by reading the socket to its end, or by having written all that was buffered.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use super::super::events::{Interest, Watch};
+use super::super::queue::{Broken, Buffers};
+use super::credit::{Allowance, Window};
+use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::socket::{self, Moved, Vectors};
+
+/// Buffers are made in steps of this many bytes, so that they are hardly larger than what was
+/// promised.
+const STEP: usize = 16 << 10;
+
+/// The two ports that name a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The host's.
+    pub host: u32,
+    /// The guest's.
+    pub guest: u32,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The host's side has asked for it, and the guest has not answered.
+    Connecting,
+    /// Data may flow.
+    Open,
+    /// The host's side has gone, and the guest is to be told or to answer.
+    Closing,
+    /// The guest has gone and its data is still to be delivered. Its ports are free again.
+    Lingering,
+}
+
+/// Packets without data that the guest is to get: one bit each, however often it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending(u8);
+
+impl Pending {
+    /// Adds one.
+    pub fn add(&mut self, op: Op) {
+        self.0 |= 1 << op as u16;
+    }
+
+    /// Takes one off; whether it was there.
+    pub fn take(&mut self, op: Op) -> bool {
+        let there = self.has(op);
+        self.0 &= !(1 << op as u16);
+        there
+    }
+
+    /// Whether this one is there.
+    pub fn has(self, op: Op) -> bool {
+        self.0 & 1 << op as u16 != 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name.
+    pub key: Key,
+    /// What its socket is watched as.
+    pub token: u32,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Until when that may last.
+    pub deadline: Option<Instant>,
+    /// What the guest is to get besides data.
+    pub pending: Pending,
+    /// What we may send.
+    pub allowance: Allowance,
+    /// What the guest may send.
+    pub window: Window,
+    /// The guest was asked for its credit and has not answered.
+    asked: bool,
+    /// The guest has told of its credit without being asked.
+    tells: bool,
+    /// The socket has data, or its end, as far as we know.
+    pub readable: bool,
+    /// There was more to be read the last time than we had room for.
+    pub bulk: bool,
+    /// The host's side sends no more, and all it sent was read.
+    pub host_done: bool,
+    /// The host's side receives no more.
+    pub host_deaf: bool,
+    /// The guest sends no more.
+    pub guest_done: bool,
+    /// The guest receives no more.
+    pub guest_deaf: bool,
+    /// The host's side was told that the guest sends no more.
+    ended: bool,
+    socket: Option<OwnedFd>,
+    buffer: VecDeque<u8>,
+    watched: Option<Interest>,
+    /// The socket has hung up, of which we would be told again and again.
+    hung: bool,
+}
+
+impl Connection {
+    /// A connection whose host's side is at the other end of `socket`.
+    pub fn new(key: Key, phase: Phase, socket: OwnedFd) -> Self {
+        Self {
+            key,
+            token: 0,
+            phase,
+            deadline: None,
+            pending: Pending::default(),
+            allowance: Allowance::default(),
+            window: Window::default(),
+            asked: false,
+            tells: false,
+            readable: false,
+            bulk: false,
+            host_done: false,
+            host_deaf: false,
+            guest_done: false,
+            guest_deaf: false,
+            ended: false,
+            socket: Some(socket),
+            buffer: VecDeque::new(),
+            watched: None,
+            hung: false,
+        }
+    }
+
+    /// The socket, until it is closed.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether what the host's side sends is still of interest.
+    fn reads(&self) -> bool {
+        self.phase == Phase::Open && !self.host_done && !self.guest_deaf && self.socket.is_some()
+    }
+
+    /// Whether data may be read for the guest now.
+    pub fn can_read(&self) -> bool {
+        self.readable && self.reads() && self.allowance.free() > 0
+    }
+
+    /// Whether there is something for the guest.
+    pub fn wants_turn(&self) -> bool {
+        !self.pending.is_empty() || self.can_read()
+    }
+
+    /// Whether data from the guest waits for the host's side.
+    pub fn has_buffered(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Which directions a SHUTDOWN is to end.
+    pub fn shutdown_flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.host_deaf {
+            flags |= SHUTDOWN_RECEIVE;
+        }
+        if self.host_done {
+            flags |= SHUTDOWN_SEND;
+        }
+        flags
+    }
+
+    /// Takes over the credit in a packet of the guest's.
+    pub fn hear_credit(&mut self, op: Option<Op>, buf_alloc: u32, fwd_cnt: u32) {
+        self.allowance.hear(buf_alloc, fwd_cnt);
+        if op == Some(Op::CreditUpdate) {
+            self.tells |= !self.asked;
+            self.asked = false;
+        }
+    }
+
+    /// Asks the guest for its credit where nothing goes on without it; once, and not at all if it is
+    /// known to tell by itself, as Linux's guests do: they answer at once, which helps nobody.
+    pub fn ask_if_stuck(&mut self) {
+        let stuck = self.readable && self.reads() && self.allowance.free() == 0;
+        if stuck && !self.tells && !self.asked {
+            self.asked = true;
+            self.pending.add(Op::CreditRequest);
+        }
+    }
+
+    /// Takes note that `count` bytes were read for the guest, which had `room` for them.
+    pub fn was_read(&mut self, count: usize, room: usize) {
+        self.allowance.send(count);
+        self.bulk = count == room;
+        // Less than there was room for is all there was. Whatever it may have been, we are told of
+        // what is left, as long as we watch.
+        self.readable = self.bulk;
+        self.ask_if_stuck();
+    }
+
+    /// The host's side has ended its direction.
+    pub fn read_end(&mut self) {
+        self.readable = false;
+        self.host_done = true;
+        self.hung = false;
+        self.pending.add(Op::Shutdown);
+        if self.socket().is_some_and(|fd| !socket::is_heard(fd)) {
+            self.go_deaf();
+        }
+    }
+
+    /// The host's side takes nothing any more; what waited for it is dropped.
+    pub fn go_deaf(&mut self) {
+        self.window.forward(self.buffer.len());
+        self.buffer = VecDeque::new();
+        if !self.host_deaf {
+            self.host_deaf = true;
+            self.pending.add(Op::Shutdown);
+        }
+    }
+
+    /// The guest has ended directions, by the flags of its SHUTDOWN.
+    pub fn guest_ends(&mut self, flags: u32) {
+        if flags & SHUTDOWN_RECEIVE != 0 && !self.guest_deaf {
+            self.guest_deaf = true;
+            self.readable = false;
+            // From now on it matters whether the other side is still there.
+            self.hung = false;
+            if let Some(fd) = self.socket() {
+                socket::shutdown(fd, libc::SHUT_RD);
+            }
+        }
+        self.guest_done |= flags & SHUTDOWN_SEND != 0;
+        self.end_if_written();
+    }
+
+    fn end_if_written(&mut self) {
+        if self.guest_done && !self.ended && self.buffer.is_empty() {
+            self.ended = true;
+            if let Some(fd) = self.socket() {
+                socket::shutdown(fd, libc::SHUT_WR);
+            }
+        }
+    }
+
+    /// The socket has become ready.
+    pub fn is_ready(&mut self, readable: bool, hung_up: bool) {
+        self.hung |= hung_up;
+        if self.reads() {
+            self.readable |= readable || hung_up;
+        } else if hung_up && self.phase == Phase::Open {
+            // We don't listen to it any more, so that it is not only one direction that has ended.
+            self.host_done = true;
+            self.go_deaf();
+        }
+    }
+
+    /// Buffers what the socket did not take.
+    pub fn keep(&mut self, data: &mut Buffers) -> Result<(), Broken> {
+        if self.host_deaf {
+            self.window.forward(data.len());
+            return Ok(());
+        }
+        let length = self.buffer.len() + data.len();
+        if length > self.buffer.capacity() {
+            let more = length.next_multiple_of(STEP) - self.buffer.len();
+            self.buffer.reserve_exact(more);
+        }
+        // By way of here, as the guest may change its memory meanwhile.
+        let mut part = [0; 4096];
+        while !data.is_empty() {
+            let count = data.len().min(part.len());
+            let part = part.get_mut(..count).ok_or(Broken::Short)?;
+            data.read(part)?;
+            data.skip(count);
+            self.buffer.extend(&*part);
+        }
+        Ok(())
+    }
+
+    /// Writes what is buffered.
+    pub fn flush(&mut self, vectors: &mut Vectors) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        vectors.clear();
+        let (one, two) = self.buffer.as_slices();
+        for part in [one, two] {
+            let part = [libc::iovec {
+                iov_base: part.as_ptr().cast_mut().cast(),
+                iov_len: part.len(),
+            }];
+            vectors.add(&part, 0, usize::MAX);
+        }
+        let Some(fd) = self.socket() else {
+            return;
+        };
+        // SAFETY: the buffers are our own, which nobody changes meanwhile.
+        match unsafe { vectors.send(fd) } {
+            Moved::Bytes(count) => {
+                self.window.forward(count);
+                if count >= self.buffer.len() {
+                    self.buffer = VecDeque::new();
+                } else {
+                    self.buffer.drain(..count);
+                }
+            }
+            Moved::Later => {}
+            Moved::Gone => self.go_deaf(),
+        }
+        self.end_if_written();
+    }
+
+    /// Has what is to be known of the socket watched. Interest that would be told of in vain is
+    /// taken back only if `exactly`: most of the time it is wanted again before it is told.
+    ///
+    /// `false` if the kernel refuses.
+    pub fn watch(&mut self, watch: &Watch, exactly: bool) -> bool {
+        let Some(socket) = &self.socket else {
+            return true;
+        };
+        if self.phase == Phase::Connecting {
+            return true;
+        }
+        let mut interest = Interest {
+            readable: self.reads() && !self.readable,
+            writable: !self.buffer.is_empty(),
+        };
+        if let (Some(watched), false) = (self.watched, exactly) {
+            interest.readable |= watched.readable && self.reads();
+        }
+        let wanted = match interest {
+            Interest {
+                readable: false,
+                writable: false,
+            } if self.hung => None,
+            interest => Some(interest),
+        };
+        if wanted == self.watched {
+            return true;
+        }
+        let fd = socket.as_fd();
+        let done = match (self.watched, wanted) {
+            (None, Some(wanted)) => watch.add(fd, self.token, wanted).is_ok(),
+            (Some(_), Some(wanted)) => watch.change(fd, self.token, wanted).is_ok(),
+            (_, None) => {
+                watch.remove(fd);
+                true
+            }
+        };
+        if done {
+            self.watched = wanted;
+        }
+        done
+    }
+
+    /// Closes the socket, with what was to be written to it.
+    pub fn close(&mut self, watch: &Watch) {
+        if let Some(socket) = self.socket.take() {
+            // Whoever handed it to us may still have it too, so that closing does not do it.
+            if self.watched.take().is_some() {
+                watch.remove(socket.as_fd());
+            }
+        }
+        self.readable = false;
+        self.buffer = VecDeque::new();
+    }
+}

@@ -1,0 +1,270 @@
+//! The door: the one descriptor through which connections come into the VMM and go out of it, a
+//! Unix socket of type SEQPACKET. The VMM is jailed and can open nothing; whoever holds the other
+//! end decides what a port leads to.
+//!
+//! A message is eight bytes and exactly one descriptor, which is one end of a connected Unix stream:
+//!
+//! ```text
+//! le16 kind      1: a connection
+//! le16 version   1
+//! le32 port      from the VMM: the host's port that the guest has connected to
+//!                to the VMM: the guest's port to connect to
+//! ```
+//!
+//! There are no answers. A connection that does not come about, or no longer is, is a stream that
+//! ends.
+
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt,
+    recvmsg, sendmsg, socketpair, sockopt,
+};
+
+/// A message without its descriptor.
+const SIZE: usize = 8;
+/// The kind and the version.
+const CONNECTION: u32 = 1 << 16 | 1;
+
+/// What came through the door.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// A connection for this port.
+    Connection(u32, OwnedFd),
+    /// One whose descriptor the kernel could not give us, as we have too many.
+    Lost,
+    /// Nothing now.
+    Nothing,
+    /// Nothing any more: the other end is closed.
+    Closed,
+}
+
+/// Sends a connection through a door.
+pub(super) fn send(door: BorrowedFd<'_>, port: u32, stream: BorrowedFd<'_>) -> Result<()> {
+    let mut message = [0; SIZE];
+    message[..4].copy_from_slice(&CONNECTION.to_le_bytes());
+    message[4..].copy_from_slice(&port.to_le_bytes());
+    let streams = [stream.as_raw_fd()];
+    sendmsg::<()>(
+        door.as_raw_fd(),
+        &[IoSlice::new(&message)],
+        &[ControlMessage::ScmRights(&streams)],
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Takes what comes through a door next. A message that is none is an error of kind `InvalidData`.
+pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
+    // One more, to see a message that is too long.
+    let mut message = [0; SIZE + 1];
+    let mut space = cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(&mut message)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let came = match recvmsg::<()>(door.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+        Ok(came) => came,
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(Came::Nothing),
+        Err(nix::Error::ECONNRESET) => return Ok(Came::Closed),
+        Err(why) => return Err(why.into()),
+    };
+    // First of all every descriptor gets an owner, so that none is left open.
+    let mut streams = Vec::new();
+    for part in came.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = part {
+            for fd in fds {
+                // SAFETY: the kernel has just made it for us, and nobody else knows of it.
+                streams.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    let (count, cut) = (came.bytes, came.flags.contains(MsgFlags::MSG_CTRUNC));
+    let wrong = |what: String| Err(Error::new(ErrorKind::InvalidData, what));
+    let message = match message.get(..count) {
+        Some([]) if streams.is_empty() => return Ok(Came::Closed),
+        Some(message) if message.len() == SIZE => message,
+        _ => return wrong(format!("a message has {count} bytes, not {SIZE}")),
+    };
+    let mut words = message
+        .chunks_exact(4)
+        .map(|word| word.try_into().map_or(0, u32::from_le_bytes));
+    let (kind, port) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+    if kind != CONNECTION {
+        return wrong(format!(
+            "a message is of kind {}, version {}, not a connection in version 1",
+            kind & 0xffff,
+            kind >> 16
+        ));
+    }
+    match (streams.pop(), streams.is_empty(), cut) {
+        (Some(stream), true, false) => Ok(Came::Connection(port, stream)),
+        (Some(_), _, _) => wrong(format!(
+            "a connection for port {port} has more than one descriptor"
+        )),
+        (None, _, true) => Ok(Came::Lost),
+        (None, _, false) => wrong(format!("a connection for port {port} has no descriptor")),
+    }
+}
+
+/// The parent's end of a door. It never blocks: wait for it to be readable with its descriptor.
+#[derive(Debug)]
+pub struct Door(OwnedFd);
+
+impl Door {
+    /// Makes a door: the parent's end, and the one that the VMM is handed.
+    pub fn pair() -> Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        )?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// Connects to a port of the guest's. The stream, which does not block, can be written at once.
+    /// If nobody there accepts, it ends.
+    ///
+    /// Fails with `WouldBlock` while the VMM has too many connections to take still.
+    pub fn connect(&self, port: u32) -> Result<UnixStream> {
+        let (ours, theirs) = stream_pair()?;
+        send(self.0.as_fd(), port, theirs.as_fd())?;
+        Ok(ours.into())
+    }
+
+    /// Takes the next connection from the guest: the port it is for and its stream, which does not
+    /// block.
+    ///
+    /// Fails with `WouldBlock` if there is none, with `UnexpectedEof` if the VMM is gone, and with
+    /// `InvalidData` if what came is not a connection.
+    pub fn accept(&self) -> Result<(u32, UnixStream)> {
+        let error = |kind, what| Err(Error::new(kind, what));
+        match receive(self.0.as_fd())? {
+            Came::Connection(port, stream) => match is_stream(&stream) {
+                true => Ok((port, stream.into())),
+                false => error(
+                    ErrorKind::InvalidData,
+                    "what came with a connection is no Unix stream",
+                ),
+            },
+            Came::Lost => error(
+                ErrorKind::InvalidData,
+                "a connection is lost: this process has too many descriptors",
+            ),
+            Came::Nothing => error(ErrorKind::WouldBlock, "no connection is waiting"),
+            Came::Closed => error(ErrorKind::UnexpectedEof, "the VMM has closed the door"),
+        }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Both ends of a connection.
+pub(super) fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )?)
+}
+
+/// What comes out of a jail is looked at: reading a stream and reading anything else are not the
+/// same.
+fn is_stream(stream: &OwnedFd) -> bool {
+    getsockopt(stream, sockopt::SockType) == Ok(SockType::Stream)
+        && nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(stream.as_raw_fd()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn raw(door: &impl AsFd, message: &[u8], fds: &[RawFd]) {
+        let rights = [ControlMessage::ScmRights(fds)];
+        let rights = if fds.is_empty() { &[][..] } else { &rights };
+        let parts = [IoSlice::new(message)];
+        sendmsg::<()>(
+            door.as_fd().as_raw_fd(),
+            &parts,
+            rights,
+            MsgFlags::empty(),
+            None,
+        )
+        .expect("send");
+    }
+
+    #[test]
+    fn connections_go_both_ways() {
+        let (parent, vmm) = Door::pair().expect("pair");
+        assert_eq!(
+            parent.accept().expect_err("nothing").kind(),
+            ErrorKind::WouldBlock
+        );
+        assert!(matches!(receive(vmm.as_fd()), Ok(Came::Nothing)));
+
+        let mut ours = parent.connect(1024).expect("connect");
+        let Ok(Came::Connection(1024, theirs)) = receive(vmm.as_fd()) else {
+            panic!("no connection came");
+        };
+        ours.write_all(b"in").expect("write");
+        let mut bytes = [0; 2];
+        UnixStream::from(theirs)
+            .read_exact(&mut bytes)
+            .expect("read");
+        assert_eq!(&bytes, b"in");
+
+        let (_ours, theirs) = stream_pair().expect("pair");
+        send(vmm.as_fd(), 7, theirs.as_fd()).expect("send");
+        assert_eq!(parent.accept().expect("accept").0, 7);
+        drop(vmm);
+        assert_eq!(
+            parent.accept().expect_err("closed").kind(),
+            ErrorKind::UnexpectedEof
+        );
+    }
+
+    #[test]
+    fn what_is_no_connection_is_said_so() {
+        let (parent, vmm) = Door::pair().expect("pair");
+        let good = [1, 0, 1, 0, 9, 0, 0, 0];
+        let (one, two) = stream_pair().expect("pair");
+        let file = tempfile::tempfile().expect("file");
+        let (one, two, file) = (one.as_raw_fd(), two.as_raw_fd(), file.as_raw_fd());
+        let cases: [(&[u8], &[RawFd], &str); 7] = [
+            (&good, &[], "port 9 has no descriptor"),
+            (&good, &[one, two], "more than one descriptor"),
+            (&good, &[file], "no Unix stream"),
+            (&good[..7], &[one], "has 7 bytes, not 8"),
+            (&[0; 20], &[one], "has 9 bytes, not 8"),
+            (&[2, 0, 1, 0, 9, 0, 0, 0], &[one], "kind 2, version 1"),
+            (&[1, 0, 3, 0, 9, 0, 0, 0], &[one], "kind 1, version 3"),
+        ];
+        for (message, fds, expected) in cases {
+            raw(&vmm, message, fds);
+            let why = parent.accept().expect_err("refused");
+            assert_eq!(why.kind(), ErrorKind::InvalidData);
+            assert!(why.to_string().contains(expected), "{why}");
+        }
+        raw(&vmm, &good, &[one]);
+        assert_eq!(parent.accept().expect("still works").0, 9);
+    }
+
+    #[test]
+    fn a_full_door_is_an_error_at_once() {
+        let (parent, _vmm) = Door::pair().expect("pair");
+        let why = (0..100_000)
+            .find_map(|_| parent.connect(1).err())
+            .expect("it is full at some time");
+        assert_eq!(why.kind(), ErrorKind::WouldBlock);
+    }
+}

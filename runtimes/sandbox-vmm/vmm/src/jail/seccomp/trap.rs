@@ -1,0 +1,243 @@
+//! What happens when a thread makes a call that its filter forbids: the kernel sends it a SIGSYS,
+//! whose handler says which call it was and ends the process. Should somebody have got rid of the
+//! handler or blocked the signal, the kernel ends the process by itself.
+
+use std::cell::Cell;
+
+use nix::errno::Errno;
+
+use super::names::name;
+use super::table::{self, Thread, When};
+use crate::control;
+use crate::exit::FORBIDDEN_CALL;
+
+thread_local! {
+    /// What the filter takes this thread for. Without a destructor and initialised at compile time:
+    /// a plain load for the handler.
+    static KIND: Cell<Option<Thread>> = const { Cell::new(None) };
+}
+
+/// To be called before a filter is installed.
+pub(super) fn prepare(thread: Thread) -> Result<(), Errno> {
+    KIND.set(Some(thread));
+    // SAFETY: an all-zero sigaction is one: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_flags = libc::SA_SIGINFO;
+    action.sa_sigaction = on_signal as *const () as usize;
+    // SAFETY: the handler has the arguments that the flag promises, and is async-signal-safe.
+    let outcome = unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
+    Errno::result(outcome).map(drop)
+}
+
+/// What comes with a SIGSYS; the C library's type has no names for it.
+#[repr(C)]
+struct Information {
+    signal: libc::c_int,
+    error: libc::c_int,
+    code: libc::c_int,
+    address: *const libc::c_void,
+    call: libc::c_int,
+    architecture: libc::c_uint,
+}
+
+/// `si_code` of one that a filter sent.
+const SYS_SECCOMP: libc::c_int = 1;
+
+/// The registers that hold a call's arguments.
+const ARGUMENTS: [libc::c_int; 6] = [
+    libc::REG_RDI,
+    libc::REG_RSI,
+    libc::REG_RDX,
+    libc::REG_R10,
+    libc::REG_R8,
+    libc::REG_R9,
+];
+
+extern "C" fn on_signal(
+    _: libc::c_int,
+    information: *const Information,
+    context: *const libc::ucontext_t,
+) {
+    // SAFETY: the kernel passes a pointer to what it has put onto our stack.
+    let (code, call) = unsafe { ((*information).code, (*information).call) };
+    if code != SYS_SECCOMP {
+        return;
+    }
+    let thread = KIND.get();
+    let call = i64::from(call);
+    // SAFETY: as above.
+    let registers = unsafe { &(*context).uc_mcontext.gregs };
+    let argument = thread
+        .and_then(|thread| restricted(thread, call))
+        .map(|number| {
+            let register = ARGUMENTS
+                .get(usize::from(number))
+                .copied()
+                .unwrap_or_default();
+            let index = usize::try_from(register).unwrap_or_default();
+            registers
+                .get(index)
+                .copied()
+                .unwrap_or_default()
+                .cast_unsigned()
+        });
+    let who = match thread {
+        Some(Thread::Vcpu) => "vcpu",
+        Some(Thread::Events) => "events",
+        None => "unknown",
+    };
+    let mut line = Line::new();
+    line.add("trefoil-vmm: the ")
+        .add(who)
+        .add(" thread may not ");
+    line.add_call(call, argument).add(": killed\n");
+    // SAFETY: the bytes are readable. Where it fails, nothing is left that could be done.
+    unsafe {
+        libc::write(
+            libc::STDERR_FILENO,
+            line.bytes().as_ptr().cast(),
+            line.bytes().len(),
+        )
+    };
+
+    // A message as control's, of parts that need no escape.
+    let mut line = Line::new();
+    line.add(r#"{"ended":{"internal":{"part":""#)
+        .add(who)
+        .add(r#" thread","doing":""#);
+    line.add_call(call, argument)
+        .add(r#"","why":"its filter forbids it"}}}"#);
+    control::send_last_words(line.bytes());
+    // SAFETY: this ends the process at once.
+    unsafe { libc::_exit(FORBIDDEN_CALL) };
+}
+
+/// The number of the argument that the call is restricted by, if it is allowed at all.
+fn restricted(thread: Thread, call: i64) -> Option<u8> {
+    let (.., when) = table::lines(thread).find(|(number, ..)| *number == call)?;
+    match when {
+        When::Any => None,
+        When::OneOf(argument, _) | When::Lacks(argument, _) => Some(*argument),
+    }
+}
+
+/// Text of bounded length, on the stack.
+struct Line {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            bytes: [0; 256],
+            length: 0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn add(&mut self, text: &str) -> &mut Self {
+        text.bytes().for_each(|byte| self.push(byte));
+        self
+    }
+
+    fn add_number(&mut self, value: u64, base: u64) -> &mut Self {
+        let mut digits = [0_u8; 20];
+        let mut rest = value;
+        let mut count = 0;
+        for digit in &mut digits {
+            *digit = b"0123456789abcdef"
+                .get(usize::try_from(rest % base).unwrap_or_default())
+                .copied()
+                .unwrap_or_default();
+            rest /= base;
+            count += 1;
+            if rest == 0 {
+                break;
+            }
+        }
+        digits
+            .iter()
+            .take(count)
+            .rev()
+            .for_each(|digit| self.push(*digit));
+        self
+    }
+
+    fn add_call(&mut self, call: i64, argument: Option<u64>) -> &mut Self {
+        self.add("call ").add(name(call)).add(" (");
+        self.add_number(call.unsigned_abs(), 10).add(")");
+        if let Some(argument) = argument {
+            self.add(" with 0x").add_number(argument, 16);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Message;
+    use crate::exit::Exit;
+
+    fn text(call: i64, argument: Option<u64>) -> String {
+        let mut line = Line::new();
+        line.add_call(call, argument);
+        String::from_utf8(line.bytes().to_vec()).expect("text")
+    }
+
+    #[test]
+    fn calls_are_named_in_full() {
+        assert_eq!(text(libc::SYS_openat, None), "call openat (257)");
+        assert_eq!(
+            text(libc::SYS_ioctl, Some(0xae80)),
+            "call ioctl (16) with 0xae80"
+        );
+        assert_eq!(
+            text(0, Some(u64::MAX)),
+            "call read (0) with 0xffffffffffffffff"
+        );
+        assert_eq!(
+            text(-5, Some(0)),
+            "call an unknown system call (5) with 0x0"
+        );
+    }
+
+    #[test]
+    fn text_beyond_the_end_is_cut() {
+        let mut line = Line::new();
+        line.add(&"x".repeat(300));
+        assert_eq!(line.bytes().len(), 256);
+    }
+
+    #[test]
+    fn the_last_words_are_a_message_of_control() {
+        let mut line = Line::new();
+        line.add(r#"{"ended":{"internal":{"part":"vcpu thread","doing":""#);
+        line.add_call(i64::MIN, Some(u64::MAX));
+        line.add(r#"","why":"its filter forbids it"}}}"#);
+        let message: Message = serde_json::from_slice(line.bytes()).expect("parse");
+        assert!(
+            matches!(message, Message::Ended(Exit::Internal { .. })),
+            "{message:?}"
+        );
+    }
+
+    #[test]
+    fn the_restricting_argument_is_known() {
+        assert_eq!(restricted(Thread::Vcpu, libc::SYS_ioctl), Some(1));
+        assert_eq!(restricted(Thread::Events, libc::SYS_mmap), Some(2));
+        assert_eq!(restricted(Thread::Vcpu, libc::SYS_socketpair), None);
+        assert_eq!(restricted(Thread::Vcpu, libc::SYS_read), None);
+    }
+}

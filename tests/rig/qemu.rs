@@ -1,0 +1,113 @@
+//! The QEMU that makes the node and boots guests: Debian 13's, on either release, so that a test
+//! means the same on both.
+//!
+//! Nothing is installed: it is fetched with all it is linked with, and started by its own loader.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use trefoil_guest::cache;
+use trefoil_guest::debian::{self, Apt, Release};
+use trefoil_guest::run::output;
+
+/// What a PC and a `microvm` that boot a kernel read, of all the firmware there is.
+const FIRMWARE: [&str; 5] = [
+    "seabios/bios-256k.bin",
+    "seabios/bios-microvm.bin",
+    "qemu/kvmvapic.bin",
+    "qemu/linuxboot_dma.bin",
+    "qemu/pvh.bin",
+];
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// QEMU, in the cache.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    /// The program, and `lib` and `firmware` beside it.
+    directory: PathBuf,
+}
+
+impl Qemu {
+    /// Fetches it, once. In a node it is there, as the node was made by it.
+    pub fn ensure() -> Result<Self> {
+        // The recipe is the key.
+        let recipe: [&[u8]; 1] = [include_bytes!("qemu.rs")];
+        let directory = cache::ensure("qemu", &recipe, |out| {
+            eprintln!("fetching Debian 13's QEMU (once; cached)");
+            let (state, root) = (out.join("apt"), out.join("root"));
+            let packages =
+                Apt::open(&state, Release::Trixie)?.download_all(&["qemu-system-x86"])?;
+            fs::create_dir(&root)?;
+            for package in packages {
+                debian::unpack(&package, &root)?;
+            }
+            keep(&root, out)?;
+            fs::remove_dir_all(state)?;
+            fs::remove_dir_all(root).context("removing the rest of QEMU's packages")
+        })?;
+        Ok(Self { directory })
+    }
+
+    /// All of it, to be put where it is read fast.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// QEMU, without arguments.
+    pub fn command(&self) -> Command {
+        let mut command = loader(&self.directory.join("lib"));
+        command
+            .arg(self.directory.join(PROGRAM))
+            .arg("-L")
+            .arg(self.directory.join("firmware"));
+        command
+    }
+}
+
+/// The loader in a directory of libraries, which finds them there.
+fn loader(libraries: &Path) -> Command {
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(libraries);
+    command
+}
+
+/// Takes from the packages what is used, less than half of it.
+fn keep(root: &Path, out: &Path) -> Result<()> {
+    let copy = |from: &Path, to: &Path| -> Result<()> {
+        let name = from.file_name().unwrap_or_default();
+        fs::copy(from, to.join(name)).with_context(|| format!("copying {}", from.display()))?;
+        Ok(())
+    };
+    let (lib, firmware) = (out.join("lib"), out.join("firmware"));
+    fs::create_dir(&lib)?;
+    fs::create_dir(&firmware)?;
+    let program = root.join("usr/bin").join(PROGRAM);
+    copy(&program, out)?;
+    for file in FIRMWARE {
+        copy(&root.join("usr/share").join(file), &firmware)?;
+    }
+    let list = output(
+        loader(&root.join("usr/lib/x86_64-linux-gnu"))
+            .arg("--list")
+            .arg(program),
+    )?;
+    for line in String::from_utf8_lossy(&list).lines() {
+        // "libz.so.1 => FILE (0x...)", the loader itself included, or what is no file.
+        let file = line
+            .split_once(" => ")
+            .and_then(|(_, file)| file.split_once(" ("));
+        if let Some((file, _)) = file {
+            let file = Path::new(file);
+            ensure!(
+                file.starts_with(root),
+                "{} is this machine's, no package's",
+                file.display()
+            );
+            copy(file, &lib)?;
+        }
+    }
+    Ok(())
+}

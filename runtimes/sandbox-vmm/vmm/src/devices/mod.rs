@@ -8,6 +8,7 @@
 
 pub mod block;
 pub mod events;
+pub mod fs;
 pub mod interrupt;
 pub mod net;
 pub mod queue;

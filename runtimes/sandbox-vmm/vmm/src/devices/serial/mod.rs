@@ -129,6 +129,74 @@ mod tests {
         assert_eq!(serial.read(5) & 0x60, 0x60);
     }
 
+    fn quiet() -> (Serial, EventFd) {
+        let line = EventFd::new(libc::EFD_NONBLOCK).expect("event");
+        let null = File::options().write(true).open("/dev/null").expect("open");
+        let serial = Serial::new(null, line.try_clone().expect("clone")).expect("serial");
+        (serial, line)
+    }
+
+    const DATA: u8 = 0;
+    const ENABLE: u8 = 1;
+    const IDENTIFY: u8 = 2;
+    const MODEM: u8 = 4;
+    /// With both buffers on, as of a 16550A.
+    const NOTHING: u8 = 0xc1;
+    const MAY_SEND: u8 = 0xc2;
+
+    #[test]
+    fn the_driver_is_told_when_it_may_send() {
+        let (mut serial, line) = quiet();
+        serial.write(DATA, b'x');
+        assert!(line.read().is_err(), "nobody asked");
+        assert_eq!(serial.read(IDENTIFY), NOTHING);
+        // As Linux begins to send: it waits for this interrupt before it sends the first byte.
+        serial.write(ENABLE, 2);
+        assert_eq!(line.read().expect("interrupt"), 1);
+        assert_eq!(serial.read(IDENTIFY), MAY_SEND);
+        assert_eq!(serial.read(IDENTIFY), NOTHING, "told once");
+        for byte in b"sixteen at once" {
+            serial.write(DATA, *byte);
+        }
+        assert_eq!(line.read().expect("interrupt"), 1, "for all of them");
+        assert_eq!(serial.read(IDENTIFY), MAY_SEND);
+        // As it ends, and begins again.
+        serial.write(ENABLE, 0);
+        assert!(line.read().is_err());
+        serial.write(ENABLE, 2);
+        assert_eq!(line.read().expect("interrupt"), 1);
+        assert_eq!(serial.read(IDENTIFY), MAY_SEND);
+    }
+
+    #[test]
+    fn a_driver_that_looks_finds_a_16550a() {
+        let (mut serial, _line) = quiet();
+        // The steps by which Linux tells one from its forerunners and from nothing at all.
+        serial.write(ENABLE, 0);
+        assert_eq!(serial.read(ENABLE), 0);
+        serial.write(ENABLE, 0xf);
+        assert_eq!(serial.read(ENABLE) & 0xf, 0xf);
+        serial.write(ENABLE, 0);
+        serial.write(MODEM, 0x10 | 0xa);
+        assert_eq!(serial.read(6) & 0xf0, 0x90, "looped back");
+        serial.write(MODEM, 8);
+        serial.write(2, 1);
+        assert_eq!(serial.read(IDENTIFY) >> 6, 3);
+        serial.write(7, 0x5a);
+        assert_eq!(serial.read(7), 0x5a);
+    }
+
+    #[test]
+    fn an_output_that_is_gone_is_no_reason_to_stop() {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let line = EventFd::new(libc::EFD_NONBLOCK).expect("event");
+        let writer = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut serial = Serial::new(writer, line).expect("serial");
+        serial.write(DATA, b'x');
+        assert_eq!(serial.dropped(), 1);
+    }
+
     proptest! {
         #[test]
         fn no_access_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -265,7 +265,7 @@ impl Prepared {
         } else {
             // All processors in one thread of QEMU's, in turn. With a thread for each, one may
             // translate code anew while another patches it, and keep the old; and the node's
-            // kernel patches itself all the time. One boot in fifty ended so on a busy machine.
+            // kernel patches itself all the time: now and then it crashed on a busy machine.
             qemu.args(["-accel", "tcg,thread=single"])
                 .args(["-smp", &node.cpus.to_string()]);
             format!("tsc_early_khz={}", time_stamp_khz())

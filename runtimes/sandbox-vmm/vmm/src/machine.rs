@@ -1,7 +1,7 @@
 //! The machine: made from a configuration, run until it ends.
 //!
-//! The order is that of `docs/vmm.md`: memory and KVM, the devices, the virtual CPUs, the kernel;
-//! then the jail closes, and only then does the guest run.
+//! The order: memory and KVM, the devices, the virtual CPUs, the kernel; then the jail closes, and
+//! only then does the guest run.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};

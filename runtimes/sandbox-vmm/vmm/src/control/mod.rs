@@ -5,7 +5,7 @@
 //! with word of the start and of the end. All are JSON in packets (`SOCK_SEQPACKET`) of bounded
 //! size, and whatever is not exactly as written here is refused.
 //!
-//! [`Control`] is the machine's end; the parent's is [`crate::process::Process`]. Each trusts the
+//! [`Control`] is the machine's end; the parent's is still to come. Each trusts the
 //! other with less than it could: the machine never waits for a parent that doesn't read, and the
 //! parent reads a machine that may have been taken over by its guest.
 

@@ -16,6 +16,19 @@ pub enum Release {
     Machine,
     /// Debian 13's, from the same mirror, whichever the machine's own release is.
     Trixie,
+    /// What later releases have, made for Debian 13; the rest as there.
+    TrixieBackports,
+}
+
+impl Release {
+    /// Its suites, if they are not the machine's own: the one that comes first before the others.
+    const fn suites(self) -> &'static [&'static str] {
+        match self {
+            Self::Machine => &[],
+            Self::Trixie => &["trixie"],
+            Self::TrixieBackports => &["trixie-backports", "trixie"],
+        }
+    }
 }
 
 /// apt with a state of its own, in a directory of the caller's.
@@ -47,11 +60,12 @@ impl Apt {
         }
         set("Debug::NoLocking", "1");
         set("APT::Sandbox::User", "root");
-        if release == Release::Trixie {
+        if let [first, ..] = release.suites() {
             let list = state.join("sources.list");
-            fs::write(&list, trixie()?)?;
+            fs::write(&list, sources(release.suites())?)?;
             set("Dir::Etc::sourcelist", &list.display().to_string());
             set("Dir::Etc::sourceparts", "/dev/null");
+            set("APT::Default-Release", first);
         }
         let apt = Self {
             state: state.to_owned(),
@@ -126,8 +140,8 @@ impl Apt {
     }
 }
 
-/// A source line for Debian 13, at the mirror that the machine's own sources name.
-fn trixie() -> Result<String> {
+/// Source lines for suites of Debian's, at the mirror that the machine's own sources name.
+fn sources(suites: &[&str]) -> Result<String> {
     let format = "$(REPO_URI)\t$(CREATED_BY)\t$(ORIGIN)\t$(LABEL)\t$(COMPONENT)";
     let targets = output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
     let targets = String::from_utf8_lossy(&targets);
@@ -140,10 +154,11 @@ fn trixie() -> Result<String> {
     // What a source calls itself is known once its lists have been fetched; nobody may have yet.
     let mirror = named("Packages\tDebian\tDebian\tmain").or_else(|| named("Packages\t\t\tmain"));
     let Some(mirror) = mirror else {
-        bail!("apt's sources name no mirror of Debian to take Debian 13's packages from");
+        bail!("apt's sources name no mirror of Debian to take packages of {suites:?} from");
     };
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    Ok(format!("deb [signed-by={keyring}] {mirror} trixie main\n"))
+    let line = |suite| format!("deb [signed-by={keyring}] {mirror} {suite} main\n");
+    Ok(suites.iter().map(line).collect())
 }
 
 /// Unpacks a package's files below `root`, into Debian's merged `/usr` where `root` has it.

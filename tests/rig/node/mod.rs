@@ -46,7 +46,8 @@ pub enum Disk {
 /// A node to be started.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// How many CPUs.
+    /// How many CPUs. With more than one, guests in the node may stand still: see
+    /// [`Prepared::qemu`].
     pub cpus: u32,
     /// How much memory, in MiB.
     pub memory: u32,
@@ -94,7 +95,7 @@ const LAST_LINES: usize = 25;
 impl Default for Node {
     fn default() -> Self {
         Self {
-            cpus: 2,
+            cpus: 1,
             memory: 4096,
             disks: Vec::new(),
             read_only: false,
@@ -266,6 +267,12 @@ impl Prepared {
             // All processors in one thread of QEMU's, in turn. With a thread for each, one may
             // translate code anew while another patches it, and keep the old; and the node's
             // kernel patches itself all the time: now and then it crashed on a busy machine.
+            //
+            // In turn, what concerns one processor stops all of them, and that is bad for guests:
+            // where `vmrun` injects an interrupt, QEMU (10.0 to 11.1) keeps it as an exception that
+            // is to be raised, until the guest next exits; a processor that is stopped before
+            // raises it once more, whether the guest has disabled interrupts or not. One processor
+            // alone is stopped for its own interrupts only, which end the guest's turn first.
             qemu.args(["-accel", "tcg,thread=single"])
                 .args(["-smp", &node.cpus.to_string()]);
             format!("tsc_early_khz={}", time_stamp_khz())

@@ -1,6 +1,6 @@
 //! A microVM in one small, jailed process.
 //!
-//! A parent starts the process and sends it a [`configuration`] with all descriptors
+//! A parent starts the process ([`mod@process`]) and sends it a [`configuration`] with all descriptors
 //! it will ever have. The process makes the machine ([`machine`]): memory ([`ram`], [`layout`]), a
 //! kernel in it ([`boot`]), virtual CPUs ([`cpu`]), devices ([`devices`]) on a [`bus`]; it locks itself
 //! into a [`jail`], and only then runs the guest. It answers a few requests ([`control`]), counts
@@ -19,6 +19,7 @@ pub mod jail;
 pub mod layout;
 pub mod machine;
 pub mod metrics;
+pub mod process;
 pub mod ram;
 
 use std::process::ExitCode;

@@ -5,9 +5,9 @@
 //! with word of the start and of the end. All are JSON in packets (`SOCK_SEQPACKET`) of bounded
 //! size, and whatever is not exactly as written here is refused.
 //!
-//! [`Control`] is the machine's end; the parent's is still to come. Each trusts the
-//! other with less than it could: the machine never waits for a parent that doesn't read, and the
-//! parent reads a machine that may have been taken over by its guest.
+//! [`Control`] is the machine's end; the parent's is a [`Process`](crate::process::Process)'s. Each
+//! trusts the other with less than it could: the machine never waits for a parent that doesn't
+//! read, and the parent reads a machine that may have been taken over by its guest.
 
 mod machine;
 pub(crate) mod packet;

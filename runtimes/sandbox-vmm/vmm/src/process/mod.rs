@@ -1,21 +1,23 @@
 //! The parent's side: starting a machine's process and talking to it.
 //!
 //! The process is a child with namespaces of its own, in the pod's cgroups before it is told what
-//! machine to be, that ends with its parent. *Mind*: the kernel ties that to the thread that
-//! called [`start`]; it must be one that lives as long as the machine should.
+//! machine to be, that ends with its parent.
+//!
+//! *Mind*: the kernel ties that to the thread that called [`start`], not to its process; it must be
+//! one that lives as long as the machine should. The shim has but one.
 //!
 //! What the process says is not trusted: a guest may have taken it over.
 
+mod ended;
 mod spawn;
 
-use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde::Serialize;
 
@@ -92,16 +94,28 @@ pub fn start(start: &Start<'_>) -> Result<Process, Failure> {
         said: None,
         ended: None,
     };
+    // It has done nothing yet, and does nothing until it is told what machine to be.
     for cgroup in start.cgroups {
-        let file = cgroup.join("cgroup.procs");
-        fs::write(&file, pid.to_string())
-            .map_err(|why| Failure::new(format!("put it into {}", cgroup.display()), why))?;
+        join(cgroup, pid).map_err(|why| {
+            Failure::new(
+                format!("put the machine's process into {}", cgroup.display()),
+                why,
+            )
+        })?;
     }
     if let Some(score) = start.oom_score_adj {
         fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
             .map_err(Failure::at("set the machine's score for want of memory"))?;
     }
     Ok(process)
+}
+
+/// Puts a process into a cgroup, which must be there.
+fn join(cgroup: &Path, pid: Pid) -> std::io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .open(cgroup.join("cgroup.procs"))?;
+    file.write_all(pid.to_string().as_bytes())
 }
 
 impl Process {
@@ -183,14 +197,14 @@ impl Process {
         self.receive()
     }
 
-    /// Kills it.
+    /// Kills it. How it ended is still to be waited for.
     pub fn kill(&self) {
         // SAFETY: the call takes a descriptor, which is open, numbers, and a pointer that may be
         // null.
         unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
-                std::os::fd::AsRawFd::as_raw_fd(&self.pidfd),
+                self.pidfd.as_raw_fd(),
                 libc::SIGKILL,
                 std::ptr::null::<libc::siginfo_t>(),
                 0,
@@ -203,19 +217,14 @@ impl Process {
         if let Some(exit) = &self.ended {
             return Ok(Some(exit.clone()));
         }
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let exit = match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
-            Ok(WaitStatus::Exited(_, code)) => Exit::of_code(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::of_signal(signal as i32),
-            Ok(_) | Err(Errno::EINTR) => return Ok(None),
-            Err(why) => return Err(Failure::new("wait for the machine", why)),
+        let Some(status) =
+            ended::reap(self.pidfd.as_fd()).map_err(Failure::at("wait for the machine"))?
+        else {
+            return Ok(None);
         };
-        // What it said last tells more than its exit code; but only as long as they agree.
+        // Its last words may not have been received yet.
         while matches!(self.receive(), Ok(Said::Message(_))) {}
-        let exit = match self.said.take() {
-            Some(said) if agree(&said, &exit) => said,
-            _ => exit,
-        };
+        let exit = ended::exit(status, self.said.take());
         Ok(Some(self.ended.insert(exit).clone()))
     }
 
@@ -226,11 +235,6 @@ impl Process {
         }
         self.try_wait()
     }
-}
-
-/// Whether last words can be about this end: both of the same kind.
-fn agree(said: &Exit, exit: &Exit) -> bool {
-    std::mem::discriminant(said) == std::mem::discriminant(exit)
 }
 
 /// What [`Process::receive`] got.

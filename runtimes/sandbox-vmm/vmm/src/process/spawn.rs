@@ -109,7 +109,11 @@ fn clone(plan: &Plan) -> nix::Result<(Pid, OwnedFd)> {
     let mut pidfd: c_int = -1;
     // None of our signals' handlers may run in the child: they would run on our memory.
     let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
     // SAFETY: the child has a stack of its own, whose end is passed, and does nothing but what may
     // be done between fork and exec. It reads the plan and writes its atomics, while this thread
     // waits (CLONE_VFORK): the plan and the stack outlive it. The kernel writes the pidfd.
@@ -200,4 +204,29 @@ fn become_machine(plan: &Plan) -> Result<(), Errno> {
 fn control_socket() -> std::os::fd::BorrowedFd<'static> {
     // SAFETY: it has just been put there, and is not closed in the child.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if the parent had ended before the kernel was told to end the machine with it.
+    #[test]
+    fn a_parent_that_is_gone_gets_no_machine() {
+        let (ours, theirs) = crate::control::packet::pair().expect("pair");
+        drop(ours);
+        let log = File::open("/dev/null").expect("open");
+        let start = Start {
+            program: None,
+            arguments: &["never run"],
+            log: log.as_fd(),
+            cgroups: &[],
+            oom_score_adj: None,
+        };
+        let why = spawn(&start, theirs).expect_err("no machine");
+        assert_eq!(
+            why.to_string(),
+            "arrange the machine's descriptors: EPIPE: Broken pipe"
+        );
+    }
 }

@@ -1,0 +1,135 @@
+//! How a process ended: what the kernel says of it, and what it said itself.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use crate::exit::{Exit, FORBIDDEN_CALL};
+
+/// The kernel's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// It ended by itself, with this code.
+    Exited(i32),
+    /// A signal ended it.
+    Killed(i32),
+}
+
+/// Reaps the child that a pidfd stands for, if it has ended.
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<Option<Status>> {
+    // nix would fail for a real-time signal, which it has no name for.
+    // SAFETY: an all-zero siginfo is one.
+    let mut information: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel writes to the structure, which lives through the call.
+    let outcome = unsafe {
+        libc::waitid(
+            libc::P_PIDFD,
+            id,
+            &raw mut information,
+            libc::WEXITED | libc::WNOHANG,
+        )
+    };
+    Errno::result(outcome)?;
+    // SAFETY: `waitid` leaves these fields, or zero in the first where nothing has ended.
+    let (pid, status) = unsafe { (information.si_pid(), information.si_status()) };
+    Ok(match (pid, information.si_code) {
+        (0, _) => None,
+        (_, libc::CLD_EXITED) => Some(Status::Exited(status)),
+        _ => Some(Status::Killed(status)),
+    })
+}
+
+/// How the machine ended. What it said tells more than the kernel, but is believed only as long as
+/// it is about the same end.
+pub(super) fn exit(status: Status, said: Option<Exit>) -> Exit {
+    match (status, said) {
+        (Status::Exited(code), Some(said)) if agree(code, &said) => said,
+        (Status::Exited(0), _) => Exit::PoweredOff,
+        (Status::Exited(code), _) if code == Exit::Reset.code() => Exit::Reset,
+        (Status::Exited(code), _) if code == Exit::Killed.code() => Exit::Killed,
+        (Status::Exited(FORBIDDEN_CALL), _) => {
+            internal("a thread made a system call that its filter forbids".into())
+        }
+        (Status::Exited(code), _) => internal(format!(
+            "its process ended with code {code}, and said nothing that fits"
+        )),
+        (Status::Killed(libc::SIGKILL), _) => Exit::Killed,
+        (Status::Killed(signal), _) => {
+            internal(format!("its process was ended by {}", name(signal)))
+        }
+    }
+}
+
+fn agree(code: i32, said: &Exit) -> bool {
+    code == said.code() || (code == FORBIDDEN_CALL && matches!(said, Exit::Internal { .. }))
+}
+
+fn internal(why: String) -> Exit {
+    Exit::Internal {
+        part: "machine".into(),
+        doing: "run".into(),
+        why,
+    }
+}
+
+fn name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(named) => named.to_string(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Registers;
+
+    fn why(exit: Exit) -> String {
+        match exit {
+            Exit::Internal { why, .. } => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_machine_said_is_believed_if_it_fits_its_exit_code() {
+        let fault = Exit::TripleFault {
+            registers: Registers::default(),
+        };
+        let crash = internal("of some reason".into());
+        for said in [Exit::PoweredOff, Exit::Reset, Exit::Killed, fault, crash] {
+            let status = Status::Exited(said.code());
+            assert_eq!(exit(status, Some(said.clone())), said);
+        }
+        let forbidden = internal("openat".into());
+        let status = Status::Exited(FORBIDDEN_CALL);
+        assert_eq!(exit(status, Some(forbidden.clone())), forbidden);
+    }
+
+    #[test]
+    fn the_kernel_is_believed_if_they_disagree() {
+        let said = || Some(Exit::PoweredOff);
+        assert_eq!(exit(Status::Exited(11), said()), Exit::Reset);
+        assert_eq!(exit(Status::Exited(13), said()), Exit::Killed);
+        assert_eq!(exit(Status::Exited(0), Some(Exit::Reset)), Exit::PoweredOff);
+        assert_eq!(exit(Status::Killed(libc::SIGKILL), said()), Exit::Killed);
+        for (status, expected) in [
+            (Status::Exited(FORBIDDEN_CALL), "its filter forbids"),
+            (Status::Exited(12), "with code 12, and said nothing"),
+            (Status::Exited(101), "with code 101, and said nothing"),
+            (Status::Killed(libc::SIGSEGV), "ended by SIGSEGV"),
+            (Status::Killed(40), "ended by signal 40"),
+        ] {
+            let why = why(exit(status, said()));
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_crash_is_told_though_the_machine_said_what_went_wrong_before() {
+        let said = internal("something else".into());
+        let why = why(exit(Status::Killed(libc::SIGABRT), Some(said)));
+        assert!(why.contains("SIGABRT"), "{why}");
+    }
+}

@@ -6,9 +6,12 @@ use std::process::exit;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trefoil_vmm::control::{Answer, Control, Failure, Message, Request, Stats};
 use trefoil_vmm::exit::Exit;
+use trefoil_vmm::jail::seccomp::{self, Thread};
+use trefoil_vmm::jail::{self, Jail};
 use trefoil_vmm::process;
 
 use crate::trials;
@@ -23,6 +26,7 @@ pub const ROLES: &[(&str, Role)] = &[
     ("babbling", babbling),
     ("sleeping", sleeping),
     ("parent", parent),
+    ("jailed", jailed),
 ];
 
 fn control() -> Control {
@@ -141,4 +145,32 @@ fn parent() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(60));
     }
+}
+
+/// What a jailed role is to be, and to do then.
+#[derive(Serialize, Deserialize)]
+pub struct Jailed {
+    pub jail: Jail,
+    pub events: bool,
+    pub crash: bool,
+}
+
+/// Enters the jail, and either crashes or makes a call that its filter forbids.
+fn jailed() -> ! {
+    let control = control();
+    let (role, _) = control.launch::<Jailed>().expect("launch");
+    jail::enter(&role.jail, 1).expect("enter");
+    let thread = match role.events {
+        true => Thread::Events,
+        false => Thread::Vcpu,
+    };
+    let filter = seccomp::compile(thread).expect("compile");
+    seccomp::install(&filter).expect("install");
+    control.send(&Message::Running);
+    if role.crash {
+        // SAFETY: it is not: nothing is there, which the processor says.
+        unsafe { std::ptr::dangling_mut::<u8>().write_volatile(1) };
+    }
+    drop(File::open("/"));
+    exit(control.end(Exit::PoweredOff))
 }

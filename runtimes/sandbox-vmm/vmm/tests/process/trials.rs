@@ -13,7 +13,10 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 use trefoil_vmm::control::{Answer, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, Request, Stats};
 use trefoil_vmm::exit::Exit;
+use trefoil_vmm::jail::Jail;
 use trefoil_vmm::process::{self, Process, Said, Start};
+
+use crate::roles::Jailed;
 
 pub const TRIALS: &[(&str, fn())] = &[
     ("what_a_machine_is_given", what_a_machine_is_given),
@@ -35,6 +38,8 @@ pub const TRIALS: &[(&str, fn())] = &[
     ),
     ("a_kill_is_told", a_kill_is_told),
     ("a_crash_is_told", a_crash_is_told),
+    ("a_forbidden_call_is_named", a_forbidden_call_is_named),
+    ("a_crash_in_the_jail_is_told", a_crash_in_the_jail_is_told),
     (
         "words_that_do_not_fit_are_not_believed",
         words_that_do_not_fit_are_not_believed,
@@ -313,6 +318,57 @@ fn a_crash_is_told() {
         why,
         "its process ended with code 77, and said nothing that fits"
     );
+}
+
+/// Starts a role in the jail: what it writes to its log, and how it ends.
+fn jailed(events: bool, crash: bool) -> (String, Exit) {
+    let log = tempfile::NamedTempFile::new().expect("file");
+    let start = Start {
+        log: log.as_file().as_fd(),
+        ..start(&["jailed"])
+    };
+    let mut process = process::start(&start).expect("start");
+    let jail = Jail {
+        uid: 70_019,
+        gid: 70_019,
+        descriptors: 10,
+        file_size: 1 << 20,
+    };
+    let role = Jailed {
+        jail,
+        events,
+        crash,
+    };
+    process.launch(&role, &[]).expect("launch");
+    let exit = end_of(&mut process);
+    (fs::read_to_string(log.path()).expect("read"), exit)
+}
+
+fn a_forbidden_call_is_named() {
+    for (events, who) in [(true, "events"), (false, "vcpu")] {
+        let (said, exit) = jailed(events, false);
+        assert_eq!(
+            said,
+            format!("trefoil-vmm: the {who} thread may not call openat (257): killed\n")
+        );
+        let expected = Exit::Internal {
+            part: format!("{who} thread"),
+            doing: "call openat (257)".into(),
+            why: "its filter forbids it".into(),
+        };
+        assert_eq!(exit, expected);
+    }
+}
+
+fn a_crash_in_the_jail_is_told() {
+    for events in [true, false] {
+        match jailed(events, true) {
+            (_, Exit::Internal { why, .. }) => {
+                assert_eq!(why, "its process was ended by SIGSEGV");
+            }
+            (said, other) => panic!("{other:?}; {said}"),
+        }
+    }
 }
 
 fn words_that_do_not_fit_are_not_believed() {

@@ -26,7 +26,17 @@ pub(super) fn prepare(thread: Thread) -> Result<(), Errno> {
     action.sa_sigaction = on_signal as *const () as usize;
     // SAFETY: the handler has the arguments that the flag promises, and is async-signal-safe.
     let outcome = unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
-    Errno::result(outcome).map(drop)
+    Errno::result(outcome)?;
+    // A fault ends the process as what it is. Rust's handlers would make a call that the filter
+    // forbids, and that call would be told of.
+    action.sa_flags = 0;
+    action.sa_sigaction = libc::SIG_DFL;
+    for fault in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: the default action is one.
+        let outcome = unsafe { libc::sigaction(fault, &raw const action, std::ptr::null_mut()) };
+        Errno::result(outcome)?;
+    }
+    Ok(())
 }
 
 /// What comes with a SIGSYS; the C library's type has no names for it.

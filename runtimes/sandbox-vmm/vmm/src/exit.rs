@@ -21,6 +21,15 @@ pub struct Registers {
     pub idt_base: u64,
 }
 
+impl Registers {
+    /// Whether they are those of a virtual CPU that has just been reset: at the reset vector, in
+    /// real mode.
+    pub(crate) fn are_of_reset(&self) -> bool {
+        const PROTECTED: u64 = 1;
+        self.rip == 0xfff0 && self.cr0 & PROTECTED == 0 && self.cr3 == 0 && self.efer == 0
+    }
+}
+
 impl fmt::Display for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -51,8 +60,8 @@ pub enum Exit {
     Reset,
     /// The guest could not handle a fault.
     TripleFault {
-        /// Where it was.
-        registers: Registers,
+        /// Where it was. On AMD's processors KVM has reset the virtual CPU before it tells.
+        registers: Option<Registers>,
     },
     /// The parent killed it, or is gone.
     Killed,
@@ -92,8 +101,11 @@ impl fmt::Display for Exit {
         match self {
             Self::PoweredOff => write!(f, "the machine was powered off"),
             Self::Reset => write!(f, "the guest asked for a restart"),
-            Self::TripleFault { registers } => {
-                write!(f, "the guest could not handle a fault: {registers}")
+            Self::TripleFault {
+                registers: Some(registers),
+            } => write!(f, "the guest could not handle a fault: {registers}"),
+            Self::TripleFault { registers: None } => {
+                write!(f, "the guest could not handle a fault")
             }
             Self::Killed => write!(f, "the machine was killed"),
             Self::Internal { part, doing, why } => write!(f, "{part}: {doing}: {why}"),
@@ -130,5 +142,28 @@ pub(crate) mod sentence {
             true => Ok(text),
             false => Err(serde::de::Error::custom("a sentence is too long")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_leaves_nothing_to_tell() {
+        let reset = Registers {
+            rip: 0xfff0,
+            rflags: 2,
+            cr0: 0x6000_0010,
+            ..Registers::default()
+        };
+        assert!(reset.are_of_reset());
+        let paged = Registers {
+            cr0: 0x8005_0033,
+            ..reset
+        };
+        assert!(!paged.are_of_reset());
+        let elsewhere = Registers { rip: 0, ..reset };
+        assert!(!elsewhere.are_of_reset());
     }
 }

@@ -194,14 +194,15 @@ mod tests {
             Just(Exit::PoweredOff),
             Just(Exit::Reset),
             Just(Exit::Killed),
+            Just(Exit::TripleFault { registers: None }),
             any::<[u64; 4]>().prop_map(|[rip, cr2, efer, idt_base]| Exit::TripleFault {
-                registers: Registers {
+                registers: Some(Registers {
                     rip,
                     cr2,
                     efer,
                     idt_base,
                     ..Registers::default()
-                }
+                })
             }),
             ["[^\\p{Cc}]{0,500}", "[^\\p{Cc}]{0,20}", "[^\\p{Cc}]{0,20}"]
                 .prop_map(|[part, doing, why]| Exit::Internal { part, doing, why }),

@@ -251,8 +251,9 @@ impl Crew {
             }
             Ok(VcpuExit::IoOut(port, bytes)) => return self.bus.port_out(port, bytes),
             Ok(VcpuExit::Shutdown) => {
+                let registers = registers(vcpu);
                 return Err(Exit::TripleFault {
-                    registers: registers(vcpu),
+                    registers: (!registers.are_of_reset()).then_some(registers),
                 });
             }
             Ok(VcpuExit::InternalError) => internal_error(vcpu),

@@ -40,20 +40,30 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<Option<Status>> {
     })
 }
 
+/// Ends that an exit code says all of, or as much as can be said.
+const WITHOUT_MORE: [Exit; 4] = [
+    Exit::PoweredOff,
+    Exit::Reset,
+    Exit::TripleFault { registers: None },
+    Exit::Killed,
+];
+
 /// How the machine ended. What it said tells more than the kernel, but is believed only as long as
 /// it is about the same end.
 pub(super) fn exit(status: Status, said: Option<Exit>) -> Exit {
     match (status, said) {
         (Status::Exited(code), Some(said)) if agree(code, &said) => said,
-        (Status::Exited(0), _) => Exit::PoweredOff,
-        (Status::Exited(code), _) if code == Exit::Reset.code() => Exit::Reset,
-        (Status::Exited(code), _) if code == Exit::Killed.code() => Exit::Killed,
         (Status::Exited(FORBIDDEN_CALL), _) => {
             internal("a thread made a system call that its filter forbids".into())
         }
-        (Status::Exited(code), _) => internal(format!(
-            "its process ended with code {code}, and said nothing that fits"
-        )),
+        (Status::Exited(code), _) => WITHOUT_MORE
+            .into_iter()
+            .find(|exit| exit.code() == code)
+            .unwrap_or_else(|| {
+                internal(format!(
+                    "its process ended with code {code}, and said nothing that fits"
+                ))
+            }),
         (Status::Killed(libc::SIGKILL), _) => Exit::Killed,
         (Status::Killed(signal), _) => {
             internal(format!("its process was ended by {}", name(signal)))
@@ -95,7 +105,7 @@ mod tests {
     #[test]
     fn what_a_machine_said_is_believed_if_it_fits_its_exit_code() {
         let fault = Exit::TripleFault {
-            registers: Registers::default(),
+            registers: Some(Registers::default()),
         };
         let crash = internal("of some reason".into());
         for said in [Exit::PoweredOff, Exit::Reset, Exit::Killed, fault, crash] {
@@ -111,12 +121,14 @@ mod tests {
     fn the_kernel_is_believed_if_they_disagree() {
         let said = || Some(Exit::PoweredOff);
         assert_eq!(exit(Status::Exited(11), said()), Exit::Reset);
+        let fault = Exit::TripleFault { registers: None };
+        assert_eq!(exit(Status::Exited(12), said()), fault);
         assert_eq!(exit(Status::Exited(13), said()), Exit::Killed);
         assert_eq!(exit(Status::Exited(0), Some(Exit::Reset)), Exit::PoweredOff);
         assert_eq!(exit(Status::Killed(libc::SIGKILL), said()), Exit::Killed);
         for (status, expected) in [
             (Status::Exited(FORBIDDEN_CALL), "its filter forbids"),
-            (Status::Exited(12), "with code 12, and said nothing"),
+            (Status::Exited(1), "with code 1, and said nothing"),
             (Status::Exited(101), "with code 101, and said nothing"),
             (Status::Killed(libc::SIGSEGV), "ended by SIGSEGV"),
             (Status::Killed(40), "ended by signal 40"),

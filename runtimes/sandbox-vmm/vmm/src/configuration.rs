@@ -44,7 +44,12 @@ pub struct Memory {
 /// One device. Its place in the list is its place in the guest: its registers, its interrupt line
 /// and, among disks, its letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "kind"
+)]
 pub enum Device {
     /// A disk.
     Block {

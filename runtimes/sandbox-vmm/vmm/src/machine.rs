@@ -336,6 +336,16 @@ fn make_vcpus(kvm: &Kvm, vm: &VmFd, configuration: &Configuration) -> Result<Vec
     Ok(vcpus)
 }
 
+/// How many threads the process may come to have: ours, and those the kernel makes for disks.
+fn most_threads(configuration: &Configuration) -> u32 {
+    let is_disk = |device: &_| matches!(device, configuration::Device::Block { .. });
+    let workers = match configuration.devices.iter().any(is_disk) {
+        true => devices::block::MOST_WORKERS,
+        false => 0,
+    };
+    1 + u32::from(configuration.cpus.most) + workers
+}
+
 /// Closes the jail and sees the guest through to its end.
 fn supervise(
     configuration: &Configuration,
@@ -361,8 +371,8 @@ fn supervise(
     events
         .add_own(&*control, CONTROL)
         .map_err(fail("watch the control socket"))?;
-    let count = u32::from(configuration.cpus.most) + 1;
-    jail::enter(&configuration.jail, count).map_err(fail("enter the jail"))?;
+    jail::enter(&configuration.jail, most_threads(configuration))
+        .map_err(fail("enter the jail"))?;
     let filter = seccomp::compile(seccomp::Thread::Vcpu)
         .map(Arc::new)
         .map_err(fail("prepare the virtual CPUs' system call filter"))?;
@@ -440,5 +450,27 @@ fn serve(
             // A parent that does not read its answers misses them.
             control.send(&Message::Answer(Answer::Done(Stats { paused })));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_needs_the_kernels_threads() {
+        let configuration = |devices| -> Configuration {
+            let cpus = r#"{"boot":1,"most":3,"threads-per-core":1,"model":"host"}"#;
+            let jail = r#"{"uid":9,"gid":9,"descriptors":9,"file-size":9}"#;
+            let text = format!(
+                r#"{{"kvm":0,"kernel":1,"command-line":"","cpus":{cpus},"memory":{{"mib":64}},
+                    "devices":[{devices}],"jail":{jail}}}"#
+            );
+            serde_json::from_str(&text).expect("parse")
+        };
+        assert_eq!(most_threads(&configuration(r#"{"kind":"rng"}"#)), 4);
+        let disk = r#"{"kind":"block","file":2,"read-only":true,"serial":""}"#;
+        let two = configuration(&format!("{disk},{disk}"));
+        assert_eq!(most_threads(&two), 4 + devices::block::MOST_WORKERS);
     }
 }

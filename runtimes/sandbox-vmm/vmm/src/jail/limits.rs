@@ -12,8 +12,8 @@ const STACK: u64 = 1 << 20;
 const KVMS_THREADS: u32 = 1;
 
 pub(super) fn set(jail: &Jail, threads: u32) -> Result<(), Failure> {
-    // It counts all threads of the user id, which is ours alone: when ours and KVM's are made,
-    // neither a process nor a thread can be. (Nor can they be for the filters.)
+    // It counts all threads of the user id, which is ours alone: when all are made, neither a
+    // process nor a thread can be. (Nor can they be for the filters, but by the kernel.)
     let threads = threads.saturating_add(KVMS_THREADS);
     for (resource, name, most) in [
         (

@@ -56,7 +56,8 @@ impl Failure {
     }
 }
 
-/// Closes the jail around this process, which has one thread yet and will have `threads`.
+/// Closes the jail around this process, which has one thread yet and will have `threads` at most,
+/// those that the kernel makes for it to do its work counted in.
 ///
 /// After an error the process may be anything between what it was and what it should be: it is to
 /// end.

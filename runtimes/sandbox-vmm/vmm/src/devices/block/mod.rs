@@ -45,6 +45,7 @@ use crate::metrics::DeviceMetrics;
 use disk::Disk;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
+pub use ring::MOST_WORKERS;
 use work::Work;
 
 /// The largest size of the queue, and the most requests under way.

@@ -26,8 +26,10 @@ use nix::errno::Errno;
 
 use super::disk::{Memory, Step, rw_flags};
 
-/// How many threads the kernel may make for us, for what it can't do without waiting.
-const MOST_WORKERS: u32 = 8;
+/// How many threads the kernel may make for us, for what it can't do without waiting: for all rings
+/// of a thread together. They count as ours: where there is no room for one, the kernel tries for
+/// 50 ms before it gives the step up.
+pub const MOST_WORKERS: u32 = 8;
 /// The only file.
 const FILE: Fixed = Fixed(0);
 

@@ -4,11 +4,14 @@
 //!     vmm bench [rounds]              what ours transfers, as ratios to QEMU's
 //!
 //! The same trials run on both: that QEMU passes shows that a trial is right, and so a failure of
-//! ours is ours.
+//! ours is ours. A few more are about what only ours has.
 
+mod agent;
 mod bench;
 mod block;
 mod computer;
+mod control;
+mod jail;
 mod lan;
 mod machine;
 mod net;
@@ -17,11 +20,13 @@ mod rng;
 mod scratch;
 mod vsock;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use machine::Vmm;
+use machine::{Vmm, ours};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
 use rig::node::{self, Node, init};
@@ -31,9 +36,14 @@ use rig::{guard, probe};
 pub struct Setting {
     /// Who makes its machine.
     vmm: Vmm,
-    /// What the machine boots.
+    /// What the machine boots: with the probe as its init.
     images: Images,
+    /// The image with the agent as its init.
+    agent: PathBuf,
 }
+
+/// In a node: the agent's image, as the machine below has built it.
+const AGENT: &str = "TREFOIL_AGENT_IMAGE";
 
 impl Setting {
     /// A machine to be changed and booted.
@@ -45,6 +55,14 @@ impl Setting {
 type Body = fn(&Setting) -> Result<()>;
 
 fn main() -> Result<ExitCode> {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == ours::PROGRAM {
+        // SAFETY: nothing has been opened yet.
+        return Ok(unsafe { trefoil_vmm::serve() });
+    }
+    if name == jail::PARENTS_NAME {
+        return jail::be_parent().map(|()| ExitCode::SUCCESS);
+    }
     init::take_part()?;
     guard::take_part()?;
     let bench = std::env::args().nth(1).is_some_and(|word| word == "bench");
@@ -60,6 +78,10 @@ fn main() -> Result<ExitCode> {
         libtest_mimic::run(&arguments, trials(None)).exit();
     }
     let mut images = Images::ensure()?;
+    let agent = match std::env::var_os(AGENT) {
+        Some(path) => path.into(),
+        None => images.image.clone(),
+    };
     if !node::inside() {
         let place = kvm::place(&images)?;
         images.image = probe::image()?;
@@ -67,31 +89,47 @@ fn main() -> Result<ExitCode> {
             let node = Node {
                 memory: 8192,
                 limit: Some(std::time::Duration::from_secs(1800)),
+                environment: vec![(AGENT.into(), agent.to_string_lossy().into_owned())],
+                hot: vec![agent],
                 ..Node::default()
             };
             return kvm::again_in_node("vmm", node, &images);
         }
     }
+    // Both ends of thousands of connections.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     if bench {
         return bench::run(&images);
     }
-    libtest_mimic::run(&arguments, trials(Some(&images))).exit();
+    libtest_mimic::run(&arguments, trials(Some((&images, &agent)))).exit();
 }
 
-fn trials(images: Option<&Images>) -> Vec<Trial> {
+/// What both VMMs have to pass.
+const OF_BOTH: &[&[(&str, Body)]] = &[
+    computer::TRIALS,
+    rng::TRIALS,
+    block::TRIALS,
+    vsock::TRIALS,
+    net::TRIALS,
+];
+
+/// What is about ours only.
+const OF_OURS: &[&[(&str, Body)]] = &[agent::TRIALS, control::TRIALS, jail::TRIALS];
+
+fn trials(images: Option<(&Images, &PathBuf)>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for vmm in Vmm::ALL {
-        for list in [
-            computer::TRIALS,
-            rng::TRIALS,
-            block::TRIALS,
-            vsock::TRIALS,
-            net::TRIALS,
-        ] {
-            for &(name, body) in list {
-                let setting = images.map(|images| Setting {
+        let more = match vmm {
+            Vmm::Qemu => &[],
+            Vmm::Trefoil => OF_OURS,
+        };
+        for list in OF_BOTH.iter().chain(more) {
+            for &(name, body) in *list {
+                let setting = images.map(|(images, agent)| Setting {
                     vmm,
                     images: images.clone(),
+                    agent: agent.clone(),
                 });
                 let name = format!("{}::{name}", vmm.name());
                 trials.push(Trial::test(name, move || match &setting {

@@ -3,19 +3,25 @@
 //! The guest is the probe's. What a trial does is no different for the one or the other: QEMU
 //! shows that the trial is right, and then ours has to do the same.
 
+pub mod ours;
 mod qemu;
 pub mod wires;
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rig::guest::Images;
 use rig::probe::{PORT, Probe};
+use rig::transcript::Transcript;
 use trefoil_guest::kernel;
+use trefoil_vmm::exit::Exit;
 
+use ours::Ours;
 use wires::Wires;
 
 /// Who makes the machine.
@@ -23,16 +29,19 @@ use wires::Wires;
 pub enum Vmm {
     /// QEMU's `microvm`.
     Qemu,
+    /// Ours.
+    Trefoil,
 }
 
 impl Vmm {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::Qemu];
+    pub const ALL: [Self; 2] = [Self::Qemu, Self::Trefoil];
 
     /// As it is named in trials.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
+            Self::Trefoil => "trefoil",
         }
     }
 }
@@ -63,7 +72,6 @@ pub struct Nic {
 pub const PORTS: [u32; 2] = [2000, 2001];
 
 /// A machine to be made. It has a vsock and a source of random numbers in any case.
-#[derive(Debug)]
 pub struct Machine {
     /// What it boots.
     pub images: Images,
@@ -81,16 +89,56 @@ pub struct Machine {
     pub console: bool,
     /// It has this long to become ready, for each answer, and to end.
     pub limit: Duration,
+    /// The cgroups that the VMM is put into, if it is ours.
+    pub cgroups: Vec<PathBuf>,
+    /// What it and the VMM say.
+    pub transcript: Transcript,
+}
+
+/// How many of a failed machine's last lines an error shows.
+const LAST_LINES: usize = 25;
+
+/// How a machine ended.
+#[derive(Debug)]
+pub enum End {
+    /// QEMU, which says little of it.
+    Qemu(ExitStatus),
+    /// Our VMM, with its reason.
+    Ours(Exit),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Qemu(status) => write!(formatter, "QEMU: {status}"),
+            Self::Ours(exit) => write!(formatter, "our VMM: {exit}"),
+        }
+    }
+}
+
+impl End {
+    /// That ours ended for this reason.
+    pub fn expect(&self, wanted: impl FnOnce(&Exit) -> bool) -> Result<()> {
+        match self {
+            Self::Qemu(_) => Ok(()),
+            Self::Ours(exit) if wanted(exit) => Ok(()),
+            Self::Ours(_) => bail!("the machine ended, but for another reason: {self}"),
+        }
+    }
 }
 
 /// A VMM's process.
-trait Process {
+trait Process: Send {
     /// How it ended, if it has.
-    fn ended(&mut self) -> Result<Option<String>>;
+    fn ended(&mut self) -> Result<Option<End>>;
     /// Kills it, and waits for its end.
     fn kill(&mut self);
     /// What it and the guest said last.
     fn last_lines(&mut self) -> String;
+    /// Our VMM's, if it is one.
+    fn ours(&mut self) -> Option<&mut Ours> {
+        None
+    }
 }
 
 impl Machine {
@@ -105,43 +153,68 @@ impl Machine {
             nics: Vec::new(),
             console: true,
             limit: Duration::from_secs(120),
+            cgroups: Vec::new(),
+            transcript: Transcript::in_memory(),
         }
     }
 
-    /// Boots it.
+    /// Boots it with the probe as its init.
     pub fn boot(&self, vmm: Vmm) -> Result<Guest> {
-        let (process, wires) = match vmm {
+        let (process, wires, stream) = self.boot_any(vmm)?;
+        Ok(Guest {
+            probe: Probe::new(stream)?,
+            wires,
+            running: Running {
+                process,
+                limit: self.limit,
+            },
+        })
+    }
+
+    /// Boots it in our VMM with the agent as its init, which its images must have.
+    pub fn boot_agent(&self) -> Result<Agent> {
+        let (process, _, stream) = self.boot_any(Vmm::Trefoil)?;
+        Ok(Agent {
+            stream,
+            machine: Running {
+                process,
+                limit: self.limit,
+            },
+        })
+    }
+
+    /// Boots it, and answers with the first connection that its init makes.
+    fn boot_any(&self, vmm: Vmm) -> Result<(Starting, Wires, File)> {
+        let (process, wires): (Box<dyn Process>, _) = match vmm {
             Vmm::Qemu => qemu::start(self)?,
+            Vmm::Trefoil => {
+                let (process, wires) = ours::start(self)?;
+                (Box::new(process), wires)
+            }
         };
         let began = Instant::now();
         let mut starting = Starting(process);
-        let stream = loop {
+        loop {
             // A guest that ends doesn't knock any more: look at both, in turn.
             if let Some(stream) = wires.accept_within(PORT, Duration::from_millis(50))? {
-                break stream;
+                wires::limit(&stream, self.limit)?;
+                return Ok((starting, wires, stream));
             }
             if let Some(how) = starting.0.ended()? {
                 bail!(
-                    "the machine ended ({how}) before the probe was ready; {}",
+                    "the machine ended ({how}) before its init was ready; {}",
                     starting.0.last_lines()
                 );
             }
             if began.elapsed() > self.limit {
                 starting.0.kill();
                 bail!(
-                    "the probe was not ready after {:?}; {}",
+                    "its init was not ready after {:?}; {}",
                     self.limit,
                     starting.0.last_lines()
                 );
             }
-        };
-        wires::limit(&stream, self.limit)?;
-        Ok(Guest {
-            probe: Probe::new(stream)?,
-            wires,
-            process: starting,
-            limit: self.limit,
-        })
+        }
     }
 
     /// The kernel's command line, with what this machine and `vmm` add to ours.
@@ -171,8 +244,42 @@ pub struct Guest {
     pub probe: Probe<File>,
     /// Its connections.
     pub wires: Wires,
+    running: Running,
+}
+
+/// A machine whose agent has connected.
+pub struct Agent {
+    /// The agent's connection.
+    pub stream: File,
+    /// Its machine.
+    pub machine: Running,
+}
+
+/// A machine that runs. Dropped, it is killed.
+pub struct Running {
     process: Starting,
     limit: Duration,
+}
+
+impl Running {
+    /// Waits until it has ended; how it did.
+    pub fn await_end(&mut self) -> Result<End> {
+        let asked = Instant::now();
+        loop {
+            if let Some(how) = self.process.0.ended()? {
+                return Ok(how);
+            }
+            if asked.elapsed() > self.limit {
+                self.process.0.kill();
+                bail!(
+                    "the machine was still there {:?} after it was asked to end; {}",
+                    self.limit,
+                    self.process.0.last_lines()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Guest {
@@ -206,51 +313,49 @@ impl Guest {
             .wires
             .accept(PORT)
             .context("waiting for the probe after its vsock's reset")?;
-        wires::limit(&stream, self.limit)?;
+        wires::limit(&stream, self.running.limit)?;
         self.probe = Probe::new(stream)?;
         Ok(())
     }
 
+    /// Its probe, and our VMM's process.
+    pub fn parts(&mut self) -> Result<(&mut Probe<File>, &mut Ours)> {
+        let ours = self.running.process.0.ours();
+        Ok((
+            &mut self.probe,
+            ours.context("this machine is not our VMM's")?,
+        ))
+    }
+
+    /// What the VMM and the guest said last.
+    pub fn last_lines(&mut self) -> String {
+        self.running.process.0.last_lines()
+    }
+
     /// Asks the guest for its end, and waits until the machine has ended; how it did.
-    pub fn end_by(mut self, request: &str) -> Result<String> {
+    pub fn end_by(mut self, request: &str) -> Result<End> {
         self.probe.tell(request)?;
-        self.await_end()
+        self.running.await_end()
     }
 
     /// Powers it off.
     pub fn power_off(self) -> Result<()> {
-        self.end_by("power-off").map(drop)
+        self.end_by("power-off")?
+            .expect(|exit| *exit == Exit::PoweredOff)
     }
 
     /// Kills the VMM.
     pub fn kill(mut self) -> Result<()> {
-        self.process.0.kill();
-        let ended = self.process.0.ended()?;
-        ensure!(ended.is_some(), "a killed VMM is still there");
-        Ok(())
+        self.running.process.0.kill();
+        let ended = self.running.process.0.ended()?;
+        ended
+            .context("a killed VMM is still there")?
+            .expect(|exit| *exit == Exit::Killed)
     }
 
     /// Kills the VMM, but not what is connected to the guest.
     pub fn kill_and_keep(mut self) -> Wires {
-        self.process.0.kill();
+        self.running.process.0.kill();
         self.wires
-    }
-
-    fn await_end(&mut self) -> Result<String> {
-        let asked = Instant::now();
-        loop {
-            if let Some(how) = self.process.0.ended()? {
-                return Ok(how);
-            }
-            if asked.elapsed() > self.limit {
-                self.process.0.kill();
-                bail!(
-                    "the machine was still there {:?} after it was asked to end; {}",
-                    self.limit,
-                    self.process.0.last_lines()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }

@@ -13,10 +13,7 @@ use rig::transcript::Transcript;
 use trefoil_guest::kernel;
 
 use super::wires::Wires;
-use super::{Machine, Process};
-
-/// How many of a failed machine's last lines an error shows.
-const LAST_LINES: usize = 25;
+use super::{End, LAST_LINES, Machine, Process};
 
 struct Running {
     child: Child,
@@ -30,7 +27,7 @@ pub(super) fn start(machine: &Machine) -> Result<(Box<dyn Process>, Wires)> {
     let cid = 1000 + std::process::id();
     let wires = Wires::of_kernel(cid)?;
     let mut child = command(machine, cid)?.spawn().context("starting QEMU")?;
-    let transcript = Transcript::in_memory();
+    let transcript = machine.transcript.clone();
     let said = child
         .stderr
         .take()
@@ -121,9 +118,8 @@ fn hand_down(command: &mut Command, descriptors: Vec<RawFd>) {
 }
 
 impl Process for Running {
-    fn ended(&mut self) -> Result<Option<String>> {
-        let status = self.child.try_wait()?;
-        Ok(status.map(|status| format!("QEMU: {status}")))
+    fn ended(&mut self) -> Result<Option<End>> {
+        Ok(self.child.try_wait()?.map(End::Qemu))
     }
 
     fn kill(&mut self) {

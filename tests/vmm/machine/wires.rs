@@ -1,11 +1,14 @@
 //! The host's side of a guest's vsock: by the host's kernel, or by our VMM's door.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, listen,
@@ -13,6 +16,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use rig::probe::PORT;
+use trefoil_vmm::devices::vsock::door::Door;
 
 use super::PORTS;
 
@@ -27,6 +31,13 @@ pub enum Wires {
         cid: u32,
         /// By port.
         listeners: BTreeMap<u32, OwnedFd>,
+    },
+    /// What a jailed VMM hands out and takes.
+    Door {
+        /// Our end of it.
+        door: Door,
+        /// By port, what came and was not asked for yet.
+        waiting: Mutex<BTreeMap<u32, VecDeque<UnixStream>>>,
     },
 }
 
@@ -45,6 +56,14 @@ impl Wires {
         Ok(Self::Kernel { cid, listeners })
     }
 
+    /// Those of a guest of our VMM's.
+    pub fn of_door(door: Door) -> Self {
+        Self::Door {
+            door,
+            waiting: Mutex::default(),
+        }
+    }
+
     /// The guest's next connection to a port of the host's.
     pub fn accept(&self, port: u32) -> Result<File> {
         let stream = self.accept_within(port, LIMIT)?;
@@ -53,34 +72,100 @@ impl Wires {
 
     /// The same, if it comes in time.
     pub fn accept_within(&self, port: u32, limit: Duration) -> Result<Option<File>> {
-        let Self::Kernel { listeners, .. } = self;
-        let Some(listener) = listeners.get(&port) else {
-            bail!("nobody listens on the host's port {port}");
+        let stream = match self {
+            Self::Kernel { listeners, .. } => accept_from(listeners, port, limit)?,
+            Self::Door { door, waiting } => take_from(door, waiting, port, limit)?,
         };
-        let mut set = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        let limit_ms = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        if poll(&mut set, limit_ms)? == 0 {
-            return Ok(None);
+        if let Some(stream) = &stream {
+            self::limit(stream, LIMIT)?;
         }
-        let stream = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
-            .with_context(|| format!("accepting a connection to port {port}"))?;
-        // SAFETY: accept has just made this descriptor, and nobody else knows it.
-        let stream = File::from(unsafe { OwnedFd::from_raw_fd(stream) });
-        self::limit(&stream, LIMIT)?;
-        Ok(Some(stream))
+        Ok(stream)
     }
 
     /// Connects to a port of the guest's. If nobody listens there, either this fails or the stream
     /// ends at once.
     pub fn connect(&self, port: u32) -> Result<File> {
-        let Self::Kernel { cid, .. } = self;
-        let stream = vsock()?;
-        connect(stream.as_raw_fd(), &VsockAddr::new(*cid, port))
-            .with_context(|| format!("connecting to the guest's port {port}"))?;
-        let stream = File::from(stream);
+        let stream = match self {
+            Self::Kernel { cid, .. } => {
+                let stream = vsock()?;
+                connect(stream.as_raw_fd(), &VsockAddr::new(*cid, port))
+                    .with_context(|| format!("connecting to the guest's port {port}"))?;
+                File::from(stream)
+            }
+            Self::Door { door, .. } => connect_through(door, port)?,
+        };
         limit(&stream, LIMIT)?;
         Ok(stream)
     }
+}
+
+fn accept_from(
+    listeners: &BTreeMap<u32, OwnedFd>,
+    port: u32,
+    limit: Duration,
+) -> Result<Option<File>> {
+    let Some(listener) = listeners.get(&port) else {
+        bail!("nobody listens on the host's port {port}");
+    };
+    if !is_ready(listener.as_fd(), PollFlags::POLLIN, limit)? {
+        return Ok(None);
+    }
+    let stream = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
+        .with_context(|| format!("accepting a connection to port {port}"))?;
+    // SAFETY: accept has just made this descriptor, and nobody else knows it.
+    Ok(Some(File::from(unsafe { OwnedFd::from_raw_fd(stream) })))
+}
+
+fn take_from(
+    door: &Door,
+    waiting: &Mutex<BTreeMap<u32, VecDeque<UnixStream>>>,
+    port: u32,
+    limit: Duration,
+) -> Result<Option<File>> {
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(stream) = waiting.get_mut(&port).and_then(VecDeque::pop_front) {
+            return blocking(stream).map(Some);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !is_ready(door.as_fd(), PollFlags::POLLIN, left)? {
+            return Ok(None);
+        }
+        match door.accept() {
+            Ok((port, stream)) => waiting.entry(port).or_default().push_back(stream),
+            // How it ended is for whoever watches the process to say.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error).context("taking a connection from the VMM"),
+        }
+    }
+}
+
+fn connect_through(door: &Door, port: u32) -> Result<File> {
+    loop {
+        match door.connect(port) {
+            Ok(stream) => return blocking(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let room = is_ready(door.as_fd(), PollFlags::POLLOUT, LIMIT)?;
+                ensure!(room, "the VMM takes no connection for {LIMIT:?}");
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("connecting to the guest's port {port}"));
+            }
+        }
+    }
+}
+
+fn blocking(stream: UnixStream) -> Result<File> {
+    stream.set_nonblocking(false)?;
+    Ok(File::from(OwnedFd::from(stream)))
+}
+
+fn is_ready(descriptor: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> Result<bool> {
+    let mut set = [PollFd::new(descriptor, what)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    Ok(poll(&mut set, limit)? > 0)
 }
 
 fn vsock() -> Result<OwnedFd> {

@@ -1,0 +1,76 @@
+//! The guest that pods get: our kernel with the agent, in our VMM.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+
+use anyhow::{Context, Result, ensure};
+use rig::guest::Images;
+use trefoil_agent_protocol::{Ready, Request};
+use trefoil_vmm::exit::Exit;
+
+use crate::machine::{Agent, Machine};
+use crate::{Body, Setting};
+
+pub const TRIALS: &[(&str, Body)] = &[
+    ("agent::processors", processors),
+    ("agent::memory", memory),
+    ("agent::hundred_in_a_row", hundred_in_a_row),
+];
+
+fn machine(setting: &Setting) -> Machine {
+    Machine::new(&Images {
+        image: setting.agent.clone(),
+        ..setting.images.clone()
+    })
+}
+
+/// Boots it until the agent is ready, and has the agent power it off.
+fn ready(machine: &Machine) -> Result<()> {
+    let Agent {
+        stream,
+        mut machine,
+    } = machine.boot_agent()?;
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).context("hearing the agent")?;
+    let ready: Ready = line
+        .parse()
+        .with_context(|| format!("the agent's first line is {line:?}"))?;
+    ensure!(ready.tsc > 0, "the guest's time stamp counter stands still");
+    power_off(stream.get_mut())?;
+    let end = machine.await_end()?;
+    end.expect(|exit| *exit == Exit::PoweredOff)
+}
+
+fn power_off(agent: &mut File) -> Result<()> {
+    writeln!(agent, "{}", Request::PowerOff).context("asking the agent to power off")
+}
+
+fn processors(setting: &Setting) -> Result<()> {
+    for count in [1, 2, 8] {
+        let mut machine = machine(setting);
+        (machine.cpus, machine.most_cpus) = (count, count);
+        ready(&machine).with_context(|| format!("with {count} processors"))?;
+    }
+    Ok(())
+}
+
+fn memory(setting: &Setting) -> Result<()> {
+    // With less than the first, the kernel as it is allows itself too few threads for its own.
+    for mib in [26, 64, 4096] {
+        let mut machine = machine(setting);
+        machine.memory = mib;
+        ready(&machine).with_context(|| format!("with {mib} MiB"))?;
+    }
+    Ok(())
+}
+
+/// As pods' guests are booted: without a console.
+fn hundred_in_a_row(setting: &Setting) -> Result<()> {
+    let mut machine = machine(setting);
+    machine.console = false;
+    for number in 1..=100 {
+        ready(&machine).with_context(|| format!("boot number {number}"))?;
+    }
+    Ok(())
+}

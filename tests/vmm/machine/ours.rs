@@ -1,0 +1,220 @@
+//! The machine by our VMM: this program again, jailed.
+
+use std::fs::File;
+use std::io::{PipeReader, pipe};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use rig::probe::PORT;
+use rig::transcript::Transcript;
+use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
+use trefoil_vmm::control::{Answer, Message, Request, Stats};
+use trefoil_vmm::cpu::cpuid::Model;
+use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::jail::Jail;
+use trefoil_vmm::metrics::{Metrics, Shared};
+use trefoil_vmm::process::{self, Said, Start};
+use trefoil_vmm::ram::Pages;
+
+use super::wires::Wires;
+use super::{End, LAST_LINES, Machine, PORTS, Process};
+
+/// What this program is called when it is the VMM.
+pub const PROGRAM: &str = "trefoil-vmm";
+
+/// The guest's number on its vsock. Each has a host of its own, so all may have the same.
+const CID: u64 = 3;
+
+/// More than any trial makes at a time.
+const CONNECTIONS: u16 = 2500;
+
+/// Who the VMM becomes: nobody else is this.
+pub const UID: u32 = 70_017;
+/// Its group.
+pub const GID: u32 = 70_018;
+
+/// How many descriptors it may have: those it is handed, its own, and one for each connection.
+pub const DESCRIPTORS: u32 = CONNECTIONS as u32 + 200;
+
+/// How long a VMM that was killed may take to be gone.
+const KILLING: Duration = Duration::from_secs(20);
+
+/// How long it may take to answer.
+const ANSWERING: Duration = Duration::from_secs(60);
+
+/// A machine's process.
+pub struct Ours {
+    /// The parent's side of it.
+    pub process: process::Process,
+    /// What it counts.
+    pub metrics: Arc<Shared>,
+    said: Option<JoinHandle<()>>,
+    transcript: Transcript,
+}
+
+/// What is handed to the VMM, in order.
+#[derive(Default)]
+struct Handing<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Handing<'a> {
+    fn add(&mut self, descriptor: &'a impl AsFd) -> Result<Handed> {
+        let number = u8::try_from(self.0.len())?;
+        self.0.push(descriptor.as_fd());
+        Ok(Handed(number))
+    }
+}
+
+/// Starts it.
+pub(super) fn start(machine: &Machine) -> Result<(Ours, Wires)> {
+    let (heard, said) = pipe().context("making a pipe")?;
+    let said = OwnedFd::from(said);
+    let process = process::start(&Start {
+        program: None,
+        arguments: &[PROGRAM],
+        log: said.as_fd(),
+        cgroups: &machine.cgroups,
+        oom_score_adj: None,
+    })?;
+    let metrics = File::from(memfd_create(c"metrics", MFdFlags::MFD_CLOEXEC)?);
+    metrics.set_len(size_of::<Metrics>() as u64)?;
+    let metrics = OwnedFd::from(metrics);
+    let (door, theirs) = Door::pair().context("making a door")?;
+    launch(&process, machine, &theirs, &metrics, &said)?;
+    let ours = Ours {
+        process,
+        metrics: Shared::map(Some(&metrics)).context("mapping the metrics")?,
+        // Closed on our side, so that it ends with the VMM.
+        said: Some(follow(heard, &machine.transcript)),
+        transcript: machine.transcript.clone(),
+    };
+    Ok((ours, Wires::of_door(door)))
+}
+
+fn follow(heard: PipeReader, transcript: &Transcript) -> JoinHandle<()> {
+    transcript.follow(heard, |_| {})
+}
+
+fn launch(
+    process: &process::Process,
+    machine: &Machine,
+    door: &OwnedFd,
+    metrics: &OwnedFd,
+    said: &OwnedFd,
+) -> Result<()> {
+    let open = |path, write| {
+        File::options()
+            .read(true)
+            .write(write)
+            .open(path)
+            .with_context(|| format!("opening {}", std::path::Path::display(path)))
+    };
+    let kvm = open("/dev/kvm".as_ref(), true)?;
+    let kernel = open(&machine.images.kernel, false)?;
+    let image = open(&machine.images.image, false)?;
+    let disks = machine
+        .disks
+        .iter()
+        .map(|disk| open(&disk.file, !disk.read_only))
+        .collect::<Result<Vec<_>>>()?;
+    let mut largest = 0;
+    for disk in &disks {
+        largest = largest.max(disk.metadata()?.len());
+    }
+
+    let mut handing = Handing::default();
+    let ports = PORTS.into_iter().chain([PORT]);
+    let mut devices = vec![
+        Device::Vsock {
+            door: handing.add(door)?,
+            guest_cid: CID,
+            ports: ports.map(|port| (port, port)).collect(),
+            connections: CONNECTIONS,
+        },
+        Device::Rng,
+    ];
+    for (disk, file) in machine.disks.iter().zip(&disks) {
+        devices.push(Device::Block {
+            file: handing.add(file)?,
+            read_only: disk.read_only,
+            serial: disk.serial.clone(),
+        });
+    }
+    for nic in &machine.nics {
+        devices.push(Device::Net {
+            tap: handing.add(&nic.tap)?,
+            mac: nic.mac,
+            mtu: nic.mtu,
+        });
+    }
+    let configuration = Configuration {
+        kvm: handing.add(&kvm)?,
+        kernel: handing.add(&kernel)?,
+        initramfs: Some(handing.add(&image)?),
+        command_line: machine.words(""),
+        cpus: Cpus {
+            boot: u8::try_from(machine.cpus)?,
+            most: u8::try_from(machine.most_cpus)?,
+            threads_per_core: 1,
+            model: Model::Host,
+        },
+        memory: Memory {
+            mib: machine.memory,
+            pages: Pages::Ordinary,
+        },
+        devices,
+        serial: match machine.console {
+            true => Some(handing.add(said)?),
+            false => None,
+        },
+        metrics: Some(handing.add(metrics)?),
+        jail: Jail {
+            uid: UID,
+            gid: GID,
+            descriptors: DESCRIPTORS,
+            file_size: largest,
+        },
+    };
+    process.launch(&configuration, &handing.0)?;
+    Ok(())
+}
+
+impl Ours {
+    /// Asks for something, and waits for the answer.
+    pub fn ask(&mut self, request: Request) -> Result<Stats> {
+        self.process.request(request)?;
+        loop {
+            match self.process.receive_within(ANSWERING)? {
+                Said::Message(Message::Answer(Answer::Done(stats))) => return Ok(stats),
+                Said::Message(Message::Running) => {}
+                other => bail!("the VMM answers {request:?} with {other:?}"),
+            }
+        }
+    }
+}
+
+impl Process for Ours {
+    fn ended(&mut self) -> Result<Option<End>> {
+        Ok(self.process.try_wait()?.map(End::Ours))
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+        drop(self.process.wait_within(KILLING));
+    }
+
+    fn last_lines(&mut self) -> String {
+        // All of it is there when the process is gone.
+        if let Some(reader) = self.said.take() {
+            drop(reader.join());
+        }
+        self.transcript.last_lines(LAST_LINES)
+    }
+
+    fn ours(&mut self) -> Option<&mut Ours> {
+        Some(self)
+    }
+}

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use libc::user_regs_struct;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -26,6 +27,7 @@ use crate::{Body, Setting};
 pub const TRIALS: &[(&str, Body)] = &[
     ("jail::from_outside", from_outside),
     ("jail::forbidden_call", forbidden_call),
+    ("jail::crash", crash),
     ("jail::ends_with_its_parent", ends_with_its_parent),
 ];
 
@@ -272,26 +274,27 @@ fn limits(process: &Path, threads: usize) -> Result<()> {
     Ok(())
 }
 
+/// The kinds of threads, by where they are in the list of all.
+const THREADS: [(&str, usize); 2] = [("events", 0), ("vcpu", 1)];
+
 /// Either kind of thread, made to call what its filter forbids, ends the VMM, which says so.
 fn forbidden_call(setting: &Setting) -> Result<()> {
-    for (name, thread) in [("events", 0), ("vcpu", 1)] {
+    for (name, thread) in THREADS {
         let mut guest = setting.machine().boot(setting.vmm)?;
         let (_, ours) = guest.parts()?;
-        let process = PathBuf::from(format!("/proc/{}", ours.process.pid()));
-        let threads = threads(&process)?;
-        let directory = threads.get(thread).context("there is no such thread")?;
-        let number = directory.file_name().unwrap_or_default().to_string_lossy();
-        make_call(Pid::from_raw(number.parse()?), libc::SYS_openat)?;
-        let exit = ours
-            .process
-            .wait_within(LIMIT)?
-            .context("it is still there")?;
+        let thread = thread_of(ours.process.pid(), thread)?;
+        interfere(thread, |registers| {
+            // It waits in a call: the instruction is just behind it, and two bytes long.
+            registers.rip -= 2;
+            registers.rax = libc::SYS_openat.cast_unsigned();
+        })?;
         let expected = Exit::Internal {
             part: format!("{name} thread"),
             doing: "call openat (257)".into(),
             why: "its filter forbids it".into(),
         };
-        ensure!(exit == expected, "it ended, but: {exit}");
+        let exit = ours.process.wait_within(LIMIT)?;
+        ensure!(exit == Some(expected), "it ended, but: {exit:?}");
         let said = guest.last_lines();
         let line = format!("trefoil-vmm: the {name} thread may not call openat (257): killed");
         ensure!(said.contains(&line), "its log says nothing of it: {said}");
@@ -299,23 +302,42 @@ fn forbidden_call(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-/// Has a thread that waits in a system call make another one next.
-fn make_call(thread: Pid, number: i64) -> Result<()> {
-    /// `syscall`.
-    const INSTRUCTION: i64 = 0x050f;
+/// A fault of the VMM's own is no end of the guest's.
+fn crash(setting: &Setting) -> Result<()> {
+    for (_, thread) in THREADS {
+        let mut guest = setting.machine().boot(setting.vmm)?;
+        let (_, ours) = guest.parts()?;
+        let thread = thread_of(ours.process.pid(), thread)?;
+        // Nothing is there.
+        interfere(thread, |registers| registers.rip = 0)?;
+        match ours.process.wait_within(LIMIT)? {
+            Some(Exit::Internal { why, .. }) if why.contains("SIGSEGV") => {}
+            exit => anyhow::bail!("it ended, but: {exit:?}"),
+        }
+    }
+    Ok(())
+}
+
+fn thread_of(process: u32, number: usize) -> Result<Pid> {
+    let threads = threads(Path::new(&format!("/proc/{process}")))?;
+    let directory = threads.get(number).context("there is no such thread")?;
+    let name = directory.file_name().unwrap_or_default();
+    Ok(Pid::from_raw(name.to_string_lossy().parse()?))
+}
+
+/// Changes the registers of a thread that waits in a system call, and lets it go on.
+fn interfere(thread: Pid, change: impl FnOnce(&mut user_regs_struct)) -> Result<()> {
     ptrace::seize(thread, Options::empty()).context("seizing a thread")?;
     ptrace::interrupt(thread)?;
     waitpid(thread, Some(WaitPidFlag::__WALL)).context("stopping a thread")?;
     let mut registers = ptrace::getregs(thread)?;
-    registers.rip -= 2;
-    let word = ptrace::read(thread, registers.rip as ptrace::AddressType)?;
     ensure!(
-        word & 0xffff == INSTRUCTION,
+        registers.orig_rax != u64::MAX,
         "the thread is in no system call"
     );
-    registers.rax = number.cast_unsigned();
     // The one that was interrupted is not made again.
     registers.orig_rax = u64::MAX;
+    change(&mut registers);
     ptrace::setregs(thread, registers)?;
     ptrace::detach(thread, None).context("letting a thread go")
 }

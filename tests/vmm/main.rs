@@ -88,7 +88,7 @@ fn main() -> Result<ExitCode> {
         if let Place::Node { .. } = place {
             let node = Node {
                 memory: 8192,
-                limit: Some(std::time::Duration::from_secs(1800)),
+                limit: Some(std::time::Duration::from_secs(2400)),
                 environment: vec![(AGENT.into(), agent.to_string_lossy().into_owned())],
                 hot: vec![agent],
                 ..Node::default()

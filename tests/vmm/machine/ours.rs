@@ -1,14 +1,13 @@
 //! The machine by our VMM: this program again, jailed.
 
 use std::fs::File;
-use std::io::{PipeReader, pipe};
+use std::io::pipe;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use rig::probe::PORT;
 use rig::transcript::Transcript;
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
@@ -16,7 +15,7 @@ use trefoil_vmm::control::{Answer, Message, Request, Stats};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::jail::Jail;
-use trefoil_vmm::metrics::{Metrics, Shared};
+use trefoil_vmm::metrics::{self, Shared};
 use trefoil_vmm::process::{self, Said, Start};
 use trefoil_vmm::ram::Pages;
 
@@ -79,23 +78,16 @@ pub(super) fn start(machine: &Machine) -> Result<(Ours, Wires)> {
         cgroups: &machine.cgroups,
         oom_score_adj: None,
     })?;
-    let metrics = File::from(memfd_create(c"metrics", MFdFlags::MFD_CLOEXEC)?);
-    metrics.set_len(size_of::<Metrics>() as u64)?;
-    let metrics = OwnedFd::from(metrics);
+    let metrics = metrics::file().context("making a file for the metrics")?;
     let (door, theirs) = Door::pair().context("making a door")?;
     launch(&process, machine, &theirs, &metrics, &said)?;
     let ours = Ours {
         process,
         metrics: Shared::map(Some(&metrics)).context("mapping the metrics")?,
-        // Closed on our side, so that it ends with the VMM.
-        said: Some(follow(heard, &machine.transcript)),
+        said: Some(machine.transcript.follow(heard, |_| {})),
         transcript: machine.transcript.clone(),
     };
     Ok((ours, Wires::of_door(door)))
-}
-
-fn follow(heard: PipeReader, transcript: &Transcript) -> JoinHandle<()> {
-    transcript.follow(heard, |_| {})
 }
 
 fn launch(

@@ -107,7 +107,7 @@ pub struct Configuration {
     /// Where a serial line's output goes; none, no line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<Handed>,
-    /// A memfd of at least [`crate::metrics::Metrics`]' size.
+    /// A file for [`crate::metrics::Metrics`], as [`crate::metrics::file`] makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Handed>,
     /// Who the process is to become.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::layout::MAX_DEVICES;
+use crate::ram::{self, Pages};
 
 /// The struct's version.
 pub const VERSION: u64 = 1;
@@ -149,6 +150,13 @@ pub struct Metrics {
     pub devices: [Device; MAX_DEVICES],
 }
 
+/// Makes a file for the struct, to be mapped by a parent and handed to its machine, who can't have
+/// it shrink under the parent's eyes.
+pub fn file() -> std::io::Result<OwnedFd> {
+    let file = ram::sealed("metrics", size_of::<Metrics>() as u64, Pages::Ordinary)?;
+    Ok(file.into())
+}
+
 /// The struct in memory that may be shared with another process.
 #[derive(Debug)]
 pub struct Shared {
@@ -262,7 +270,9 @@ mod tests {
         let fd = OwnedFd::from(file.try_clone().expect("clone"));
         let why = Shared::map(Some(&fd)).expect_err("empty");
         assert!(why.to_string().contains("0 bytes"), "{why}");
-        file.set_len(size_of::<Metrics>() as u64).expect("grow");
+        let fd = super::file().expect("file");
+        let file = File::from(fd.try_clone().expect("clone"));
+        file.set_len(0).expect_err("it can't shrink");
         let ours = Shared::map(Some(&fd)).expect("map");
         let theirs = Shared::map(Some(&fd)).expect("map");
         DeviceMetrics::new(&ours, 2).kicks.add(3);

@@ -55,7 +55,7 @@ pub fn make(mib: u32, pages: Pages) -> Result<Arc<Ram>, Failure> {
         size,
         why: why.to_string(),
     };
-    let file = Arc::new(sealed(size, pages).map_err(|why| fail(&why))?);
+    let file = Arc::new(sealed("guest", size, pages).map_err(|why| fail(&why))?);
     let mut regions = Vec::new();
     let mut offset = 0;
     for (start, length) in layout::ram_ranges(size) {
@@ -78,12 +78,12 @@ fn region_length(length: usize) -> u64 {
 
 /// A memfd whose size nobody can change any more: a shared mapping of a file that shrinks is a
 /// fault waiting for whoever touches it.
-fn sealed(size: u64, pages: Pages) -> nix::Result<File> {
+pub(crate) fn sealed(name: &str, size: u64, pages: Pages) -> nix::Result<File> {
     let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     if pages == Pages::Huge {
         flags |= MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
     }
-    let fd: OwnedFd = memfd_create("guest", flags)?;
+    let fd: OwnedFd = memfd_create(name, flags)?;
     let length = i64::try_from(size).map_err(|_| nix::errno::Errno::EFBIG)?;
     nix::unistd::ftruncate(&fd, length)?;
     fcntl(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::probe::failed;
 
-use crate::machine::Guest;
 use crate::machine::wires::Wires;
+use crate::machine::{Guest, Vmm};
 use crate::peers::{self, beside};
 use crate::{Body, Setting};
 
@@ -120,7 +120,10 @@ fn exchange(guest: &mut Guest, streams: &[std::fs::File], first: u32) -> Result<
 }
 
 fn gigabyte_each_way(setting: &Setting) -> Result<()> {
-    let mut guest = setting.machine().boot(setting.vmm)?;
+    let mut machine = setting.machine();
+    // In a node on a busy machine a gigabyte takes minutes, and is one answer.
+    machine.limit = Duration::from_secs(600);
+    let mut guest = machine.boot(setting.vmm)?;
     let (stream, number) = accept(&mut guest)?;
     let send = || guest.probe.send(number, GIB, 1);
     beside(|| peers::receive(&stream, GIB, 1), send)?;
@@ -295,6 +298,10 @@ fn reset(setting: &Setting) -> Result<()> {
     for _ in 0..3 {
         let (mut stream, number) = accept(&mut guest)?;
         guest.reset_vsock()?;
+        if setting.vmm == Vmm::Qemu {
+            // The host's kernel learns of it only by what the guest answers to the next packet.
+            peers::send(&stream, 1, 1)?;
+        }
         // What there was is no more, on either side.
         match stream.read(&mut [0]) {
             Ok(0) => {}

@@ -105,6 +105,7 @@ const STEPS: &[Step] = &[
         &["test", "-p", "trefoil-tests", "--test", "node-trials"],
     ),
     Step::tests("guest boots", 10, &tests_program("guest-boot")),
+    Step::tests("machines and devices", 45, &tests_program("vmm")),
     Step::tests(
         "tests of the crates, in the node",
         15,

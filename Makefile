@@ -41,8 +41,9 @@ bench: prerequisites build ## Measure against containerd's own shim with runc
 	@$(CARGO) run --quiet -p trefoil-tests --bin bench
 
 .PHONY: bench-count
-bench-count: prerequisites ## Count the instructions of a guest's boot
+bench-count: prerequisites ## Count the instructions of a guest's boot, by QEMU and by our VMM
 	@$(CARGO) run --quiet -p trefoil-tests --bin count
+	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- count
 
 .PHONY: up
 up: prerequisites build ## Start a private containerd to try things on by hand

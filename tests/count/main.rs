@@ -2,35 +2,21 @@
 //!
 //!     count [--initcalls N]
 //!
-//! Each figure is taken in two nodes, and the two must agree within 0.1 %: they say the same on a
-//! busy machine as on an idle one, so a difference of some thousand instructions can be seen.
-//!
-//! What is counted is everything that the node's one processor did meanwhile: the guest, and what
-//! the node's KVM and QEMU did for it. From *kernel entry* (the first exit at the address where
-//! the kernel is loaded: its first page isn't mapped yet) to *agent ready* (the guest's time stamp
-//! counter as the agent says it).
+//! QEMU boots it; what our VMM's boot costs is counted by `vmm count`. From *kernel entry* (the first
+//! exit at the address where the kernel is loaded: its first page isn't mapped yet) to *agent ready*
+//! (the guest's time stamp counter as the agent says it).
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rig::counting::{self, BOOTS, Twice, millions};
 use rig::guard;
 use rig::guest::{Guest, Images};
-use rig::node::{Node, init};
+use rig::node::init;
 use serde::{Deserialize, Serialize};
-
-/// Set in the node.
-const INSIDE: &str = "TREFOIL_COUNT_INSIDE";
-
-/// What two counts of the same may differ by.
-const TOLERANCE: f64 = 0.001;
-
-/// The median of so many boots is taken: in some a timer of the node's falls that doesn't in others.
-const BOOTS: usize = 9;
 
 /// The most instructions from kernel entry to agent ready that we allow ourselves.
 const ALLOWED: u64 = 45_000_000;
@@ -47,23 +33,20 @@ struct Counts {
 fn main() -> Result<ExitCode> {
     init::take_part()?;
     guard::take_part()?;
-    if std::env::var_os(INSIDE).is_some() {
-        println!("{}", serde_json::to_string(&inside()?)?);
+    if counting::inside() {
+        counting::answer(&inside()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let shown = shown_initcalls()?;
     let images = Images::ensure()?;
-    let (one, other) = (in_node(&images)?, in_node(&images)?);
+    let (one, other): (Counts, Counts) = counting::in_two_nodes(&images, &[], &[], &[])?;
 
-    let difference = one.ready.abs_diff(other.ready) as f64 / one.ready as f64;
-    println!("| 1 CPU, 128 MiB, instructions | M | in another node | difference |");
-    println!("|---|---|---|---|");
-    println!(
-        "| kernel entry to agent ready | {} | {} | {:.4} % |",
-        millions(one.ready),
-        millions(other.ready),
-        difference * 100.0
-    );
+    let ready = Twice {
+        one: one.ready,
+        other: other.ready,
+    };
+    println!("| 1 CPU, 128 MiB, {}", Twice::HEAD);
+    println!("{}", ready.row("kernel entry to agent ready"));
     println!("\n| initial call | instructions, M |\n|---|---|");
     let mut calls: Vec<_> = one.initcalls.iter().collect();
     calls.sort_by_key(|(_, cost)| std::cmp::Reverse(**cost));
@@ -73,16 +56,7 @@ fn main() -> Result<ExitCode> {
     let rest: u64 = calls.iter().skip(shown).map(|(_, cost)| **cost).sum();
     let number = calls.len().saturating_sub(shown);
     println!("| {number} more | {} |", millions(rest));
-    ensure!(
-        difference < TOLERANCE,
-        "two counts of the same differ by {:.3} %",
-        difference * 100.0
-    );
-    ensure!(
-        one.ready <= ALLOWED,
-        "the guest needs {} instructions to be ready; {ALLOWED} are allowed",
-        one.ready
-    );
+    ready.check("a guest's boot", ALLOWED)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,54 +69,12 @@ fn shown_initcalls() -> Result<usize> {
     }
 }
 
-fn millions(count: u64) -> String {
-    format!("{:.3}", count as f64 / 1e6)
-}
-
-fn in_node(images: &Images) -> Result<Counts> {
-    let program = std::env::current_exe()?;
-    let mut node = Node {
-        instructions: true,
-        memory: 2048,
-        hot: vec![program.clone(), images.kernel.clone(), images.image.clone()],
-        limit: Some(Duration::from_secs(300)),
-        transcript: rig::cache::directory()?.join("reports/node-count.log"),
-        ..Node::default()
-    };
-    node.environment.push(images.variable()?);
-    node.environment.push((INSIDE.into(), "1".into()));
-    let printed = Arc::new(Mutex::new(Vec::new()));
-    let keep = Arc::clone(&printed);
-    let ended = node.run(&[&program.to_string_lossy()], move |bytes| {
-        keep.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend_from_slice(bytes);
-    })?;
-    let printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
-    let printed = String::from_utf8_lossy(&printed);
-    ensure!(ended.code == 0, "counting failed in the node: {printed}");
-    let line = printed.lines().last().context("the node counted nothing")?;
-    serde_json::from_str(line).with_context(|| format!("reading what the node counted: {line}"))
-}
-
 /// In the node: everything is in memory, and QEMU has been read, before anything is counted.
 fn inside() -> Result<Counts> {
-    let images = Images::ensure()?;
-    let memory = Path::new("/dev/shm");
-    let copy = |path: &Path| -> Result<PathBuf> {
-        let target = memory.join(path.file_name().unwrap_or_default());
-        fs::copy(path, &target).with_context(|| format!("copying {}", path.display()))?;
-        Ok(target)
-    };
     let guest = Guest {
         console: false,
-        // Where nobody wants to run, the clock is moved on: while the node waits for the machine
-        // below, hours may pass in it.
-        limit: Duration::from_secs(24 * 3600),
-        ..Guest::new(Images {
-            kernel: copy(&images.kernel)?,
-            image: copy(&images.image)?,
-        })
+        limit: counting::LIMIT,
+        ..Guest::new(counting::images_to_memory(&Images::ensure()?)?)
     };
     guest.boot()?.0.power_off()?;
 
@@ -157,7 +89,6 @@ fn inside() -> Result<Counts> {
         counts.push(count);
     }
 
-    counts.sort_unstable();
     let talkative = Guest {
         more_words: "initcall_debug log_buf_len=1M".into(),
         ..guest
@@ -166,7 +97,7 @@ fn inside() -> Result<Counts> {
     let log = running.log()?;
     running.power_off()?;
     Ok(Counts {
-        ready: *counts.get(BOOTS / 2).context("nothing was counted")?,
+        ready: counting::median(counts)?,
         initcalls: initcalls(&log)?,
     })
 }
@@ -227,17 +158,6 @@ impl Trace {
         let time: i64 = time
             .parse()
             .with_context(|| format!("the time in {line:?}"))?;
-        Ok(u64::try_from(time + offset()?)?)
+        Ok(u64::try_from(time + counting::guests_offset()?)?)
     }
-}
-
-/// What the guest's time stamp counter shows more than the node's.
-fn offset() -> Result<i64> {
-    for vm in fs::read_dir("/sys/kernel/debug/kvm")? {
-        let file = vm?.path().join("vcpu0/tsc-offset");
-        if let Ok(text) = fs::read_to_string(&file) {
-            return Ok(text.trim().parse()?);
-        }
-    }
-    bail!("the node's KVM doesn't say a guest's time stamp offset")
 }

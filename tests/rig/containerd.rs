@@ -93,11 +93,16 @@ pub fn shim_binary() -> PathBuf {
     if let Some(path) = std::env::var_os(SHIM_VARIABLE) {
         return PathBuf::from(path);
     }
+    release_directory().join("containerd-shim-trefoil-v2")
+}
+
+/// Where cargo puts what it builds to be released.
+pub fn release_directory() -> PathBuf {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
     };
-    target.join("x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2")
+    target.join("x86_64-unknown-linux-gnu/release")
 }
 
 /// A running containerd and what belongs to it.

@@ -12,6 +12,7 @@
 pub mod cgroup;
 pub mod command;
 pub mod containerd;
+pub mod counting;
 pub mod cri;
 pub mod critest;
 pub mod guard;

@@ -8,7 +8,7 @@ use rig::guest::Images;
 use trefoil_agent_protocol::{Ready, Request};
 use trefoil_vmm::exit::Exit;
 
-use crate::machine::{Agent, Machine};
+use crate::machine::{Agent, Machine, Vmm};
 use crate::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
@@ -29,7 +29,7 @@ fn ready(machine: &Machine) -> Result<()> {
     let Agent {
         stream,
         mut machine,
-    } = machine.boot_agent()?;
+    } = machine.boot_agent(Vmm::Trefoil)?;
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).context("hearing the agent")?;

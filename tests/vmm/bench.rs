@@ -1,4 +1,5 @@
-//! What each VMM's devices transfer, in the same node in the same run.
+//! What each VMM's devices transfer, and the memory each takes for it, in the same node in the same
+//! run. Ours is the release build.
 //!
 //! Each round boots a machine of either VMM, in turn, and loads each device; what is compared is
 //! the medians. A guest in a node runs many times slower than on a processor of its own, but both
@@ -21,6 +22,9 @@ const MIB: u64 = 1 << 20;
 
 /// How many rounds, unless the command line says so.
 const ROUNDS: usize = 5;
+
+/// The guest's memory.
+const GUEST_MEMORY: u64 = 128 * MIB;
 
 /// The disk is as large as what is read from it.
 const DISK: u64 = 128 * MIB;
@@ -54,6 +58,10 @@ const fn disk_load(way: Way, size: u32, depth: u32, bytes: u64, random: bool) ->
     }
 }
 
+/// The most that our VMM may take for itself: processes' shares of pages (PSS), without what is the
+/// guest's memory, with one virtual CPU and four devices.
+const ALLOWED: u64 = 3 * MIB;
+
 /// MiB per second, by load and VMM.
 type Rates = BTreeMap<(usize, &'static str), Vec<f64>>;
 
@@ -65,10 +73,13 @@ pub fn run(images: &Images) -> Result<ExitCode> {
     };
     let mut rates = Rates::new();
     let mut names = Vec::new();
+    let mut memory = BTreeMap::new();
     for round in 0..rounds {
         for vmm in Vmm::ALL {
             eprintln!("round {} of {rounds}: {}", round + 1, vmm.name());
-            let found = loads(images, vmm).with_context(|| format!("with {}", vmm.name()))?;
+            let (found, own) =
+                loads(images, vmm).with_context(|| format!("with {}", vmm.name()))?;
+            memory.insert(vmm.name(), own);
             names = found.iter().map(|(name, _)| *name).collect();
             for (number, (_, rate)) in found.into_iter().enumerate() {
                 rates.entry((number, vmm.name())).or_default().push(rate);
@@ -76,6 +87,15 @@ pub fn run(images: &Images) -> Result<ExitCode> {
         }
     }
     print(&names, &rates);
+    println!("\n| memory besides the guest's, PSS, 1 CPU and 4 devices | MiB |\n|---|---|");
+    for (name, own) in &memory {
+        println!("| {name} | {:.2} |", *own as f64 / MIB as f64);
+    }
+    let own = memory.get(Vmm::Trefoil.name()).copied().unwrap_or(u64::MAX);
+    ensure!(
+        own <= ALLOWED,
+        "our VMM takes {own} bytes for itself; {ALLOWED} are allowed"
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,12 +131,13 @@ fn print(names: &[&str], rates: &Rates) {
     }
 }
 
-/// One machine, all loads: their names and rates.
-fn loads(images: &Images, vmm: Vmm) -> Result<Vec<(&'static str, f64)>> {
+/// One machine, all loads: their names and rates, and the VMM's own memory after them.
+fn loads(images: &Images, vmm: Vmm) -> Result<(Vec<(&'static str, f64)>, u64)> {
     let scratch = Scratch::new()?;
     let lan = Lan::new()?;
     let mut machine = Machine::new(images);
     machine.console = false;
+    machine.memory = u32::try_from(GUEST_MEMORY / MIB)?;
     machine.disks.push(Disk {
         // Not of holes: those are not read from anywhere.
         file: scratch.disk("disk", DISK, pattern::ZEROES + 1)?,
@@ -160,8 +181,32 @@ fn loads(images: &Images, vmm: Vmm) -> Result<Vec<(&'static str, f64)>> {
             stream_load(&mut guest, &stream, number, way, 128 * MIB)?,
         ));
     }
+    let own = own_memory(guest.pid())?;
     guest.power_off()?;
-    Ok(found)
+    Ok((found, own))
+}
+
+/// What of a process's memory is not its guest's, in bytes: each page shared among all that have it.
+fn own_memory(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))
+        .with_context(|| format!("reading the memory map of process {pid}"))?;
+    let (mut all, mut size, mut guests) = (0, 0, false);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            // Ours is a file in memory; QEMU's has no name, and no other mapping is as large.
+            (Some("Size:"), Some(kib)) => size = kib.parse::<u64>()? << 10,
+            (Some("Pss:"), Some(kib)) if !(guests || size >= GUEST_MEMORY) => {
+                all += kib.parse::<u64>()? << 10;
+            }
+            (Some(range), Some(_)) if range.contains('-') => {
+                guests = line.contains("/memfd:guest");
+            }
+            _ => {}
+        }
+    }
+    ensure!(all > 0, "process {pid} has no memory");
+    Ok(all)
 }
 
 fn stream_load(

@@ -128,8 +128,10 @@ fn metrics(setting: &Setting) -> Result<()> {
     );
     let phases = &metrics.phases;
     let phases = [
+        &phases.began,
         &phases.configured,
         &phases.machine,
+        &phases.devices,
         &phases.loaded,
         &phases.jailed,
         &phases.running,

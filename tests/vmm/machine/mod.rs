@@ -91,6 +91,8 @@ pub struct Machine {
     pub limit: Duration,
     /// The cgroups that the VMM is put into, if it is ours.
     pub cgroups: Vec<PathBuf>,
+    /// Our VMM's program; this one if there is none.
+    pub program: Option<PathBuf>,
     /// What it and the VMM say.
     pub transcript: Transcript,
 }
@@ -135,6 +137,8 @@ trait Process: Send {
     fn kill(&mut self);
     /// What it and the guest said last.
     fn last_lines(&mut self) -> String;
+    /// Its id.
+    fn pid(&self) -> u32;
     /// Our VMM's, if it is one.
     fn ours(&mut self) -> Option<&mut Ours> {
         None
@@ -154,6 +158,7 @@ impl Machine {
             console: true,
             limit: Duration::from_secs(120),
             cgroups: Vec::new(),
+            program: ours::told_program(),
             transcript: Transcript::in_memory(),
         }
     }
@@ -171,9 +176,9 @@ impl Machine {
         })
     }
 
-    /// Boots it in our VMM with the agent as its init, which its images must have.
-    pub fn boot_agent(&self) -> Result<Agent> {
-        let (process, _, stream) = self.boot_any(Vmm::Trefoil)?;
+    /// Boots it with the agent as its init, which its images must have.
+    pub fn boot_agent(&self, vmm: Vmm) -> Result<Agent> {
+        let (process, _, stream) = self.boot_any(vmm)?;
         Ok(Agent {
             stream,
             machine: Running {
@@ -262,6 +267,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Our VMM's process.
+    pub fn ours(&mut self) -> Result<&mut Ours> {
+        let ours = self.process.0.ours();
+        ours.context("the machine is not made by our VMM")
+    }
+
     /// Waits until it has ended; how it did.
     pub fn await_end(&mut self) -> Result<End> {
         let asked = Instant::now();
@@ -330,6 +341,11 @@ impl Guest {
     /// What the VMM and the guest said last.
     pub fn last_lines(&mut self) -> String {
         self.running.process.0.last_lines()
+    }
+
+    /// The VMM's process.
+    pub fn pid(&self) -> u32 {
+        self.running.process.0.pid()
     }
 
     /// Asks the guest for its end, and waits until the machine has ended; how it did.

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::pipe;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rig::probe::PORT;
 use rig::transcript::Transcript;
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
@@ -45,6 +47,31 @@ const KILLING: Duration = Duration::from_secs(20);
 /// How long it may take to answer.
 const ANSWERING: Duration = Duration::from_secs(60);
 
+/// In the node: the VMM's program, if it is not this one, as the machine below has built it.
+const RELEASE: &str = "TREFOIL_VMM_PROGRAM";
+
+/// The variable that tells a node of the VMM's program.
+pub fn variable(program: &Path) -> (String, String) {
+    (RELEASE.into(), program.to_string_lossy().into_owned())
+}
+
+/// The VMM's program that a node was told of.
+pub fn told_program() -> Option<PathBuf> {
+    std::env::var_os(RELEASE).map(PathBuf::from)
+}
+
+/// The VMM as it is released, built if it isn't yet.
+pub fn release_build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "trefoil-vmm"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .context("starting cargo")?;
+    ensure!(status.success(), "building the VMM ended with {status}");
+    Ok(rig::containerd::release_directory().join("trefoil-vmm"))
+}
+
 /// A machine's process.
 pub struct Ours {
     /// The parent's side of it.
@@ -72,7 +99,7 @@ pub(super) fn start(machine: &Machine) -> Result<(Ours, Wires)> {
     let (heard, said) = pipe().context("making a pipe")?;
     let said = OwnedFd::from(said);
     let process = process::start(&Start {
-        program: None,
+        program: machine.program.as_deref(),
         arguments: &[PROGRAM],
         log: said.as_fd(),
         cgroups: &machine.cgroups,
@@ -196,6 +223,10 @@ impl Process for Ours {
     fn kill(&mut self) {
         self.process.kill();
         drop(self.process.wait_within(KILLING));
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     fn last_lines(&mut self) -> String {

@@ -127,6 +127,10 @@ impl Process for Running {
         drop(self.child.wait());
     }
 
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn last_lines(&mut self) -> String {
         // All of it is there when the process is gone.
         if let Some(reader) = self.said.take() {

@@ -23,7 +23,6 @@ pub mod process;
 pub mod ram;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use configuration::Configuration;
 use control::{Control, Failure};
@@ -37,7 +36,7 @@ use exit::Exit;
 /// It is called once, by a process whose descriptor 3 is its end of a control socket, before
 /// anything has opened a descriptor.
 pub unsafe fn serve() -> ExitCode {
-    let began = Instant::now();
+    let began = metrics::now();
     // SAFETY: our contract is the callee's.
     let mut control = match unsafe { Control::take() } {
         Ok(control) => control,

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -33,7 +32,7 @@ use crate::devices::{self, Device};
 use crate::exit::Exit;
 use crate::jail::{self, seccomp};
 use crate::layout;
-use crate::metrics::{Counter, DeviceMetrics, Shared};
+use crate::metrics::{self, Counter, DeviceMetrics, Shared};
 use crate::ram::{self, Ram};
 
 /// The serial line's interrupt.
@@ -90,11 +89,11 @@ pub fn run(
     configuration: &Configuration,
     descriptors: Vec<OwnedFd>,
     control: &mut Control,
-    began: Instant,
+    began: u64,
 ) -> Exit {
     let outcome = start(configuration, descriptors, began).and_then(|machine| {
         let ending = Ending::new().map(Arc::new).map_err(fail("make an event"))?;
-        supervise(configuration, machine, control, ending, began)
+        supervise(configuration, machine, control, ending)
     });
     outcome.unwrap_or_else(|why| Exit::Internal {
         part: "machine".into(),
@@ -103,14 +102,14 @@ pub fn run(
     })
 }
 
-fn mark(phase: &Counter, began: Instant) {
-    phase.set(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+fn mark(phase: &Counter) {
+    phase.set(metrics::now());
 }
 
 fn start(
     configuration: &Configuration,
     descriptors: Vec<OwnedFd>,
-    began: Instant,
+    began: u64,
 ) -> Result<Machine, Failure> {
     configuration
         .check()
@@ -121,7 +120,8 @@ fn start(
         .map(|handed| descriptors.take(handed, "the metrics"))
         .transpose()?;
     let metrics = Shared::map(metrics.as_ref()).map_err(fail("map the metrics"))?;
-    mark(&metrics.phases.configured, began);
+    metrics.phases.began.set(began);
+    mark(&metrics.phases.configured);
 
     let kvm = descriptors.take(configuration.kvm, "/dev/kvm")?;
     // SAFETY: the descriptor is ours to give away.
@@ -129,7 +129,7 @@ fn start(
     let ram = ram::make(configuration.memory.mib, configuration.memory.pages)
         .map_err(fail("make the guest's memory"))?;
     let vm = make_vm(&kvm, &ram)?;
-    mark(&metrics.phases.machine, began);
+    mark(&metrics.phases.machine);
 
     let events = Events::new().map_err(fail("make the event loop"))?;
     let mut slots = Vec::new();
@@ -145,6 +145,7 @@ fn start(
         None => None,
     };
     let vcpus = make_vcpus(&kvm, &vm, configuration)?;
+    mark(&metrics.phases.devices);
 
     let mut kernel = File::from(descriptors.take(configuration.kernel, "the kernel")?);
     let mut initramfs = match configuration.initramfs {
@@ -162,7 +163,7 @@ fn start(
     if let Some(first) = vcpus.first() {
         registers::set(first, &ram, entry).map_err(fail("prepare the first virtual CPU"))?;
     }
-    mark(&metrics.phases.loaded, began);
+    mark(&metrics.phases.loaded);
     Ok(Machine {
         devices: slots
             .iter()
@@ -352,7 +353,6 @@ fn supervise(
     machine: Machine,
     control: &mut Control,
     ending: Arc<Ending>,
-    began: Instant,
 ) -> Result<Exit, Failure> {
     let Machine {
         ram,
@@ -373,6 +373,7 @@ fn supervise(
         .map_err(fail("watch the control socket"))?;
     jail::enter(&configuration.jail, most_threads(configuration))
         .map_err(fail("enter the jail"))?;
+    mark(&metrics.phases.jailed);
     let filter = seccomp::compile(seccomp::Thread::Vcpu)
         .map(Arc::new)
         .map_err(fail("prepare the virtual CPUs' system call filter"))?;
@@ -388,9 +389,8 @@ fn supervise(
     let own = seccomp::compile(seccomp::Thread::Events)
         .map_err(fail("prepare the system call filter"))?;
     seccomp::install(&own).map_err(fail("install the system call filter"))?;
-    mark(&metrics.phases.jailed, began);
 
-    mark(&metrics.phases.running, began);
+    mark(&metrics.phases.running);
     threads.resume();
     control.send(&Message::Running);
     let exit = serve(&events, &devices, &threads, control, &ending);

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::time::ClockId;
+
 use crate::layout::MAX_DEVICES;
 use crate::ram::{self, Pages};
 
@@ -120,20 +122,33 @@ pub struct Exits {
     pub other: Counter,
 }
 
-/// When, in nanoseconds after the process began, things had been done. Zero: not yet.
+/// When things had been done: nanoseconds of `CLOCK_MONOTONIC`, as [`now`] tells it, so that a
+/// parent can compare them with its own. Zero: not yet.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Phases {
+    /// The process's own code had begun.
+    pub began: Counter,
     /// The configuration had been read.
     pub configured: Counter,
     /// The memory and the virtual machine had been made.
     pub machine: Counter,
+    /// The devices and the virtual CPUs had been made.
+    pub devices: Counter,
     /// The kernel had been put into memory.
     pub loaded: Counter,
-    /// The jail had been closed.
+    /// The jail had been closed, but for the threads' filters.
     pub jailed: Counter,
     /// The first virtual CPU was about to run.
     pub running: Counter,
+}
+
+/// The time, in nanoseconds of `CLOCK_MONOTONIC`.
+pub fn now() -> u64 {
+    // It can't fail: every kernel has this clock. What it counts in fits for 500 years.
+    ClockId::CLOCK_MONOTONIC.now().map_or(0, |time| {
+        u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// All of it.

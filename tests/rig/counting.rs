@@ -1,0 +1,174 @@
+//! Counting instructions: a program runs again in a node whose clocks count them, and tells what it
+//! found there.
+//!
+//! Each figure is taken in two nodes, which must agree: they say the same on a busy machine as on an
+//! idle one, so a difference of some thousand instructions can be seen. What is counted is
+//! everything that the node's one processor does, the guest as well as what the node's kernel and a
+//! VMM do for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::guest::Images;
+use crate::node::Node;
+
+/// Set in the node.
+const INSIDE: &str = "TREFOIL_COUNT_INSIDE";
+
+/// What two counts of the same may differ by.
+const TOLERANCE: f64 = 0.001;
+
+/// The median of so many boots is taken: in some a timer of the node's falls that doesn't in others.
+pub const BOOTS: usize = 9;
+
+/// Where nobody wants to run, the clock is moved on: while the node waits for the machine below,
+/// hours may pass in it.
+pub const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether this is a program that is to count.
+pub fn inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Tells what was counted, in the node, as the last that is said.
+pub fn answer(counts: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(counts)?);
+    Ok(())
+}
+
+/// Runs this program again, with these arguments, in two nodes one after the other, and answers
+/// what it told in each. The files are there where it is fast.
+pub fn in_two_nodes<T: DeserializeOwned>(
+    images: &Images,
+    arguments: &[&str],
+    files: &[PathBuf],
+    environment: &[(String, String)],
+) -> Result<(T, T)> {
+    let count = || in_node(images, arguments, files, environment);
+    Ok((count()?, count()?))
+}
+
+fn in_node<T: DeserializeOwned>(
+    images: &Images,
+    arguments: &[&str],
+    files: &[PathBuf],
+    environment: &[(String, String)],
+) -> Result<T> {
+    let program = std::env::current_exe()?;
+    let mut node = Node {
+        instructions: true,
+        memory: 2048,
+        hot: vec![program.clone(), images.kernel.clone(), images.image.clone()],
+        limit: Some(Duration::from_secs(300)),
+        transcript: crate::cache::directory()?.join("reports/node-count.log"),
+        environment: environment.to_vec(),
+        ..Node::default()
+    };
+    node.hot.extend_from_slice(files);
+    node.environment.push(images.variable()?);
+    node.environment.push((INSIDE.into(), "1".into()));
+    let printed = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&printed);
+    let program = program.to_string_lossy();
+    let command: Vec<&str> = std::iter::once(&*program)
+        .chain(arguments.iter().copied())
+        .collect();
+    let ended = node.run(&command, move |bytes| {
+        keep.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(bytes);
+    })?;
+    let printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
+    let printed = String::from_utf8_lossy(&printed);
+    ensure!(ended.code == 0, "counting failed in the node: {printed}");
+    let line = printed.lines().last().context("the node counted nothing")?;
+    serde_json::from_str(line).with_context(|| format!("reading what the node counted: {line}"))
+}
+
+/// A copy of a file in memory, to be read without waiting.
+pub fn to_memory(file: &Path) -> Result<PathBuf> {
+    let target = Path::new("/dev/shm").join(file.file_name().unwrap_or_default());
+    fs::copy(file, &target).with_context(|| format!("copying {}", file.display()))?;
+    Ok(target)
+}
+
+/// The images in memory.
+pub fn images_to_memory(images: &Images) -> Result<Images> {
+    Ok(Images {
+        kernel: to_memory(&images.kernel)?,
+        image: to_memory(&images.image)?,
+    })
+}
+
+/// The median.
+pub fn median(mut counts: Vec<u64>) -> Result<u64> {
+    counts.sort_unstable();
+    let middle = counts.len() / 2;
+    counts.get(middle).copied().context("nothing was counted")
+}
+
+/// How much a guest's time stamp counter shows more than the node's: the guest is the only one.
+pub fn guests_offset() -> Result<i64> {
+    for vm in fs::read_dir("/sys/kernel/debug/kvm")? {
+        let file = vm?.path().join("vcpu0/tsc-offset");
+        if let Ok(text) = fs::read_to_string(&file) {
+            return Ok(text.trim().parse()?);
+        }
+    }
+    bail!("the node's KVM doesn't say a guest's time stamp offset")
+}
+
+/// A figure, counted in two nodes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Twice {
+    /// Instructions.
+    pub one: u64,
+    /// In the other node.
+    pub other: u64,
+}
+
+impl Twice {
+    /// The head of a table of such figures.
+    pub const HEAD: &str = "instructions | M | in another node | difference |\n|---|---|---|---|";
+
+    fn difference(self) -> f64 {
+        self.one.abs_diff(self.other) as f64 / self.one as f64
+    }
+
+    /// A line of the table.
+    pub fn row(self, what: &str) -> String {
+        format!(
+            "| {what} | {} | {} | {:.4} % |",
+            millions(self.one),
+            millions(self.other),
+            self.difference() * 100.0
+        )
+    }
+
+    /// An error if the two don't agree, or say more than is allowed.
+    pub fn check(self, what: &str, allowed: u64) -> Result<()> {
+        ensure!(
+            self.difference() < TOLERANCE,
+            "two counts of {what} differ by {:.3} %",
+            self.difference() * 100.0
+        );
+        ensure!(
+            self.one <= allowed,
+            "{what} takes {} million instructions; {} are allowed",
+            millions(self.one),
+            millions(allowed)
+        );
+        Ok(())
+    }
+}
+
+/// Instructions, in millions.
+pub fn millions(count: u64) -> String {
+    format!("{:.3}", count as f64 / 1e6)
+}

@@ -1,0 +1,211 @@
+//! What a boot by our VMM costs in instructions, phase by phase, and by QEMU's `microvm`.
+//!
+//! The VMM is the release build. It tells of its phases in its metrics, and the agent of when it
+//! was ready by the guest's time stamp counter.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use rig::counting::{self, BOOTS, Twice};
+use rig::guest::Images;
+use serde::{Deserialize, Serialize};
+use trefoil_agent_protocol::{Ready, Request};
+use trefoil_vmm::exit::Exit;
+use trefoil_vmm::metrics;
+
+use crate::machine::{Agent, Machine, Vmm, ours};
+
+/// The most instructions from the VMM's `main` to the guest's first that we allow ourselves.
+const ALLOWED_BEFORE: u64 = 22_000_000;
+
+/// The most from the start of the process to the agent being ready.
+const ALLOWED: u64 = 95_000_000;
+
+/// What is told of, in order: each from the end of the one before.
+const PHASES: [&str; 8] = [
+    "the process is made and runs its program",
+    "the configuration is read",
+    "memory and the virtual machine are made",
+    "devices and virtual CPUs are made",
+    "kernel and initramfs are put into memory",
+    "the jail is closed",
+    "threads and system call filters are made",
+    "the guest: kernel entry to agent ready",
+];
+
+/// Where the VMM's own begin.
+const MAIN: usize = 1;
+/// Where the guest's begin.
+const GUEST: usize = 7;
+
+/// What one node counted.
+#[derive(Debug, Serialize, Deserialize)]
+struct Counts {
+    /// As [`PHASES`].
+    phases: Vec<u64>,
+    /// From asking the agent to power off to the end of the process.
+    end: u64,
+    /// With QEMU, from the start of its process to the agent being ready.
+    qemu: u64,
+}
+
+/// Counts, in nodes or, inside of one, really.
+pub fn run(images: &Images) -> Result<ExitCode> {
+    if counting::inside() {
+        counting::answer(&inside(images)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let program = ours::release_build()?;
+    let variable = [ours::variable(&program)];
+    let (one, other): (Counts, Counts) =
+        counting::in_two_nodes(images, &["count"], &[program], &variable)?;
+    let twice = |from: usize, to: usize| {
+        let sum = |counts: &Counts| counts.phases.iter().skip(from).take(to - from).sum();
+        Twice {
+            one: sum(&one),
+            other: sum(&other),
+        }
+    };
+    println!("| 1 CPU, 128 MiB, {}", Twice::HEAD);
+    for (number, what) in PHASES.iter().enumerate() {
+        println!("{}", twice(number, number + 1).row(what));
+    }
+    let before = twice(MAIN, GUEST);
+    println!("{}", before.row("`main` to the guest's first instruction"));
+    let all = twice(0, PHASES.len());
+    println!("{}", all.row("start of the process to agent ready"));
+    let end = Twice {
+        one: one.end,
+        other: other.end,
+    };
+    println!(
+        "{}",
+        end.row("asked to power off, to the end of the process")
+    );
+    let qemu = Twice {
+        one: one.qemu,
+        other: other.qemu,
+    };
+    println!("{}", qemu.row("QEMU: start of the process to agent ready"));
+    println!("\nTo QEMU: {:.2}", all.one as f64 / qemu.one as f64);
+    before.check(
+        "what comes before a guest's first instruction",
+        ALLOWED_BEFORE,
+    )?;
+    all.check("a boot", ALLOWED)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn inside(images: &Images) -> Result<Counts> {
+    let mut machine = Machine::new(&counting::images_to_memory(images)?);
+    machine.console = false;
+    machine.limit = counting::LIMIT;
+    let program = ours::told_program().context("no VMM to count")?;
+    machine.program = Some(counting::to_memory(&program)?);
+    // The first one reads into the caches what the others find there.
+    boot(&machine)?;
+    qemus_boot(&machine)?;
+    let mut boots = Vec::new();
+    for _ in 0..BOOTS {
+        boots.push((boot(&machine)?, qemus_boot(&machine)?));
+    }
+    // What comes on top in some, such as timers of the node's, is nobody's cost.
+    let least = |of: &dyn Fn(&(Boot, u64)) -> Option<u64>| {
+        let found = boots.iter().filter_map(of).min();
+        found.context("nothing was counted")
+    };
+    Ok(Counts {
+        phases: (0..PHASES.len())
+            .map(|phase| least(&|(ours, _)| ours.phases.get(phase).copied()))
+            .collect::<Result<_>>()?,
+        end: least(&|(ours, _)| Some(ours.end))?,
+        qemu: least(&|(_, qemus)| Some(*qemus))?,
+    })
+}
+
+/// The agent's connection, and when it was ready, on our clock.
+fn ready(stream: File) -> Result<(BufReader<File>, u64)> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).context("hearing the agent")?;
+    let ready: Ready = line
+        .parse()
+        .with_context(|| format!("the agent's first line is {line:?}"))?;
+    Ok((stream, on_our_clock(ready.tsc)?))
+}
+
+fn power_off(agent: &mut File) -> Result<()> {
+    writeln!(agent, "{}", Request::PowerOff).context("asking the agent to power off")
+}
+
+fn qemus_boot(machine: &Machine) -> Result<u64> {
+    let start = metrics::now();
+    let Agent {
+        stream,
+        mut machine,
+    } = machine.boot_agent(Vmm::Qemu)?;
+    let (mut stream, ready) = ready(stream)?;
+    power_off(stream.get_mut())?;
+    machine.await_end()?;
+    ready
+        .checked_sub(start)
+        .context("the agent was ready before QEMU was started")
+}
+
+/// A boot of ours.
+struct Boot {
+    /// As [`PHASES`].
+    phases: Vec<u64>,
+    /// From asking the agent to power off to the end of the process.
+    end: u64,
+}
+
+fn boot(machine: &Machine) -> Result<Boot> {
+    let start = metrics::now();
+    let Agent {
+        stream,
+        mut machine,
+    } = machine.boot_agent(Vmm::Trefoil)?;
+    let (mut stream, ready) = ready(stream)?;
+    let phases = &machine.ours()?.metrics.phases;
+    let times = [
+        start,
+        phases.began.get(),
+        phases.configured.get(),
+        phases.machine.get(),
+        phases.devices.get(),
+        phases.loaded.get(),
+        phases.jailed.get(),
+        phases.running.get(),
+        ready,
+    ];
+    ensure!(
+        times.is_sorted(),
+        "the phases of a boot are not in order: {times:?}"
+    );
+    let asked = metrics::now();
+    power_off(stream.get_mut())?;
+    let exit = machine.ours()?.process.wait_within(counting::LIMIT)?;
+    ensure!(
+        exit == Some(Exit::PoweredOff),
+        "the machine ended with {exit:?}"
+    );
+    Ok(Boot {
+        phases: std::iter::zip(times, times.iter().skip(1))
+            .map(|(from, to)| to - from)
+            .collect(),
+        end: metrics::now() - asked,
+    })
+}
+
+/// When a guest's time stamp counter showed this.
+fn on_our_clock(guests: u64) -> Result<u64> {
+    // SAFETY: every x86-64 processor has the instruction; it changes nothing.
+    let (ours, now) = (unsafe { core::arch::x86_64::_rdtsc() }, metrics::now());
+    let then = i64::try_from(guests)? - counting::guests_offset()?;
+    let since = i64::try_from(ours)? - then;
+    now.checked_add_signed(-since)
+        .context("the guest's clock is ahead of ours")
+}

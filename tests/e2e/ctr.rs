@@ -99,11 +99,16 @@ fn input(env: &Env) -> Result<()> {
     let mut command = env
         .rig
         .ctr_run(env.handler, &["--rm", BASE, "one", "wc", "-c"])?;
-    let late = Box::new(|pipe| {
-        std::thread::sleep(Duration::from_secs(1));
+    let mut list = env.rig.ctr_command(&["tasks", "ls"])?;
+    let late = Box::new(move |pipe| {
+        // Should it not run in time, the command is late as well, and says so.
+        let _ = command::until("a running task", Duration::from_secs(60), || {
+            let output = list.output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).contains("RUNNING"))
+        });
         drop(pipe);
     });
-    let done = command::run_with(&mut command, Some(late), Duration::from_secs(30))?;
+    let done = command::run_with(&mut command, Some(late), Duration::from_secs(90))?;
     same("without input", done.text()?, "0".to_owned())
 }
 

@@ -16,7 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::interrupt::Interrupt;
 use crate::ram::Ram;
 
-/// The most buffers one chain may have.
+/// The most buffers one chain may have, empty ones included: a table of the driver's has room for
+/// 65535, and to look at all of them in each of a queue's chains would take seconds.
 pub const MAX_BUFFERS: usize = 1024;
 
 /// What is wrong with what the guest put into a queue. The device asks to be reset.
@@ -81,7 +82,10 @@ impl Queue {
         };
         chain.head = descriptors.head_index();
         let mut complete = false;
-        for descriptor in descriptors.by_ref() {
+        for (number, descriptor) in descriptors.by_ref().enumerate() {
+            if number == MAX_BUFFERS {
+                return Err(Broken::Buffers);
+            }
             complete = !descriptor.has_next();
             let length = descriptor.len() as usize;
             let buffers = match (descriptor.is_write_only(), chain.writable.is_empty()) {
@@ -90,9 +94,6 @@ impl Queue {
                 (false, false) => return Err(Broken::Order),
             };
             buffers.add(&self.ram, descriptor.addr(), length)?;
-            if chain.readable.list.len() + chain.writable.list.len() > MAX_BUFFERS {
-                return Err(Broken::Buffers);
-            }
         }
         // The iterator ends at whatever it can't follow, too.
         if !complete {
@@ -355,5 +356,68 @@ impl Buffers {
             done += part;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::rng::Rng;
+    use super::super::testing::{BUFFERS, Driver, INDIRECT, NEXT, WRITE};
+    use super::MAX_BUFFERS;
+
+    /// Kicks a queue with one chain, whose table has so many descriptors, each like this one and the
+    /// last without a next one. Whether the device is broken by it.
+    fn breaks(count: usize, length: u32, last_next: Option<u16>) -> bool {
+        let mut driver = Driver::start(Box::new(Rng::new()), 0);
+        let mut table = Vec::new();
+        for number in 1..=count {
+            let last = number == count;
+            let next = last_next.filter(|_| last).unwrap_or(number as u16);
+            let flags = match last && last_next.is_none() {
+                true => WRITE,
+                false => WRITE | NEXT,
+            };
+            table.extend((BUFFERS - 16).to_le_bytes());
+            table.extend(length.to_le_bytes());
+            table.extend(flags.to_le_bytes());
+            table.extend(next.to_le_bytes());
+        }
+        let at = GuestAddress(BUFFERS);
+        driver.ram.write_slice(&table, at).expect("write");
+        driver.chain(0, &[(BUFFERS, table.len() as u32, INDIRECT)]);
+        driver.kick(0);
+        driver.turn().expect("turn");
+        let broken = driver.needs_reset();
+        assert_eq!(driver.used(0).is_none(), broken);
+        broken
+    }
+
+    #[test]
+    fn a_chain_has_an_end_that_is_not_far() {
+        for length in [0, 1] {
+            assert!(!breaks(MAX_BUFFERS, length, None));
+            assert!(breaks(MAX_BUFFERS + 1, length, None));
+            assert!(breaks(65535, length, None));
+        }
+    }
+
+    #[test]
+    fn a_chain_that_comes_back_to_itself_has_none() {
+        for (count, next) in [(1, 0), (5, 0), (5, 4), (600, 3), (5, 5), (5, 65535)] {
+            for length in [0, 1] {
+                assert!(breaks(count, length, Some(next)), "{count} {next}");
+            }
+        }
+        // The same in the queue itself.
+        let mut driver = Driver::start(Box::new(Rng::new()), 0);
+        for index in 0..4 {
+            driver.describe(0, index, BUFFERS, 1, WRITE | NEXT, (index + 1) % 4);
+        }
+        driver.offer(0, 0);
+        driver.kick(0);
+        driver.turn().expect("turn");
+        assert!(driver.needs_reset());
     }
 }

@@ -115,7 +115,14 @@ pub trait Device: Send {
     /// A descriptor that the device watches under `token` is ready.
     fn ready(&mut self, token: u32, ready: events::Ready) -> Result<(), Failure>;
 
+    /// The device is broken: until [`Device::reset`] it is called no more, and is to watch nothing.
+    /// Unlike that, this is on the thread of events, and waits for nothing that is under way.
+    fn halt(&mut self) {
+        self.reset();
+    }
+
     /// Forgets the driver and all it asked for; nothing of the guest's memory is touched after it.
+    /// It may wait for what is under way: the driver asked for it, and waits on its own thread.
     fn reset(&mut self);
 
     /// The machine ends in order: what the guest was told is safe is made so.

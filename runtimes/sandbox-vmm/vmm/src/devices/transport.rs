@@ -185,7 +185,7 @@ impl Transport {
                     _ => self.parts.metrics.failures.add(1),
                 }
                 self.trouble = Some(trouble);
-                self.device.reset();
+                self.device.halt();
                 self.status |= NEEDS_RESET;
                 self.parts.interrupt.configuration_changed();
                 Ok(())
@@ -379,5 +379,121 @@ fn half(bits: u64, which: u32) -> u32 {
         0 => low,
         1 => high,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::super::queue::Broken;
+    use super::super::testing::Driver;
+    use super::*;
+
+    /// A device that breaks at each kick, and writes down what is done with it.
+    struct Fragile(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Fragile {
+        fn note(&self, what: &'static str) {
+            let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            notes.push(what);
+        }
+    }
+
+    impl Device for Fragile {
+        fn kind(&self) -> u32 {
+            4
+        }
+
+        fn name(&self) -> &'static str {
+            "fragile"
+        }
+
+        fn queues(&self) -> &'static [u16] {
+            &[16]
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn read_configuration(&self, _offset: u64, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+
+        fn activate(&mut self, _active: Active) -> Result<(), Failure> {
+            self.note("activate");
+            Ok(())
+        }
+
+        fn kicked(&mut self, _queue: usize) -> Result<(), Failure> {
+            self.note("kicked");
+            Err(Broken::Ring.into())
+        }
+
+        fn ready(&mut self, _token: u32, _ready: Ready) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn halt(&mut self) {
+            self.note("halt");
+        }
+
+        fn reset(&mut self) {
+            self.note("reset");
+        }
+    }
+
+    #[test]
+    fn a_broken_device_is_halted_where_it_broke_and_reset_by_its_driver_only() {
+        let notes = Arc::default();
+        let mut driver = Driver::start(Box::new(Fragile(Arc::clone(&notes))), 0);
+        notes.lock().expect("notes").clear();
+        driver.kick(0);
+        driver.turn().expect("turn");
+        driver.kick(0);
+        driver.turn().expect("turn");
+        assert!(driver.needs_reset());
+        assert_eq!(*notes.lock().expect("notes"), ["kicked", "halt"]);
+        driver.negotiate(0);
+        assert_eq!(notes.lock().expect("notes")[2..], ["reset", "activate"]);
+        assert!(!driver.needs_reset());
+    }
+
+    #[test]
+    fn a_queue_outside_of_memory_breaks_the_device_and_no_more() {
+        use super::super::rng::Rng;
+        let end = 16 << 20;
+        // Descriptors, available ring, used ring: 16 of 16 bytes, 6 and 16 of 2, 6 and 16 of 8.
+        for (register, size) in [(0x80, 256), (0x90, 6 + 32), (0xa0, 6 + 128)] {
+            for (at, fits) in [
+                (end - (size as u64).next_multiple_of(16), true),
+                (end - 16, false),
+                (end, false),
+                (0xc000_0000, false),
+                (u64::MAX & !15, false),
+            ] {
+                let mut driver = Driver::start(Box::new(Rng::new()), 0);
+                driver.write(0x70, 0);
+                for status in [1, 3] {
+                    driver.write(0x70, status);
+                }
+                driver.write(0x24, 1);
+                driver.write(0x20, 1);
+                driver.write(0x70, 11);
+                driver.write(0x30, 0);
+                for (other, place) in [(0x80, 0x10_0000), (0x90, 0x10_4000), (0xa0, 0x10_5000)] {
+                    let place = if other == register { at } else { place };
+                    driver.write(other, place as u32);
+                    driver.write(other + 4, (place >> 32) as u32);
+                }
+                driver.write(0x44, 1);
+                driver.write(0x70, 15);
+                assert_eq!(driver.needs_reset(), !fits, "{register:#x} at {at:#x}");
+                driver.negotiate(0);
+                driver.send(0, &[], &[8]);
+                assert_eq!(driver.until_used(0).1, 8);
+            }
+        }
     }
 }

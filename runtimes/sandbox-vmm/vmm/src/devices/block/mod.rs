@@ -257,13 +257,18 @@ impl Device for Block {
         self.turn()
     }
 
-    fn reset(&mut self) {
+    fn halt(&mut self) {
         if let Some(active) = self.active.take() {
             if let Some(ring) = self.work.ring() {
                 active.watch.remove(ring);
             }
-            self.work.forget(&active.metrics);
+            active.metrics.open.take(self.work.open() as u64);
         }
+    }
+
+    fn reset(&mut self) {
+        self.halt();
+        self.work.forget();
     }
 
     fn shut_down(&mut self) -> std::io::Result<()> {

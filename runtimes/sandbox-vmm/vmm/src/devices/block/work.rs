@@ -127,10 +127,13 @@ impl Work {
         Ok(())
     }
 
+    /// How many requests were not answered yet.
+    pub fn open(&self) -> usize {
+        self.requests.len().saturating_sub(self.free.len())
+    }
+
     /// Waits for what is under way, and forgets all requests.
-    pub fn forget(&mut self, metrics: &DeviceMetrics) {
-        let open = self.requests.len().saturating_sub(self.free.len());
-        metrics.open.take(open as u64);
+    pub fn forget(&mut self) {
         self.settle(RESET_TIME);
     }
 

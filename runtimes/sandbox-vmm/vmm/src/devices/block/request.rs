@@ -238,6 +238,8 @@ impl Request {
 
     /// Takes note of how the step went that was next.
     pub fn completed(&mut self, disk: &mut Disk, outcome: Result<usize, Errno>) {
+        // All buffers are the guest's memory, or our zeros.
+        debug_assert_ne!(outcome, Err(Errno::EFAULT));
         match (&mut self.job, outcome) {
             // What was asked for lies on the disk, so that this is an end that should not be there.
             (Job::Read { .. } | Job::Write { .. }, Ok(0)) => self.fail(),

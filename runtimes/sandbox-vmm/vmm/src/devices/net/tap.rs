@@ -145,7 +145,11 @@ impl Tap {
                 Moved::Gone
             }
             // Among them: a header that makes no sense, and an interface that is down.
-            Err(_) => Moved::Failed,
+            Err(why) => {
+                // All buffers are the guest's memory, or our own.
+                debug_assert_ne!(why, Errno::EFAULT);
+                Moved::Failed
+            }
         }
     }
 }

@@ -57,6 +57,8 @@ impl Receive {
                 // Somebody waits: now a kick is needed, and only now.
                 self.listening = true;
                 if self.queue.listen()? {
+                    // A driver that changes its mind about what is there gets no more turns by it.
+                    budget -= 1;
                     continue;
                 }
                 break;

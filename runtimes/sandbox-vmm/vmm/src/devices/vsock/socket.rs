@@ -95,10 +95,15 @@ impl Vectors {
 fn moved(result: isize) -> Moved {
     match usize::try_from(result) {
         Ok(count) => Moved::Bytes(count),
-        Err(_) => match Error::last_os_error().kind() {
-            ErrorKind::WouldBlock | ErrorKind::Interrupted => Moved::Later,
-            _ => Moved::Gone,
-        },
+        Err(_) => {
+            let why = Error::last_os_error();
+            // All buffers are the guest's memory, or our own.
+            debug_assert_ne!(why.raw_os_error(), Some(libc::EFAULT));
+            match why.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => Moved::Later,
+                _ => Moved::Gone,
+            }
+        }
     }
 }
 

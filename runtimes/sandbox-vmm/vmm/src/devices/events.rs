@@ -20,7 +20,8 @@ pub struct Ready {
     pub readable: bool,
     /// Writing will not block.
     pub writable: bool,
-    /// The other side will send nothing more, or has gone, or there is an error to be read.
+    /// The other side has gone, or there is an error to be read. One that only sends no more is
+    /// readable: reading finds the end.
     pub hung_up: bool,
 }
 
@@ -43,7 +44,7 @@ impl Interest {
 
     fn flags(self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, self.readable);
+        flags.set(EpollFlags::EPOLLIN, self.readable);
         flags.set(EpollFlags::EPOLLOUT, self.writable);
         flags
     }
@@ -177,9 +178,7 @@ impl Events {
                     Ready {
                         readable: flags.contains(EpollFlags::EPOLLIN),
                         writable: flags.contains(EpollFlags::EPOLLOUT),
-                        hung_up: flags.intersects(
-                            EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR,
-                        ),
+                        hung_up: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
                     },
                 ),
                 _ => device.kicked((token & !KICKS) as usize),

@@ -85,8 +85,8 @@ pub struct Connection {
     pub allowance: Allowance,
     /// What the guest may send.
     pub window: Window,
-    /// The guest was asked for its credit and has not answered.
-    asked: bool,
+    /// The guest was asked for its credit, when it had been sent so much, and has not answered.
+    asked: Option<u32>,
     /// The guest has told of its credit without being asked.
     tells: bool,
     /// The socket has data, or its end, as far as we know.
@@ -121,7 +121,7 @@ impl Connection {
             pending: Pending::default(),
             allowance: Allowance::default(),
             window: Window::default(),
-            asked: false,
+            asked: None,
             tells: false,
             readable: false,
             bulk: false,
@@ -178,8 +178,12 @@ impl Connection {
     pub fn hear_credit(&mut self, op: Option<Op>, buf_alloc: u32, fwd_cnt: u32) {
         self.allowance.hear(buf_alloc, fwd_cnt);
         if op == Some(Op::CreditUpdate) {
-            self.tells |= !self.asked;
-            self.asked = false;
+            match self.asked.take() {
+                None => self.tells = true,
+                // Another packet was faster: what was sent by its credit is not in this answer.
+                Some(at) if at != self.allowance.sent() => self.ask_if_stuck(),
+                Some(_) => {}
+            }
         }
     }
 
@@ -187,8 +191,8 @@ impl Connection {
     /// known to tell by itself, as Linux's guests do: they answer at once, which helps nobody.
     pub fn ask_if_stuck(&mut self) {
         let stuck = self.readable && self.reads() && self.allowance.free() == 0;
-        if stuck && !self.tells && !self.asked {
-            self.asked = true;
+        if stuck && !self.tells && self.asked.is_none() {
+            self.asked = Some(self.allowance.sent());
             self.pending.add(Op::CreditRequest);
         }
     }
@@ -254,8 +258,10 @@ impl Connection {
         if self.reads() {
             self.readable |= readable || hung_up;
         } else if hung_up && self.phase == Phase::Open {
-            // We don't listen to it any more, so that it is not only one direction that has ended.
+            // We don't listen to it any more, so that it is not only one direction that has ended. The
+            // guest may know of the other one already.
             self.host_done = true;
+            self.pending.add(Op::Shutdown);
             self.go_deaf();
         }
     }

@@ -154,6 +154,11 @@ impl Allowance {
         self.sent = self.sent.wrapping_add(count);
     }
 
+    /// How much was sent.
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
     /// The size of the guest's buffer.
     pub fn room(&self) -> u32 {
         self.room

@@ -99,6 +99,41 @@ fn each_direction_ends_by_itself() {
 }
 
 #[test]
+fn a_guest_that_receives_no_more_is_told_when_the_host_has_gone() {
+    let mut guest = Guest::start(Guest::options());
+    let stream = guest.door.connect(9).unwrap();
+    let packet = guest.expect(Op::Request);
+    let mut socket = Socket::new(packet.header.src_port, 9);
+    socket.hear(&packet);
+    drop(stream);
+    // That nobody receives is seen by writing, before there is a look at the other direction.
+    socket.send(&mut guest, Op::Response, 0);
+    socket.write(&mut guest, b"for nobody");
+    socket.send(&mut guest, Op::Shutdown, SHUTDOWN_RECEIVE);
+    guest.kick();
+    assert_eq!(guest.expect(Op::Shutdown).header.flags, SHUTDOWN_RECEIVE);
+    assert_eq!(guest.expect(Op::Shutdown).header.flags, BOTH);
+    socket.send(&mut guest, Op::Reset, 0);
+    guest.kick();
+    assert_eq!(guest.driver.metrics.open.get(), 0);
+}
+
+#[test]
+fn each_side_may_end_the_same_direction_at_the_same_time() {
+    let mut guest = Guest::start(Guest::options());
+    let (mut socket, mut stream) = connect(&mut guest, PORT, 1);
+    socket.send(&mut guest, Op::Shutdown, SHUTDOWN_RECEIVE);
+    guest.driver.kick(TX);
+    stream.shutdown(Shutdown::Write).unwrap();
+    guest.turn();
+    // The other one is open.
+    socket.write(&mut guest, b"still");
+    guest.kick();
+    assert_eq!(read(&mut stream, 5), b"still");
+    guest.expect_nothing();
+}
+
+#[test]
 fn a_dead_peer_is_told_after_all_it_sent() {
     let mut guest = Guest::bare(Guest::options());
     guest.give(1);

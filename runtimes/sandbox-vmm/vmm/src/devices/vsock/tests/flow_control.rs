@@ -122,3 +122,34 @@ fn a_reader_that_stops_stops_its_own_connection_only() {
     }
     assert!(stuck.free() >= credit::MOST / 2);
 }
+
+#[test]
+fn an_answer_that_is_overtaken_is_asked_for_again() {
+    let mut guest = Guest::start(Guest::options());
+    let mut socket = Socket::new(PORT, 1);
+    socket.buf_alloc = 100;
+    socket.send(&mut guest, Op::Request, 0);
+    guest.kick();
+    socket.hear(&guest.expect(Op::Response));
+    let (_, mut stream) = guest.door.accept().unwrap();
+    stream.write_all(&[7; 250]).unwrap();
+    socket.hear(&guest.expect(Op::ReadWrite));
+    guest.expect(Op::CreditRequest);
+    // It has said so by something else before it answers, and is sent more.
+    socket.fwd_cnt = 100;
+    socket.send(&mut guest, Op::CreditRequest, 0);
+    guest.kick();
+    let more = guest.expect(Op::ReadWrite);
+    assert_eq!(more.data.len(), 100);
+    socket.send(&mut guest, Op::CreditUpdate, 0);
+    guest.kick();
+    while guest.next().op() != Op::CreditRequest {}
+    // That there is no room is an answer, too.
+    socket.send(&mut guest, Op::CreditUpdate, 0);
+    guest.kick();
+    guest.expect_nothing();
+    socket.fwd_cnt = 200;
+    socket.send(&mut guest, Op::CreditUpdate, 0);
+    guest.kick();
+    assert_eq!(guest.expect(Op::ReadWrite).data.len(), 50);
+}

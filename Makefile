@@ -45,6 +45,10 @@ bench-count: prerequisites ## Count the instructions of a guest's boot, by QEMU 
 	@$(CARGO) run --quiet -p trefoil-tests --bin count
 	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- count
 
+.PHONY: fuzz
+fuzz: prerequisites ## Run the VMM's fuzz targets: ten million executions or 30 minutes each
+	@$(CARGO) run --quiet -p trefoil-tests --bin fuzz
+
 .PHONY: up
 up: prerequisites build ## Start a private containerd to try things on by hand
 	@$(CARGO) run --quiet -p trefoil-tests --bin rig -- up

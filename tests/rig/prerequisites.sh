@@ -18,7 +18,8 @@ has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1"; }
 
 need ca-certificates "fetching Go modules and crates" test -e /etc/ssl/certs/ca-certificates.crt
 need gcc "building runc, crates and test images" has gcc
-need libc6-dev "the same" test -e /usr/include/stdlib.h
+need g++ "libFuzzer, for the fuzz targets" has g++
+need libc6-dev "building runc, crates and test images" test -e /usr/include/stdlib.h
 need libseccomp-dev "system call filters, in runc and in Trefoil" test -e /usr/include/seccomp.h
 need pkg-config "finding libseccomp" has pkg-config
 need iproute2 "the bench's network" has ip

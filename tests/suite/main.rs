@@ -98,6 +98,22 @@ const STEPS: &[Step] = &[
             "--verify",
         ],
     ),
+    // Nine targets, two at a time, and a minute or two to build them.
+    Step::tests(
+        "fuzz targets, 60 s each",
+        15,
+        &[
+            "run",
+            "--quiet",
+            "-p",
+            "trefoil-tests",
+            "--bin",
+            "fuzz",
+            "--",
+            "--seconds",
+            "60",
+        ],
+    ),
     Step::check("release build", &["build", "--release"]),
     Step::tests(
         "the node",

@@ -65,6 +65,7 @@ impl Bus {
         };
         self.metrics.exits.register_read.add(1);
         if offset == INTERRUPT_STATUS {
+            bytes.fill(0);
             if let Ok(bytes) = <&mut [u8; 4]>::try_from(bytes) {
                 *bytes = slot.interrupt.reasons().to_le_bytes();
             }
@@ -143,49 +144,10 @@ pub fn failed(device: &str, why: &Failure) -> Exit {
     }
 }
 
-/// Accesses as the bytes describe, on a bus with two devices: one byte chooses the kind, four the
-/// place, one the width, the rest is what is written.
 #[cfg(any(test, fuzzing))]
-pub fn fuzz(bytes: &[u8]) {
-    use crate::devices::rng::Rng;
-    use crate::devices::testing::Driver;
-    let drivers = [0, 1].map(|_| Driver::start(Box::new(Rng::new()), 0));
-    let Ok(metrics) = Shared::map(None) else {
-        return;
-    };
-    let slots = drivers
-        .iter()
-        .map(|driver| Slot {
-            transport: Arc::clone(&driver.device),
-            interrupt: Arc::clone(&driver.interrupt),
-        })
-        .collect();
-    let bus = Bus::new(slots, None, metrics);
-    for access in bytes.chunks_exact(14) {
-        let mut place = [0; 4];
-        place.copy_from_slice(&access[1..5]);
-        let place = u32::from_le_bytes(place);
-        // Mostly near the devices: their registers, and a bit beyond.
-        let address = match access[0] & 0x80 {
-            0 => DEVICES + u64::from(place % 0x2200),
-            _ => u64::from(place) << (access[0] >> 2 & 31),
-        };
-        let width = 1 << (access[5] & 3);
-        let mut data = [0; 8];
-        data.copy_from_slice(&access[6..]);
-        let [low, high, ..] = place.to_le_bytes();
-        let port = u16::from_le_bytes([low, high]);
-        match access[0] & 3 {
-            0 => bus.read(address, &mut data[..width]),
-            1 => drop(bus.write(address, &data[..width])),
-            2 => bus.port_in(port, &mut data[..width]),
-            _ => drop(bus.port_out(port, &data[..width])),
-        }
-        for driver in &drivers {
-            drop(driver.turn());
-        }
-    }
-}
+mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz;
 
 #[cfg(test)]
 mod tests {

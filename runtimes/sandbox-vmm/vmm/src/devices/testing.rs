@@ -7,6 +7,10 @@
     reason = "in a test, what can't be is a failure of the test"
 )]
 
+mod fence;
+pub mod hostile;
+pub mod script;
+
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +24,8 @@ use super::interrupt::Interrupt;
 use super::transport::{Parts, Transport};
 use super::{Device, Failure};
 use crate::metrics::{DeviceMetrics, Shared};
-use crate::ram::{self, Pages, Ram};
+use crate::ram::Ram;
+use fence::Fence;
 
 /// How much memory the guest has, in MiB.
 const MEMORY: u32 = 16;
@@ -45,6 +50,8 @@ pub struct Driver {
     line: EventFd,
     queues: Vec<DriverQueue>,
     next_buffer: u64,
+    /// The last to go: the memory is its.
+    _fence: Fence,
 }
 
 struct DriverQueue {
@@ -65,7 +72,7 @@ pub struct Sent {
 impl Driver {
     /// Brings the device up with all features it offers but these.
     pub fn start(device: Box<dyn Device>, without: u64) -> Self {
-        let ram = ram::make(MEMORY, Pages::Ordinary).unwrap();
+        let (ram, fence) = Fence::around(u64::from(MEMORY) << 20);
         let shared = Shared::map(None).unwrap();
         let metrics = DeviceMetrics::new(&shared, 0);
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
@@ -97,6 +104,7 @@ impl Driver {
                 })
                 .collect(),
             next_buffer: BUFFERS,
+            _fence: fence,
         };
         driver.negotiate(without);
         driver
@@ -286,77 +294,6 @@ impl Driver {
             }
             assert!(Instant::now() < deadline, "no chain came back");
             std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-
-    /// Does what the script says, which may be anything: descriptors, rings, registers, memory and
-    /// kicks, right and wrong. Only a failure of the host's side is a failure.
-    pub fn misbehave(&mut self, script: &[u8]) {
-        let mut script = script.iter().copied();
-        let mut steps = 0;
-        while let Some(what) = script.next() {
-            let mut byte = || script.next().unwrap_or(0);
-            let queue = usize::from(byte()) % self.queues.len();
-            let size = self.queues[queue].size;
-            match what % 12 {
-                0..4 => {
-                    let index = u16::from(byte()) % size;
-                    let within = u64::from(byte()) * 16;
-                    let address = match byte() {
-                        0 => u64::MAX - within,
-                        1 => (u64::from(MEMORY) << 20) - within,
-                        2 => rings(queue) + within,
-                        3 => within << 56,
-                        _ => BUFFERS + within,
-                    };
-                    let length = match byte() {
-                        0 => u32::MAX,
-                        1 => u32::from(byte()) << 16,
-                        2 => u32::from(byte()) * 512,
-                        3 => u32::from(byte()) * 512 + 1,
-                        length => u32::from(length) - 4,
-                    };
-                    // Mostly the next one, so that chains of some length come about.
-                    let next = match byte() {
-                        skip @ 0..32 => index + u16::from(skip),
-                        _ => index + 1,
-                    };
-                    let flags = u16::from(byte());
-                    self.describe(queue, index, address, length, flags & 7, next % size);
-                }
-                4 | 5 => self.offer(queue, u16::from(byte()) % (size + 1)),
-                6 => {
-                    let index = u16::from(byte()) << 8 | u16::from(byte());
-                    let at = GuestAddress(available_ring(queue) + 2);
-                    self.ram.write_obj(index, at).unwrap();
-                }
-                7 => {
-                    let at = BUFFERS + u64::from(byte()) * 16;
-                    let bytes: [u8; 16] = std::array::from_fn(|_| byte());
-                    self.ram.write_slice(&bytes, GuestAddress(at)).unwrap();
-                }
-                8 => {
-                    let offset = u64::from(byte()) * 4;
-                    self.read(offset);
-                    self.write(offset, u32::from(byte()));
-                }
-                9 if byte() < 16 => self.negotiate(0),
-                _ => {
-                    self.kick(queue);
-                    self.turn().unwrap();
-                    while self.used(queue).is_some() {}
-                }
-            }
-            steps += 1;
-            if steps == 4096 {
-                return;
-            }
-        }
-        for queue in 0..self.queues.len() {
-            self.kick(queue);
-        }
-        for _ in 0..8 {
-            self.turn().unwrap();
         }
     }
 

@@ -471,7 +471,7 @@ mod tests {
                 (end - 16, false),
                 (end, false),
                 (0xc000_0000, false),
-                (u64::MAX & !15, false),
+                (u64::MAX - 15, false),
             ] {
                 let mut driver = Driver::start(Box::new(Rng::new()), 0);
                 driver.write(0x70, 0);

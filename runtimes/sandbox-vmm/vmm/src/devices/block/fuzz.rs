@@ -13,64 +13,99 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Block, Engine, Options};
-use crate::devices::testing::{BUFFERS, Driver};
+use crate::devices::testing::hostile::without;
+use crate::devices::testing::script::Script;
+use crate::devices::testing::{BUFFERS, Driver, WRITE};
 
-const SIZE: usize = 1 << 20;
-/// The guest may change what is below.
-const HEADERS: u64 = 128;
+const SIZE: usize = 64 << 10;
+/// All that there are, and one more.
+const KINDS: [u32; 8] = [0, 1, 4, 8, 11, 13, 1, 99];
 
-/// Does what a guest may do that the bytes describe. The first says how the disk is made. A disk
-/// that may only be read never changes, and none changes its size.
+/// Does what a guest may do that the bytes describe. The first says how the disk is made, the
+/// second what its driver goes without. A disk that may only be read never changes, and none
+/// changes its size.
 pub fn fuzz(bytes: &[u8]) {
-    let (&how, script) = bytes.split_first().unwrap_or((&0, &[]));
+    let mut script = Script::new(bytes);
+    let how = script.number(1);
     let file = File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC).unwrap());
-    let content: Vec<u8> = (0..SIZE).map(|at| (at / 512 * 7 + at) as u8).collect();
-    file.write_all_at(&content, 0).unwrap();
+    file.set_len(SIZE as u64).unwrap();
     let read_only = how & 1 != 0;
+    let content = [0x5a; SIZE];
+    if read_only {
+        file.write_all_at(&content, 0).unwrap();
+    }
     let options = Options {
         read_only,
         serial: "a disk".into(),
-        engine: match how & 2 {
+        // A ring takes long to make, so that most do without.
+        engine: match how & 14 {
             0 => Engine::Automatic,
             _ => Engine::Plain,
         },
     };
     let block = Block::new(options, file.try_clone().unwrap()).unwrap();
-    // Without one of its features, without event index or indirect descriptors, or with all; but
-    // not without being of this version, which is refused.
-    let without = match how >> 2 {
-        32 => 0,
-        bit => 1 << bit,
-    };
-    let mut driver = Driver::start(Box::new(block), without);
-    put_headers(&driver);
-    driver.misbehave(script);
+    let mut driver = Driver::start(Box::new(block), without(&mut script));
+    driver.misbehave(script.bytes(usize::MAX), request);
     driver.write(0x70, 0);
     drop(driver);
     assert_eq!(file.metadata().unwrap().size(), SIZE as u64);
     if read_only {
-        let mut now = vec![0; SIZE];
+        let mut now = [0; SIZE];
         file.read_exact_at(&mut now, 0).unwrap();
         assert!(now == content, "a disk that may only be read has changed");
     }
 }
 
-/// Puts requests' headers where the script's descriptors point to, so that not all of them have to
-/// be found by chance.
-fn put_headers(driver: &Driver) {
-    for number in 0..HEADERS {
-        let kind: u32 = [0, 1, 4, 8, 11, 13, 0, 1][number as usize % 8];
-        let sector: u64 = match number / 8 {
-            0 => u64::MAX,
-            1 => SIZE as u64 / 512 - 1,
-            other => other * 8,
+/// Makes a request that is mostly one.
+fn request(driver: &mut Driver, script: &mut Script<'_>) {
+    let kind = script.of(&KINDS);
+    let sector = match script.number(1) {
+        0xff => u64::MAX,
+        0xfe => script.number(8),
+        near => near,
+    };
+    let shape = script.number(1);
+    // A place for the header, and one for ranges or data behind it.
+    let at = BUFFERS + (shape & 0x7f) * 0x2000;
+    let header = [u64::from(kind).to_le_bytes(), sector.to_le_bytes()].concat();
+    driver.ram.write_slice(&header, GuestAddress(at)).unwrap();
+    let ranges = 11..=13;
+    let count = script.below(5);
+    let mut parts = vec![(at, 16, 0)];
+    for number in 0..count as u64 {
+        let data = at + 0x1000 + number * 0x200;
+        let (length, flags) = match ranges.contains(&kind) {
+            true => {
+                let range: u64 = script.number(1);
+                let sectors = script.number(1) as u32;
+                let flags = script.number(1) as u32 % 3;
+                let words = [range.to_le_bytes(), {
+                    let mut both = [0; 8];
+                    both[..4].copy_from_slice(&sectors.to_le_bytes());
+                    both[4..].copy_from_slice(&flags.to_le_bytes());
+                    both
+                }];
+                driver
+                    .ram
+                    .write_slice(&words.concat(), GuestAddress(data))
+                    .unwrap();
+                (16, 0)
+            }
+            false => {
+                let sectors = 1 + script.number(1) as u32 % 4;
+                let odd = u32::from(sectors == 4);
+                (sectors * 512 + odd, if kind == 1 { 0 } else { WRITE })
+            }
         };
-        // A range looks alike, but for the place of its parts.
-        let bytes: [[u8; 8]; 2] = match number {
-            ..96 => [u64::from(kind).to_le_bytes(), sector.to_le_bytes()],
-            _ => [sector.to_le_bytes(), (number % 16).to_le_bytes()],
-        };
-        let at = GuestAddress(BUFFERS + number * 16);
-        driver.ram.write_slice(&bytes.concat(), at).unwrap();
+        parts.push((data, length, flags));
+    }
+    parts.push((at + 0x800, 1, WRITE));
+    match shape & 0x80 {
+        0 => drop(driver.chain(0, &parts)),
+        _ => drop(driver.chain_in_table(0, shape, &parts)),
+    }
+    if script.number(1) & 1 == 0 {
+        driver.kick(0);
+        driver.turn().unwrap();
     }
 }

@@ -58,8 +58,7 @@ pub fn fuzz(bytes: &[u8]) {
         return;
     };
     let mut driver = Driver::start(Box::new(fs), 0);
-    for steps in script.chunks(64) {
-        driver.misbehave(steps);
+    driver.misbehave(script, |_, _| {
         while back.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
-    }
+    });
 }

@@ -4,11 +4,10 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-
-use super::{MAX_PACKET, Net, Options};
-use crate::devices::testing::Driver;
+use super::{MAX_PACKET, Net, Options, RX, TX};
+use crate::devices::testing::hostile::without;
+use crate::devices::testing::script::Script;
+use crate::devices::testing::{BUFFERS, Driver, WRITE};
 
 /// Plays a script: what the driver does to rings and registers, and what packets arrive.
 pub fn fuzz(bytes: &[u8]) {
@@ -24,30 +23,40 @@ pub(super) fn play(bytes: &[u8]) -> (Driver, UnixDatagram) {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
     };
-    let (&first, mut script) = bytes.split_first().unwrap_or((&0, &[]));
-    let mut without = 0;
-    for (choice, feature) in [(1, VIRTIO_NET_F_MRG_RXBUF), (2, VIRTIO_RING_F_EVENT_IDX)] {
-        if first & choice != 0 {
-            without |= 1 << feature;
-        }
-    }
+    let mut script = Script::new(bytes);
+    let without = without(&mut script);
     let mut driver = Driver::start(Box::new(Net::over_socket(options, tap)), without);
-    while let Some((&what, rest)) = script.split_first() {
-        script = rest;
-        let [high, low] = [0, 1].map(|index| usize::from(rest.get(index).copied().unwrap_or(0)));
-        match what % 4 {
-            0 => {
-                let packet = vec![0xa5; (high << 8 | low).min(MAX_PACKET + 100)];
-                let _ = peer.send(&packet);
+    driver.misbehave(script.bytes(usize::MAX), |driver, script| {
+        match script.below(8) {
+            0 | 1 => {
+                let length = script.number(2) as usize;
+                let _ = peer.send(&vec![0xa5; length.min(MAX_PACKET + 100)]);
             }
-            1 => drain(&peer),
+            2 => drain(&peer),
+            // What a driver gives for packets to come, whole ones or small ones to be put together.
+            3 | 4 => {
+                for number in 0..1 + script.number(1) % 32 {
+                    let length = script.of(&[1526, 65562, 128, 4096, 12, 1]);
+                    let at = BUFFERS + 0x10_0000 + number * 0x1_1000;
+                    driver.chain(RX, &[(at, length, WRITE)]);
+                }
+                driver.kick(RX);
+                driver.turn().unwrap();
+            }
+            // Packets, in a part or in two.
             _ => {
-                let (steps, rest) = rest.split_at(rest.len().min(high));
-                driver.misbehave(steps);
-                script = rest;
+                for _ in 0..1 + script.number(1) % 32 {
+                    let length = script.number(2) as u32;
+                    match length & 1 {
+                        0 => driver.chain(TX, &[(BUFFERS, length, 0)]),
+                        _ => driver.chain(TX, &[(BUFFERS, 12, 0), (BUFFERS, length, 0)]),
+                    };
+                }
+                driver.kick(TX);
+                driver.turn().unwrap();
             }
         }
-    }
+    });
     (driver, peer)
 }
 

@@ -142,7 +142,7 @@ impl Device for Rng {
 #[cfg(any(test, fuzzing))]
 pub fn fuzz(bytes: &[u8]) {
     let mut driver = super::testing::Driver::start(Box::new(Rng::new()), 0);
-    driver.misbehave(bytes);
+    driver.misbehave(bytes, |_, _| {});
 }
 
 #[cfg(test)]

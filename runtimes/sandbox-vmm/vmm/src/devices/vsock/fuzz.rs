@@ -12,32 +12,43 @@ use std::os::unix::net::UnixStream;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::super::testing::script::Script;
 use super::super::testing::{BUFFERS, INDIRECT, NEXT, WRITE};
-use super::packet::SIZE;
-use super::testing::{Guest, PORT, Socket};
+use super::packet::{Op, SIZE};
+use super::testing::model::Model;
+use super::testing::{Guest, PORT, RX_COUNT, Socket};
 use super::{RX, TX};
 
-/// Lets the device go through what the bytes say.
+/// Lets the device go through what the bytes say: the first, whether the guest keeps to the rules.
 pub fn fuzz(bytes: &[u8]) {
+    let mut script = Script::new(bytes);
+    match script.number(1) & 1 {
+        0 => misbehave(&mut script),
+        _ => Model::new().play(&mut script),
+    }
+}
+
+/// A guest that keeps to none.
+fn misbehave(script: &mut Script<'_>) {
     let mut options = Guest::options();
     options.connections = 8;
     options.memory = 64 << 10;
     let mut guest = Guest::bare(options);
+    guest.give(RX_COUNT / 2);
     let mut streams: Vec<UnixStream> = Vec::new();
-    let mut input = Input(bytes);
     let mut raw = false;
-    while let Some(what) = input.byte() {
+    while let Some(what) = script.byte() {
         match what % 16 {
             // A packet that is mostly right, from one of few ports.
             0..=5 if !raw => {
-                let (op, from) = (input.number(1), input.number(1));
+                let (op, from) = (script.number(1) as u32, script.number(1) as u32);
                 let mut socket = Socket::new(PORT + from / 8 % 4, from % 8);
-                socket.buf_alloc = input.number(3);
-                let mut header = socket.header(super::packet::Op::Request);
+                socket.buf_alloc = script.of(&[0, 1, 256, 4096, 256 << 10, u32::MAX]);
+                let mut header = socket.header(Op::Request);
                 header.op = op as u16 % 9;
                 header.flags = op >> 4;
-                header.fwd_cnt = input.number(2);
-                header.len = input.number(1) * 64;
+                header.fwd_cnt = script.number(2) as u32;
+                header.len = script.number(1) as u32 * 64;
                 // Where connections from the host come from, one after the other.
                 if op & 0x80 != 0 {
                     header.dst_port = (1 << 30) + from / 8;
@@ -47,59 +58,21 @@ pub fn fuzz(bytes: &[u8]) {
             }
             // One that is mostly wrong.
             6 if !raw => {
-                let header: Vec<u8> = input.bytes(SIZE);
+                let header = script.bytes(SIZE);
                 if !header.is_empty() {
-                    guest.send_raw(&header, &[0; 100]);
+                    guest.send_raw(header, &[0; 100]);
                 }
             }
-            7 if !raw => guest.give(input.number(1) as u16),
+            7 if !raw => guest.give(script.number(1) as u16),
             8 if !raw => while guest.take().is_some() {},
-            9 => streams.extend(guest.door.connect(input.number(1) % 8)),
-            10 => {
-                let (which, count) = (input.number(1) as usize, input.number(2) as usize);
-                let number = streams.len().max(1);
-                if let Some(stream) = streams.get_mut(which % number) {
-                    drop(stream.write(&vec![1; count]));
-                }
-            }
-            11 => {
-                let (which, count) = (input.number(1) as usize, input.number(2) as usize);
-                let number = streams.len().max(1);
-                if let Some(stream) = streams.get_mut(which % number) {
-                    drop(stream.read(&mut vec![0; count]));
-                }
-            }
-            12 => {
-                let (which, how) = (input.number(1) as usize, input.number(1));
-                let number = streams.len().max(1);
-                if let Some(stream) = streams.get(which % number) {
-                    let _ = match how % 3 {
-                        0 => stream.shutdown(std::net::Shutdown::Read),
-                        1 => stream.shutdown(std::net::Shutdown::Write),
-                        _ => {
-                            streams.swap_remove(which % number);
-                            Ok(())
-                        }
-                    };
-                }
-            }
+            9 => streams.extend(guest.door.connect(script.number(1) as u32 % 8)),
+            10..=12 => host(&mut streams, what % 16, script),
             // The rings by hand; from then on what is in them is nobody's.
             13 => {
                 raw = true;
-                let queue = input.number(1) as usize % 3;
-                let flags = input.number(1) as u16 & (NEXT | WRITE | INDIRECT);
-                let address = BUFFERS + u64::from(input.number(3));
-                let (index, next) = (input.number(1) as u16, input.number(1) as u16);
-                let length = input.number(2);
-                let driver = &mut guest.driver;
-                driver.describe(queue, index % 128, address, length, flags, next);
-                let header: Vec<u8> = input.bytes(SIZE);
-                drop(driver.ram.write_slice(&header, GuestAddress(address)));
-                driver.offer(queue, index);
-                driver.kick(queue);
-                driver.turn().unwrap();
+                by_hand(&mut guest, script);
             }
-            14 if input.number(1) == 0 => {
+            14 if script.number(1) == 0 => {
                 guest.after_reset();
                 raw = false;
             }
@@ -121,24 +94,39 @@ pub fn fuzz(bytes: &[u8]) {
     }
 }
 
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
+/// What the host's side does with one of its streams.
+fn host(streams: &mut Vec<UnixStream>, what: u8, script: &mut Script<'_>) {
+    let which = script.below(streams.len());
+    let Some(stream) = streams.get_mut(which) else {
+        return;
+    };
+    match what {
+        10 => drop(stream.write(&vec![1; script.number(2) as usize])),
+        11 => drop(stream.read(&mut vec![0; script.number(2) as usize])),
+        _ => {
+            let _ = match script.number(1) % 3 {
+                0 => stream.shutdown(std::net::Shutdown::Read),
+                1 => stream.shutdown(std::net::Shutdown::Write),
+                _ => {
+                    streams.swap_remove(which);
+                    Ok(())
+                }
+            };
+        }
     }
+}
 
-    fn number(&mut self, bytes: usize) -> u32 {
-        (0..bytes).fold(0, |number, _| {
-            number << 8 | u32::from(self.byte().unwrap_or(0))
-        })
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let (some, rest) = self.0.split_at(most.min(self.0.len()));
-        self.0 = rest;
-        some.to_vec()
-    }
+fn by_hand(guest: &mut Guest, script: &mut Script<'_>) {
+    let queue = script.below(3);
+    let flags = script.number(1) as u16 & (NEXT | WRITE | INDIRECT);
+    let address = BUFFERS + script.number(3);
+    let (index, next) = (script.number(1) as u16, script.number(1) as u16);
+    let length = script.number(2) as u32;
+    let driver = &mut guest.driver;
+    driver.describe(queue, index % 128, address, length, flags, next);
+    let header = script.bytes(SIZE);
+    drop(driver.ram.write_slice(header, GuestAddress(address)));
+    driver.offer(queue, index);
+    driver.kick(queue);
+    driver.turn().unwrap();
 }

@@ -20,7 +20,7 @@ mod connection;
 mod credit;
 pub mod door;
 #[cfg(any(test, fuzzing))]
-pub mod fuzz;
+mod fuzz;
 mod host;
 mod packet;
 mod ports;
@@ -44,6 +44,8 @@ use super::events::Ready;
 use super::interrupt::Interrupt;
 use super::queue::Broken;
 use super::{Active, Device, Failure, read_bytes};
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz;
 use host::{DOOR, Host, Settings, TIMER};
 use ports::Ports;
 use receive::Receive;

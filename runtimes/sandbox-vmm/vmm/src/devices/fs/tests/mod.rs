@@ -357,7 +357,7 @@ proptest! {
         let fs = Fs::new(options(1), front).unwrap();
         let mut driver = Driver::start(Box::new(fs), 0);
         let began = Instant::now();
-        driver.misbehave(&script);
+        driver.misbehave(&script, |_, _| {});
         driver.negotiate(0);
         assert!(!driver.needs_reset());
         assert!(began.elapsed() < START);

@@ -7,6 +7,9 @@
     missing_docs,
     reason = "in a test, what can't be is a failure of the test"
 )]
+#![cfg_attr(not(test), allow(dead_code, reason = "a part is for tests alone"))]
+
+pub mod model;
 
 use std::time::{Duration, Instant};
 
@@ -124,6 +127,7 @@ impl Guest {
     /// The same with any bytes for a header.
     pub fn send_raw(&mut self, header: &[u8], data: &[u8]) {
         while self.under_way >= TX_COUNT {
+            assert!(!self.driver.needs_reset(), "the device is broken");
             self.driver.kick(TX);
             self.turn();
         }

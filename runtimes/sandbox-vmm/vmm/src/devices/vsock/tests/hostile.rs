@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::devices::testing::BUFFERS;
 use crate::devices::vsock::door;
-use crate::devices::vsock::fuzz::fuzz;
+use crate::devices::vsock::fuzz;
 use crate::devices::vsock::packet::Header;
 
 use super::*;

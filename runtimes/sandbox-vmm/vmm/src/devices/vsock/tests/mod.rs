@@ -4,6 +4,7 @@ mod ends;
 mod flow;
 mod flow_control;
 mod hostile;
+mod order;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

@@ -1,0 +1,67 @@
+//! Building the targets, which is not like building anything else here: the code says which of its
+//! edges were taken, and finds accesses to memory that is not its own.
+//!
+//! Instrumenting for coverage is a matter of LLVM's options, which any Rust takes. AddressSanitizer
+//! is an option of its own that no stable Rust has by name, though its runtime comes with all; so the
+//! pinned compiler is told to take it. It is worth that: what a guest may reach is reached through
+//! addresses that are computed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// As cargo-fuzz has it: counters at each edge, with a table of where they are, and what is compared.
+const FLAGS: [&str; 7] = [
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Zsanitizer=address",
+];
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/sandbox-vmm/vmm/fuzz")
+}
+
+/// Has cargo build all targets, and says where they are.
+pub fn programs() -> Result<Vec<PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+    };
+    let built = Command::new(cargo)
+        .args(["build", "--release", "--locked"])
+        .arg("--message-format=json-render-diagnostics")
+        .arg("--target-dir")
+        .arg(std::path::absolute(target.join("fuzz"))?)
+        .current_dir(directory())
+        // In place of the flags for a static program, with which a sanitizer does not go.
+        .env("RUSTFLAGS", FLAGS.join(" "))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting cargo")?;
+    ensure!(built.status.success(), "cargo ended with {}", built.status);
+    let mut programs: Vec<PathBuf> = built
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let message: Value = serde_json::from_slice(line).ok()?;
+            Some(message["executable"].as_str()?.into())
+        })
+        .collect();
+    programs.sort();
+    ensure!(!programs.is_empty(), "there are no targets");
+    Ok(programs)
+}
+
+/// Inputs that a target begins with, if there are any.
+pub fn seeds(name: &str) -> Option<PathBuf> {
+    let path = directory().join("seeds").join(name);
+    path.is_dir().then_some(path)
+}

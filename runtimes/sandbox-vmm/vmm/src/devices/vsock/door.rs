@@ -14,14 +14,14 @@
 //! There are no answers. A connection that does not come about, or no longer is, is a stream that
 //! ends.
 
-use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt,
-    recvmsg, sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 
 /// A message without its descriptor.
@@ -62,26 +62,14 @@ pub(super) fn send(door: BorrowedFd<'_>, port: u32, stream: BorrowedFd<'_>) -> R
 pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
     // One more, to see a message that is too long.
     let mut message = [0; SIZE + 1];
-    let mut space = cmsg_space!([RawFd; 1]);
-    let mut parts = [IoSliceMut::new(&mut message)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let came = match recvmsg::<()>(door.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-        Ok(came) => came,
-        Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(Came::Nothing),
-        Err(nix::Error::ECONNRESET) => return Ok(Came::Closed),
-        Err(why) => return Err(why.into()),
-    };
     // First of all every descriptor gets an owner, so that none is left open.
     let mut streams = Vec::new();
-    for part in came.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = part {
-            for fd in fds {
-                // SAFETY: the kernel has just made it for us, and nobody else knows of it.
-                streams.push(unsafe { OwnedFd::from_raw_fd(fd) });
-            }
-        }
-    }
-    let (count, cut) = (came.bytes, came.flags.contains(MsgFlags::MSG_CTRUNC));
+    let (count, cut) = match take(door, &mut message, &mut streams) {
+        Ok(taken) => taken,
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Came::Nothing),
+        Err(Errno::ECONNRESET) => return Ok(Came::Closed),
+        Err(why) => return Err(why.into()),
+    };
     let wrong = |what: String| Err(Error::new(ErrorKind::InvalidData, what));
     let message = match message.get(..count) {
         Some([]) if streams.is_empty() => return Ok(Came::Closed),
@@ -107,6 +95,53 @@ pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
         (None, _, true) => Ok(Came::Lost),
         (None, _, false) => wrong(format!("a connection for port {port} has no descriptor")),
     }
+}
+
+/// Takes a message, and the descriptors that came with it. How many bytes it has, and whether there
+/// were descriptors that the kernel could not give us. The library's own call is of no use then: it
+/// fails, and leaves those open that did come.
+fn take(
+    door: BorrowedFd<'_>,
+    message: &mut [u8],
+    streams: &mut Vec<OwnedFd>,
+) -> nix::Result<(usize, bool)> {
+    // Room for one descriptor, which is rounded up to two: that there are too many is seen.
+    let mut space = [0_u64; 3];
+    let mut part = libc::iovec {
+        iov_base: message.as_mut_ptr().cast(),
+        iov_len: message.len(),
+    };
+    // SAFETY: all zero is a value of it.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = space.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&space);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to memory of ours, of the lengths it says, that may be written.
+    let count = unsafe { libc::recvmsg(door.as_raw_fd(), &raw mut header, flags) };
+    let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
+    // SAFETY: the header is as the kernel has left it, and `space` still there.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: it is null or points into `space`, where the kernel wrote a whole one; aligned as that.
+    while let Some(control) = unsafe { next.as_ref() } {
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the call computes a length.
+            let before = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = control.cmsg_len.saturating_sub(before) / size_of::<RawFd>();
+            for number in 0..count {
+                // SAFETY: so many follow, by the kernel's word. It has just made them for us, and
+                // nobody else knows of them.
+                streams.push(unsafe {
+                    let first = libc::CMSG_DATA(control).cast::<RawFd>();
+                    OwnedFd::from_raw_fd(first.add(number).read_unaligned())
+                });
+            }
+        }
+        // SAFETY: both are as the kernel has left them.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, control) };
+    }
+    Ok((count, header.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
 /// The parent's end of a door. It never blocks: wait for it to be readable with its descriptor.
@@ -266,6 +301,44 @@ mod tests {
         }
         raw(&vmm, &good, &[one]);
         assert_eq!(parent.accept().expect("still works").0, 9);
+    }
+
+    #[test]
+    fn of_what_is_refused_nothing_stays_open() {
+        let (parent, vmm) = Door::pair().expect("pair");
+        for count in [2, 3, 20] {
+            let (theirs, ours) = UnixStream::pair().expect("pair");
+            let message = [1, 0, 1, 0, 9, 0, 0, 0];
+            raw(&vmm, &message, &vec![theirs.as_raw_fd(); count]);
+            drop(theirs);
+            let why = parent.accept().expect_err("refused");
+            assert!(why.to_string().contains("more than one"), "{why}");
+            assert_eq!((&ours).read(&mut [0]).expect("the end"), 0);
+        }
+    }
+
+    #[test]
+    fn a_connection_there_is_no_descriptor_for_is_lost_and_no_more() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        const ALONE: &str = "TREFOIL_TEST_ALONE";
+        const NAME: &str = "devices::vsock::door::tests::a_connection_there_is_no_descriptor_for_is_lost_and_no_more";
+        if std::env::var_os(ALONE).is_none() {
+            // In a process of its own: what it does to descriptors is all threads'.
+            let program = std::env::current_exe().expect("program");
+            let mut again = std::process::Command::new(program);
+            let status = again.args(["--exact", NAME]).env(ALONE, "1").status();
+            return assert!(status.expect("run").success());
+        }
+        let (parent, vmm) = Door::pair().expect("pair");
+        let mut lost = parent.connect(1).expect("connect");
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+        let next = vmm.try_clone().expect("clone").as_raw_fd() as u64;
+        setrlimit(Resource::RLIMIT_NOFILE, next, hard).expect("limit");
+        assert!(matches!(receive(vmm.as_fd()), Ok(Came::Lost)));
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("limit");
+        assert_eq!(lost.read(&mut [0]).expect("the end"), 0);
+        let _stream = parent.connect(2).expect("connect");
+        assert!(matches!(receive(vmm.as_fd()), Ok(Came::Connection(2, _))));
     }
 
     #[test]

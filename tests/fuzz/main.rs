@@ -149,6 +149,8 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
         .arg(format!("-runs={}", limits.runs))
         .arg(format!("-max_total_time={}", limits.seconds))
         .arg(format!("-max_len={MOST_BYTES}"))
+        // Long ones from the beginning: what is deep in a device takes many steps.
+        .arg("-len_control=0")
         .arg(format!("-timeout={HANG}"))
         .arg(format!("-malloc_limit_mb={MOST_ALLOCATED}"))
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))

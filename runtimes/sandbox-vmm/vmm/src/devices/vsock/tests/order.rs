@@ -5,7 +5,7 @@ use super::super::testing::model::Model;
 use super::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn whatever_the_order_nothing_is_lost_or_left(
         script in prop::collection::vec(any::<u8>(), 0..300)

@@ -27,7 +27,7 @@ const RUNS: u64 = 10_000_000;
 /// The same, in seconds.
 const SECONDS: u64 = 1800;
 /// The longest input, in bytes.
-const MOST_BYTES: u32 = 2048;
+const MOST_BYTES: u32 = 512;
 /// An input that takes so many seconds is one too many: they take some thousandths.
 const HANG: u32 = 20;
 /// The most memory that an input may ask for at once, in MiB.

@@ -330,7 +330,7 @@ impl Model {
             return;
         };
         // A guest with room for little takes much in many turns.
-        let amount = amount.min(connection.socket.buf_alloc as usize * 100);
+        let amount = amount.min(connection.socket.buf_alloc as usize * 16);
         match stream.write(&connection.to_guest.next(amount)) {
             Ok(count) => connection.to_guest.sent += count,
             Err(why) if why.kind() == ErrorKind::WouldBlock => {}

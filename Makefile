@@ -37,8 +37,9 @@ test: prerequisites ## Run everything that must pass
 	@$(CARGO) run --quiet -p trefoil-tests --bin suite
 
 .PHONY: bench
-bench: prerequisites build ## Measure against containerd's own shim with runc
+bench: prerequisites build ## Measure against containerd's own shim with runc, and against QEMU's microvm
 	@$(CARGO) run --quiet -p trefoil-tests --bin bench
+	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- bench
 
 .PHONY: bench-count
 bench-count: prerequisites ## Count the instructions of a guest's boot, by QEMU and by our VMM

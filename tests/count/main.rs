@@ -133,10 +133,10 @@ impl Trace {
         set("trace", "")?;
         // As the guest's counter counts, but for where it began.
         set("trace_clock", "x86-tsc")?;
-        // Where the kernel is loaded: nothing else runs there, and it itself soon no more.
+        // Where the kernel is loaded, from 2 MiB on: nothing else runs there, and it itself soon no more.
         set(
             "events/kvm/kvm_exit/filter",
-            "guest_rip >= 0x1000000 && guest_rip < 0x8000000",
+            "guest_rip >= 0x100000 && guest_rip < 0x8000000",
         )?;
         set("events/kvm/kvm_exit/enable", "1")?;
         Ok(Self)

@@ -24,26 +24,34 @@ fn machine(setting: &Setting) -> Machine {
     })
 }
 
+/// What the agent says once it is ready, and its connection.
+pub fn hear(agent: File) -> Result<(BufReader<File>, Ready)> {
+    let mut agent = BufReader::new(agent);
+    let mut line = String::new();
+    agent.read_line(&mut line).context("hearing the agent")?;
+    let ready = line
+        .parse()
+        .with_context(|| format!("the agent's first line is {line:?}"))?;
+    Ok((agent, ready))
+}
+
+/// Asks the agent to power off.
+pub fn power_off(agent: &mut BufReader<File>) -> Result<()> {
+    writeln!(agent.get_mut(), "{}", Request::PowerOff).context("asking the agent to power off")
+}
+
 /// Boots it until the agent is ready, and has the agent power it off.
 fn ready(machine: &Machine) -> Result<()> {
     let Agent {
         stream,
         mut machine,
     } = machine.boot_agent(Vmm::Trefoil)?;
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line).context("hearing the agent")?;
-    let ready: Ready = line
-        .parse()
-        .with_context(|| format!("the agent's first line is {line:?}"))?;
+    let (mut agent, ready) = hear(stream)?;
     ensure!(ready.tsc > 0, "the guest's time stamp counter stands still");
-    power_off(stream.get_mut())?;
-    let end = machine.await_end()?;
-    end.expect(|exit| *exit == Exit::PoweredOff)
-}
-
-fn power_off(agent: &mut File) -> Result<()> {
-    writeln!(agent, "{}", Request::PowerOff).context("asking the agent to power off")
+    power_off(&mut agent)?;
+    machine
+        .await_end()?
+        .expect(|exit| *exit == Exit::PoweredOff)
 }
 
 fn processors(setting: &Setting) -> Result<()> {

@@ -3,18 +3,16 @@
 //! The VMM is the release build. It tells of its phases in its metrics, and the agent of when it
 //! was ready by the guest's time stamp counter.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use rig::counting::{self, BOOTS, Twice};
 use rig::guest::Images;
 use serde::{Deserialize, Serialize};
-use trefoil_agent_protocol::{Ready, Request};
 use trefoil_vmm::exit::Exit;
 use trefoil_vmm::metrics;
 
+use crate::agent;
 use crate::machine::{Agent, Machine, Vmm, ours};
 
 /// The most instructions from the VMM's `main` to the guest's first that we allow ourselves.
@@ -125,29 +123,15 @@ fn inside(images: &Images) -> Result<Counts> {
     })
 }
 
-/// The agent's connection, and when it was ready, on our clock.
-fn ready(stream: File) -> Result<(BufReader<File>, u64)> {
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line).context("hearing the agent")?;
-    let ready: Ready = line
-        .parse()
-        .with_context(|| format!("the agent's first line is {line:?}"))?;
-    Ok((stream, on_our_clock(ready.tsc)?))
-}
-
-fn power_off(agent: &mut File) -> Result<()> {
-    writeln!(agent, "{}", Request::PowerOff).context("asking the agent to power off")
-}
-
 fn qemus_boot(machine: &Machine) -> Result<u64> {
     let start = metrics::now();
     let Agent {
         stream,
         mut machine,
     } = machine.boot_agent(Vmm::Qemu)?;
-    let (mut stream, ready) = ready(stream)?;
-    power_off(stream.get_mut())?;
+    let (mut agent, ready) = agent::hear(stream)?;
+    let ready = on_our_clock(ready.tsc)?;
+    agent::power_off(&mut agent)?;
     machine.await_end()?;
     ready
         .checked_sub(start)
@@ -168,7 +152,8 @@ fn boot(machine: &Machine) -> Result<Boot> {
         stream,
         mut machine,
     } = machine.boot_agent(Vmm::Trefoil)?;
-    let (mut stream, ready) = ready(stream)?;
+    let (mut agent, ready) = agent::hear(stream)?;
+    let ready = on_our_clock(ready.tsc)?;
     let phases = &machine.ours()?.metrics.phases;
     let times = [
         start,
@@ -186,7 +171,7 @@ fn boot(machine: &Machine) -> Result<Boot> {
         "the phases of a boot are not in order: {times:?}"
     );
     let asked = metrics::now();
-    power_off(stream.get_mut())?;
+    agent::power_off(&mut agent)?;
     let exit = machine.ours()?.process.wait_within(counting::LIMIT)?;
     ensure!(
         exit == Some(Exit::PoweredOff),

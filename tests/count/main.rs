@@ -56,7 +56,8 @@ fn main() -> Result<ExitCode> {
     let rest: u64 = calls.iter().skip(shown).map(|(_, cost)| **cost).sum();
     let number = calls.len().saturating_sub(shown);
     println!("| {number} more | {} |", millions(rest));
-    ready.check("a guest's boot", ALLOWED)?;
+    ready.agrees("a guest's boot")?;
+    ready.within("a guest's boot", ALLOWED)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rig::counting;
 use rig::guest::Images;
 use rig::probe::{DiskLoad, Way, pattern};
 
@@ -78,8 +79,7 @@ pub fn run(images: &Images) -> Result<ExitCode> {
     for round in 0..rounds {
         for vmm in Vmm::ALL {
             eprintln!("round {} of {rounds}: {}", round + 1, vmm.name());
-            let (found, own) =
-                loads(images, vmm).with_context(|| format!("with {}", vmm.name()))?;
+            let (found, own) = counting::again(vmm.name(), || loads(images, vmm))?;
             memory.insert(vmm.name(), own);
             names = found.iter().map(|(name, _)| *name).collect();
             for (number, (_, rate)) in found.into_iter().enumerate() {
@@ -138,6 +138,7 @@ fn loads(images: &Images, vmm: Vmm) -> Result<(Vec<(&'static str, f64)>, u64)> {
     let lan = Lan::new()?;
     let mut machine = Machine::new(images);
     machine.console = false;
+    machine.limit = counting::STANDS_STILL;
     machine.memory = u32::try_from(GUEST_MEMORY / MIB)?;
     machine.disks.push(Disk {
         // Not of holes: those are not read from anywhere.

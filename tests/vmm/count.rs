@@ -33,6 +33,9 @@ const PHASES: [&str; 8] = [
     "the guest: kernel entry to agent ready",
 ];
 
+/// What the VMM itself does before there is a guest.
+const BEFORE: &str = "`main` to the guest's first instruction";
+
 /// Where the VMM's own begin.
 const MAIN: usize = 1;
 /// Where the guest's begin.
@@ -71,7 +74,7 @@ pub fn run(images: &Images) -> Result<ExitCode> {
         println!("{}", twice(number, number + 1).row(what));
     }
     let before = twice(MAIN, GUEST);
-    println!("{}", before.row("`main` to the guest's first instruction"));
+    println!("{}", before.row(BEFORE));
     let all = twice(0, PHASES.len());
     println!("{}", all.row("start of the process to agent ready"));
     let end = Twice {
@@ -88,11 +91,12 @@ pub fn run(images: &Images) -> Result<ExitCode> {
     };
     println!("{}", qemu.row("QEMU: start of the process to agent ready"));
     println!("\nTo QEMU: {:.2}", all.one as f64 / qemu.one as f64);
-    before.check(
-        "what comes before a guest's first instruction",
-        ALLOWED_BEFORE,
-    )?;
-    all.check("a boot", ALLOWED)?;
+    // The making of the process is the node's kernel's work, and was an eighth cheaper in one node
+    // than in another.
+    before.agrees(BEFORE)?;
+    twice(GUEST, PHASES.len()).agrees("a guest's boot")?;
+    before.within(BEFORE, ALLOWED_BEFORE)?;
+    all.within("a boot", ALLOWED)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,9 +109,13 @@ fn inside(images: &Images) -> Result<Counts> {
     // The first one reads into the caches what the others find there.
     boot(&machine)?;
     qemus_boot(&machine)?;
+    machine.limit = counting::STANDS_STILL;
     let mut boots = Vec::new();
     for _ in 0..BOOTS {
-        boots.push((boot(&machine)?, qemus_boot(&machine)?));
+        boots.push((
+            counting::again("our boot", || boot(&machine))?,
+            counting::again("QEMU's boot", || qemus_boot(&machine))?,
+        ));
     }
     // What comes on top in some, such as timers of the node's, is nobody's cost.
     let least = |of: &dyn Fn(&(Boot, u64)) -> Option<u64>| {
@@ -172,7 +180,10 @@ fn boot(machine: &Machine) -> Result<Boot> {
     );
     let asked = metrics::now();
     agent::power_off(&mut agent)?;
-    let exit = machine.ours()?.process.wait_within(counting::LIMIT)?;
+    let exit = machine
+        .ours()?
+        .process
+        .wait_within(counting::STANDS_STILL)?;
     ensure!(
         exit == Some(Exit::PoweredOff),
         "the machine ended with {exit:?}"

@@ -20,8 +20,8 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt,
-    socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, socketpair,
+    sockopt,
 };
 
 /// A message without its descriptor.
@@ -201,23 +201,14 @@ impl AsFd for Door {
     }
 }
 
-/// What each end of a connection may hold of what was sent to the other, in bytes; Linux takes twice
-/// as much, for what it needs itself. As it is set up it would be less than what a guest may have
-/// under way, and what does not fit is copied once more, into memory of ours.
-const HELD: usize = 208 << 10;
-
 /// Both ends of a connection.
 pub(super) fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
-    let (one, two) = socketpair(
+    Ok(socketpair(
         AddressFamily::Unix,
         SockType::Stream,
         None,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-    )?;
-    for end in [&one, &two] {
-        setsockopt(end, sockopt::SndBuf, &HELD)?;
-    }
-    Ok((one, two))
+    )?)
 }
 
 /// What comes out of a jail is looked at: reading a stream and reading anything else are not the

@@ -106,7 +106,14 @@ fn in_node<T: DeserializeOwned>(
     let printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
     let printed = String::from_utf8_lossy(&printed);
     ensure!(ended.code == 0, "counting failed in the node: {printed}");
-    let line = printed.lines().last().context("the node counted nothing")?;
+    let (said, line) = match printed.trim_end().rsplit_once('\n') {
+        Some((said, line)) => (said, line),
+        None => ("", printed.trim_end()),
+    };
+    // Such as that something was tried again.
+    if !said.is_empty() {
+        eprintln!("{said}");
+    }
     serde_json::from_str(line).with_context(|| format!("reading what the node counted: {line}"))
 }
 

@@ -39,6 +39,8 @@ pub(crate) fn serve(
     while let Some(request) = lines.next(host)? {
         match request {
             Request::PowerOff => return Ok(()),
+            // It makes no containers yet.
+            Request::Serve => return Err(Error::Request(ParseError::Unknown)),
             Request::Log => {
                 let text = log().map_err(Error::Log)?;
                 let length = text.len();

@@ -8,15 +8,18 @@
 //! Each side takes the other for hostile: nothing that is received makes this crate panic, loop or
 //! allocate more than a line's bound. It never touches a descriptor: both sides bring their own.
 //!
+//! A host that wants containers asks to be served ([`Request`] has it), and from then on the connection
+//! speaks ttrpc: `proto/agent.proto`, behind the feature `service`.
+//!
 //! Start reading at [`Ready`]. Every message is shown without the newline that ends its line and
 //! parsed with it: a line that lacks it may have been cut short, and a number cut short is another
 //! number.
 
-#![forbid(unsafe_code)]
-
 mod number;
 mod ready;
 mod request;
+#[cfg(feature = "service")]
+pub mod service;
 
 use std::fmt;
 
@@ -25,6 +28,15 @@ pub use request::{Log, Request};
 
 /// The host's context on a vsock, whatever the guest's.
 pub const HOST: u32 = 2;
+
+/// The guest's port for the streams of processes. The host connects and writes a stream's number, four
+/// bytes, little endian; what follows is the stream.
+pub const STREAM_PORT: u32 = 1025;
+
+/// The guest's port by which its TCP ports are reached. The host connects and writes a port, two
+/// bytes, little endian; the agent answers one byte, 0 for connected and 1 for refused; what follows is
+/// the connection.
+pub const FORWARD_PORT: u32 = 1026;
 
 /// The port that the host listens on for an agent that has become ready.
 pub const READY_PORT: u32 = 1024;

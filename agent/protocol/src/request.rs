@@ -10,6 +10,8 @@ use crate::{ParseError, number, whole_line};
 pub enum Request {
     /// `log`: the kernel's log so far. The answer is a [`Log`] and what it announces.
     Log,
+    /// `serve`: from now on the connection speaks ttrpc; there is no answer.
+    Serve,
     /// `power-off`: the end of the guest. The answer is the end of the connection.
     PowerOff,
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Log => "log",
+            Self::Serve => "serve",
             Self::PowerOff => "power-off",
         })
     }
@@ -34,6 +37,7 @@ impl FromStr for Request {
     fn from_str(line: &str) -> Result<Self, ParseError> {
         match whole_line(line, Self::LONGEST)? {
             "log" => Ok(Self::Log),
+            "serve" => Ok(Self::Serve),
             "power-off" => Ok(Self::PowerOff),
             _ => Err(ParseError::Unknown),
         }
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_request_is_understood() {
-        for request in [Request::Log, Request::PowerOff] {
+        for request in [Request::Log, Request::Serve, Request::PowerOff] {
             let line = format!("{request}\n");
             assert!(line.len() <= Request::LONGEST);
             assert_eq!(line.parse(), Ok(request));
@@ -137,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_breaks_them(line in "(log|power-off)?\\PC{0,40}\n?") {
+        fn no_text_breaks_them(line in "(log|serve|power-off)?\\PC{0,40}\n?") {
             if let Ok(request) = line.parse::<Request>() {
                 prop_assert_eq!(format!("{request}\n"), line.clone());
             }

@@ -1,0 +1,1 @@
+//! Joins a guest to the network that CNI made for its pod.

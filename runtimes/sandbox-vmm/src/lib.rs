@@ -1,0 +1,1 @@
+//! microVM pods: the host side.

@@ -2,6 +2,8 @@
 //!
 //!     suite [part of a step's name]
 //!
+//! Steps that take one processor each run two at a time, each line of theirs under the step's name.
+//!
 //! The last line is `N passed, N failed`, with `, N skipped` if any were; all that was skipped
 //! everywhere is listed before, with its reason.
 
@@ -10,11 +12,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -26,6 +29,8 @@ struct Step {
     tests: bool,
     /// The longest it may take; one that hangs must not keep the others from being told of.
     minutes: u64,
+    /// It takes one processor, as a node does, and may run beside another such step.
+    one_processor: bool,
 }
 
 impl Step {
@@ -36,6 +41,7 @@ impl Step {
             arguments,
             tests: false,
             minutes: 30,
+            one_processor: false,
         }
     }
 
@@ -45,6 +51,18 @@ impl Step {
             arguments,
             tests: true,
             minutes,
+            one_processor: false,
+        }
+    }
+
+    const fn in_a_node(
+        name: &'static str,
+        minutes: u64,
+        arguments: &'static [&'static str],
+    ) -> Self {
+        Self {
+            one_processor: true,
+            ..Self::tests(name, minutes, arguments)
         }
     }
 }
@@ -115,35 +133,37 @@ const STEPS: &[Step] = &[
         ],
     ),
     Step::check("release build", &["build", "--release"]),
-    Step::tests(
-        "the node",
-        10,
-        &["test", "-p", "trefoil-tests", "--test", "node-trials"],
-    ),
-    Step::tests("guest boots", 10, &tests_program("guest-boot")),
+    Step::tests("end to end", 15, &tests_program("e2e")),
+    Step::tests("conformance", 25, &tests_program("conformance")),
+    // The longest first, so that both processors have something to do to the end.
+    //
     // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each
     // time: `vmm -- qemu::`.
-    Step::tests(
+    Step::in_a_node(
         "machines and devices",
         30,
         &tests_program_with("vmm", ["--", "trefoil::"]),
     ),
-    Step::tests(
-        "tests of the crates, in the node",
-        15,
-        &tests_program("crates-in-node"),
-    ),
-    Step::tests("end to end", 15, &tests_program("e2e")),
-    Step::tests("conformance", 25, &tests_program("conformance")),
-    Step::tests(
+    Step::in_a_node(
         "end to end, in the node",
         30,
         &tests_program_with("e2e", IN_NODE),
     ),
-    Step::tests(
+    Step::in_a_node(
         "conformance, in the node",
-        15,
+        20,
         &tests_program_with("conformance", IN_NODE),
+    ),
+    Step::in_a_node(
+        "tests of the crates, in the node",
+        15,
+        &tests_program("crates-in-node"),
+    ),
+    Step::in_a_node("guest boots", 10, &tests_program("guest-boot")),
+    Step::in_a_node(
+        "the node",
+        10,
+        &["test", "-p", "trefoil-tests", "--test", "node-trials"],
     ),
 ];
 
@@ -174,10 +194,13 @@ struct Outcome {
 
 fn main() -> Result<ExitCode> {
     let wanted = std::env::args().nth(1).unwrap_or_default();
+    let steps: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| step.name.contains(&wanted))
+        .collect();
     let mut results = Vec::new();
-    for step in STEPS.iter().filter(|step| step.name.contains(&wanted)) {
-        println!("\n== {}: cargo {}", step.name, step.arguments.join(" "));
-        results.push((step.name, run(step)?));
+    for together in steps.chunk_by(|a, b| a.one_processor && b.one_processor) {
+        results.extend(run_all(together)?);
     }
     // A test that is ignored in one place and passes in another was not skipped.
     let passed_somewhere: BTreeSet<String> = results
@@ -221,8 +244,49 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-/// Runs a step, showing what it prints, and counts in it what its programs say they did.
-fn run(step: &Step) -> Result<Outcome> {
+/// How many steps that take one processor each run at a time.
+const AT_A_TIME: usize = 2;
+
+/// Runs steps that may run beside each other; the outcomes are in their order.
+fn run_all(steps: &[&'static Step]) -> Result<Vec<(&'static str, Outcome)>> {
+    if let [step] = steps {
+        println!("\n== {}: cargo {}", step.name, step.arguments.join(" "));
+        return Ok(vec![(step.name, run(step, "")?)]);
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(step) = steps.get(number) else {
+                return anyhow::Ok(done);
+            };
+            println!("\n== {}: cargo {}", step.name, step.arguments.join(" "));
+            let outcome = run(step, &format!("{} | ", step.name))?;
+            done.push((number, step.name, outcome));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        let mut done = Vec::new();
+        for worker in workers {
+            let some = worker
+                .join()
+                .map_err(|_| anyhow!("a step's thread ended"))??;
+            done.extend(some);
+        }
+        anyhow::Ok(done)
+    })?;
+    done.sort_by_key(|(number, ..)| *number);
+    Ok(done
+        .into_iter()
+        .map(|(_, name, outcome)| (name, outcome))
+        .collect())
+}
+
+/// Runs a step, showing what it prints, each line after `before`, and counts in it what its programs
+/// say they did.
+fn run(step: &Step, before: &str) -> Result<Outcome> {
     let started = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
@@ -250,20 +314,20 @@ fn run(step: &Step) -> Result<Outcome> {
     for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         // One that reads our output may have gone; what we count is no less true.
-        drop(writeln!(std::io::stdout(), "{line}"));
+        drop(writeln!(std::io::stdout(), "{before}{line}"));
         counted |= count(&line, &mut result);
     }
     drop(done);
     let late = watch.join().unwrap_or_default();
     let status = child.wait()?;
     if late {
-        println!("still running after {limit:?}, and killed");
+        println!("{before}still running after {limit:?}, and killed");
     }
     if !step.tests && !counted {
         result.passed = usize::from(status.success());
     }
     if step.tests && result.passed + result.failed == 0 {
-        println!("no test has run");
+        println!("{before}no test has run");
         result.failed = 1;
     }
     if !status.success() && result.failed == 0 {

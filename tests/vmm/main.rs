@@ -13,6 +13,7 @@ mod block;
 mod computer;
 mod control;
 mod count;
+mod fs;
 mod jail;
 mod lan;
 mod machine;
@@ -127,7 +128,7 @@ const OF_BOTH: &[&[(&str, Body)]] = &[
 ];
 
 /// What is about ours only.
-const OF_OURS: &[&[(&str, Body)]] = &[agent::TRIALS, control::TRIALS, jail::TRIALS];
+const OF_OURS: &[&[(&str, Body)]] = &[agent::TRIALS, control::TRIALS, fs::TRIALS, jail::TRIALS];
 
 fn trials(images: Option<(&Images, &PathBuf)>) -> Vec<Trial> {
     let mut trials = Vec::new();

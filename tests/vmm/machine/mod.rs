@@ -68,6 +68,15 @@ pub struct Nic {
     pub mtu: u16,
 }
 
+/// A directory that a file server shares; our VMM's machines only.
+#[derive(Debug)]
+pub struct Share {
+    /// The connection to the server.
+    pub server: OwnedFd,
+    /// Its name in the guest.
+    pub tag: String,
+}
+
 /// The ports of the host's that the guest may connect to, besides the probe's.
 pub const PORTS: [u32; 2] = [2000, 2001];
 
@@ -85,6 +94,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The network interfaces.
     pub nics: Vec<Nic>,
+    /// The shared directories.
+    pub shares: Vec<Share>,
     /// A serial line with the kernel's complaints; each byte takes time.
     pub console: bool,
     /// It has this long to become ready, for each answer, and to end.
@@ -155,6 +166,7 @@ impl Machine {
             memory: 128,
             disks: Vec::new(),
             nics: Vec::new(),
+            shares: Vec::new(),
             console: true,
             limit: Duration::from_secs(120),
             cgroups: Vec::new(),

@@ -169,6 +169,12 @@ fn launch(
             mtu: nic.mtu,
         });
     }
+    for share in &machine.shares {
+        devices.push(Device::Fs {
+            server: handing.add(&share.server)?,
+            tag: share.tag.clone(),
+        });
+    }
     let configuration = Configuration {
         kvm: handing.add(&kvm)?,
         kernel: handing.add(&kernel)?,

@@ -132,9 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How the machine ends when a device's host side failed.
 pub fn failed(device: &str, why: &Failure) -> Exit {
     let (doing, why) = match why {
-        Failure::Host { doing, why } | Failure::BackEnd { doing, why } => {
-            ((*doing).to_owned(), why.to_string())
-        }
+        Failure::Host { doing, why } => ((*doing).to_owned(), why.to_string()),
         Failure::Guest(broken) => ("serve the guest".to_owned(), broken.to_string()),
     };
     Exit::Internal {

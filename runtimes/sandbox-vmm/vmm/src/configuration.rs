@@ -80,6 +80,15 @@ pub enum Device {
         /// The most connections at a time; each takes a descriptor.
         connections: u16,
     },
+    /// A directory that a file server in another process shares.
+    Fs {
+        /// A connected Unix stream whose other end speaks vhost-user, as the back end of a virtio-fs
+        /// device. It answers within ten seconds what it can do, and from then on lives as long as
+        /// the machine: its end is the machine's.
+        server: Handed,
+        /// The name by which the guest mounts it; 1 to 36 bytes without a zero.
+        tag: String,
+    },
     /// Random numbers.
     Rng,
 }
@@ -179,5 +188,25 @@ impl Configuration {
             ));
         }
         words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzzing_begins_with_a_configuration_of_every_device() {
+        let seed = include_str!("../fuzz/seeds/control/configuration.json");
+        let configuration: Configuration = serde_json::from_str(seed).expect("parse");
+        assert_eq!(configuration.check(), Ok(()));
+        let kinds = configuration.devices.iter().map(|device| match device {
+            Device::Block { .. } => "block",
+            Device::Net { .. } => "net",
+            Device::Vsock { .. } => "vsock",
+            Device::Fs { .. } => "fs",
+            Device::Rng => "rng",
+        });
+        assert!(kinds.eq(["block", "net", "vsock", "fs", "rng"]));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -22,6 +23,7 @@ use crate::cpu::registers;
 use crate::cpu::threads::{Ending, Threads};
 use crate::devices::block::Block;
 use crate::devices::events::{Events, Own};
+use crate::devices::fs::Fs;
 use crate::devices::interrupt::Interrupt;
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
@@ -37,6 +39,10 @@ use crate::ram::{self, Ram};
 
 /// The serial line's interrupt.
 const SERIAL_LINE: u32 = 4;
+
+/// How many queues for requests a file server gets. More would gain only where it has a thread for
+/// each.
+const REQUEST_QUEUES: usize = 1;
 
 /// The loop's own tokens.
 const ENDED: u32 = 0;
@@ -257,6 +263,17 @@ fn make_device(
                 ..devices::vsock::Options::new(*guest_cid)
             };
             Box::new(Vsock::new(options, door).map_err(fail("make the vsock device"))?)
+        }
+        Wanted::Fs { server, tag } => {
+            let server = UnixStream::from(descriptors.take(*server, "a file server")?);
+            let options = devices::fs::Options {
+                tag: tag.clone(),
+                queues: REQUEST_QUEUES,
+            };
+            Box::new(
+                Fs::new(options, server)
+                    .map_err(fail(format!("share the file server's directory {tag}")))?,
+            )
         }
         Wanted::Rng => Box::new(Rng::new()),
     })

@@ -33,21 +33,13 @@ pub enum Failure {
     /// The guest broke the rules: the device asks it for a reset and is still until then.
     #[error("{0}")]
     Guest(#[from] Broken),
-    /// The process that does the device's work has gone or does not do as it should. The device
-    /// asks the guest for a reset and is still until then; the machine goes on.
-    #[error("{doing}: {why}")]
-    BackEnd {
-        /// What was being done, as in "stop a queue".
-        doing: &'static str,
-        /// What went wrong.
-        why: std::io::Error,
-    },
-    /// The host failed us. The machine ends, saying which device and what it was doing.
+    /// The host failed us, or the process that does the device's work. The machine ends, saying
+    /// which device and what it was doing.
     #[error("{doing}: {why}")]
     Host {
         /// What was being done, as in "read from the tap".
         doing: &'static str,
-        /// What the kernel said.
+        /// What the kernel said, or what is wrong with the process.
         why: std::io::Error,
     },
 }
@@ -81,7 +73,8 @@ pub struct Active {
 /// What a virtio device is behind its registers.
 ///
 /// Its methods are called one at a time, from any thread. None may block on anything that the guest
-/// or a peer of the guest's decides about.
+/// or a peer of the guest's decides about; those that the driver's own thread calls may wait for a
+/// process that does the device's work, for a bounded time.
 pub trait Device: Send {
     /// The virtio device number.
     fn kind(&self) -> u32;

@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     missing_docs,
     reason = "in a test, what can't be is a failure of the test"
 )]
@@ -50,6 +51,8 @@ pub struct Driver {
     line: EventFd,
     queues: Vec<DriverQueue>,
     next_buffer: u64,
+    /// Why the machine has ended, if it may.
+    ended: Option<Mutex<Option<String>>>,
     /// The last to go: the memory is its.
     _fence: Fence,
 }
@@ -72,6 +75,19 @@ pub struct Sent {
 impl Driver {
     /// Brings the device up with all features it offers but these.
     pub fn start(device: Box<dyn Device>, without: u64) -> Self {
+        Self::bring_up(device, without, None)
+    }
+
+    /// As [`Driver::start`], with a device whose host side may fail: see [`Driver::ended`].
+    pub fn start_mortal(device: Box<dyn Device>) -> Self {
+        Self::bring_up(device, 0, Some(Mutex::default()))
+    }
+
+    fn bring_up(
+        device: Box<dyn Device>,
+        without: u64,
+        ended: Option<Mutex<Option<String>>>,
+    ) -> Self {
         let (ram, fence) = Fence::around(u64::from(MEMORY) << 20);
         let shared = Shared::map(None).unwrap();
         let metrics = DeviceMetrics::new(&shared, 0);
@@ -104,6 +120,7 @@ impl Driver {
                 })
                 .collect(),
             next_buffer: BUFFERS,
+            ended,
             _fence: fence,
         };
         driver.negotiate(without);
@@ -157,8 +174,27 @@ impl Driver {
     }
 
     pub fn write(&self, offset: u64, value: u32) {
-        let mut device = self.device.lock().unwrap();
-        device.write(offset, &value.to_le_bytes()).unwrap();
+        let outcome = {
+            let mut device = self.device.lock().unwrap();
+            device.write(offset, &value.to_le_bytes())
+        };
+        self.survive(outcome);
+    }
+
+    /// Takes note of what ended the machine, which only a mortal one's device may.
+    pub(in crate::devices) fn survive(&self, outcome: Result<(), Failure>) {
+        match (outcome, &self.ended) {
+            (Ok(()), _) => {}
+            (Err(why), Some(ended)) => {
+                ended.lock().unwrap().get_or_insert(why.to_string());
+            }
+            (Err(why), None) => panic!("the machine has ended: {why}"),
+        }
+    }
+
+    /// Why the machine has ended, if it has.
+    pub fn ended(&self) -> Option<String> {
+        self.ended.as_ref()?.lock().unwrap().clone()
     }
 
     /// Whether the device says that it has to be reset.

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{Ready, Watch};
 use super::interrupt::Interrupt;
-use super::queue::Queue;
+use super::queue::{Broken, Queue};
 use super::{Active, Device, Failure};
 use crate::metrics::DeviceMetrics;
 use crate::ram::Ram;
@@ -77,7 +77,6 @@ pub struct Transport {
     selected: usize,
     status: u32,
     generation: u32,
-    trouble: Option<Failure>,
 }
 
 impl Transport {
@@ -102,7 +101,6 @@ impl Transport {
             selected: 0,
             status: 0,
             generation: 0,
-            trouble: None,
         })
     }
 
@@ -170,21 +168,11 @@ impl Transport {
         self.settle(outcome)
     }
 
-    /// What last made the device ask for a reset, once.
-    pub fn take_trouble(&mut self) -> Option<Failure> {
-        self.trouble.take()
-    }
-
-    /// A guest that broke the rules, or whose device lost its other half, gets a device that waits
-    /// for a reset.
+    /// A guest that broke the rules gets a device that waits for a reset.
     fn settle(&mut self, outcome: Result<(), Failure>) -> Result<(), Failure> {
         match outcome {
-            Err(trouble @ (Failure::Guest(_) | Failure::BackEnd { .. })) => {
-                match &trouble {
-                    Failure::Guest(_) => self.parts.metrics.broken.add(1),
-                    _ => self.parts.metrics.failures.add(1),
-                }
-                self.trouble = Some(trouble);
+            Err(Failure::Guest(_)) => {
+                self.parts.metrics.broken.add(1);
                 self.device.halt();
                 self.status |= NEEDS_RESET;
                 self.parts.interrupt.configuration_changed();
@@ -330,10 +318,10 @@ impl Transport {
                 continue;
             }
             if !slot.ring.is_valid(&*self.parts.ram) {
-                return Err(super::queue::Broken::Ring.into());
+                return Err(Broken::Ring.into());
             }
-            let mut ring = virtio_queue::Queue::try_from(slot.ring.state())
-                .map_err(|_| super::queue::Broken::Ring)?;
+            let mut ring =
+                virtio_queue::Queue::try_from(slot.ring.state()).map_err(|_| Broken::Ring)?;
             ring.set_event_idx(event_index);
             let kick = slot
                 .kick
@@ -386,7 +374,6 @@ fn half(bits: u64, which: u32) -> u32 {
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
-    use super::super::queue::Broken;
     use super::super::testing::Driver;
     use super::*;
 

@@ -2,7 +2,8 @@
 //!
 //! The crate `vhost` has the messages, and a front end too; but that one waits for an answer as long
 //! as it takes, time-outs of the socket included. The server is a process of its own, and one that
-//! hangs must not hang the machine: here every wait has an end.
+//! hangs must not hang the machine: here every wait has an end. It is the socket's own, set before
+//! the jail closes, so that a virtual CPU's thread needs no call for it that it has not got.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,7 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use vhost::vhost_user::message::FrontendReq;
 
@@ -21,6 +21,8 @@ const ANSWER: usize = 8;
 const VERSION: u32 = 1;
 const IS_ANSWER: u32 = 1 << 2;
 const NEEDS_ANSWER: u32 = 1 << 3;
+/// How long one call may wait before the clock is looked at.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The file server, as far as it can be talked to.
 pub(super) struct BackEnd {
@@ -32,12 +34,16 @@ pub(super) struct BackEnd {
 }
 
 impl BackEnd {
-    pub(super) fn new(socket: UnixStream) -> Self {
-        Self {
+    /// Takes a connected socket that nobody else uses.
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
             socket,
             acknowledges: false,
             awaited: Vec::new(),
-        }
+        })
     }
 
     /// From now on the server acknowledges requests.
@@ -122,11 +128,12 @@ impl BackEnd {
             _ => &rights,
         };
         while !left.is_empty() {
+            in_time(until)?;
             let outcome = sendmsg::<()>(
                 self.socket.as_raw_fd(),
                 &[io::IoSlice::new(left)],
                 control,
-                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                MsgFlags::MSG_NOSIGNAL,
                 None,
             );
             match outcome {
@@ -134,9 +141,8 @@ impl BackEnd {
                     left = left.get(count..).unwrap_or_default();
                     control = &[];
                 }
-                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, until)?,
-                Err(Errno::EINTR) => {}
-                Err(why) => return Err(why.into()),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(why) => return Err(lost(why)),
             }
         }
         Ok(())
@@ -148,13 +154,13 @@ impl BackEnd {
         while let Some(rest) = message.get_mut(length..)
             && !rest.is_empty()
         {
+            in_time(until)?;
             // Without a place for descriptors, those that come along are closed by the kernel.
-            match recv(self.socket.as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return Err(io::Error::other("the server has hung up")),
+            match recv(self.socket.as_raw_fd(), rest, MsgFlags::empty()) {
+                Ok(0) => return Err(lost(Errno::EPIPE)),
                 Ok(count) => length += count,
-                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLIN, until)?,
-                Err(Errno::EINTR) => {}
-                Err(why) => return Err(why.into()),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(why) => return Err(lost(why)),
             }
         }
         let (header, answer) = message.split_at(HEADER);
@@ -169,19 +175,20 @@ impl BackEnd {
             ))),
         }
     }
+}
 
-    fn wait(&self, what: PollFlags, until: Instant) -> io::Result<()> {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::other("the server takes too long"));
-        }
-        // Not less than a millisecond: it must not become a loop that asks all the time.
-        let left = left.max(Duration::from_millis(1));
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), what)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(why) => Err(why.into()),
-        }
+/// What a call's failure says of the server.
+fn lost(why: Errno) -> io::Error {
+    match why {
+        Errno::EPIPE | Errno::ECONNRESET => io::Error::other("the server has hung up"),
+        why => why.into(),
+    }
+}
+
+fn in_time(until: Instant) -> io::Result<()> {
+    match Instant::now() < until {
+        true => Ok(()),
+        false => Err(io::Error::other("the server takes too long")),
     }
 }
 

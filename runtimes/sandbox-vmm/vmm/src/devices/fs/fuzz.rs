@@ -57,7 +57,7 @@ pub fn fuzz(bytes: &[u8]) {
     let Ok(fs) = Fs::greet(options, front, Duration::from_secs(1)) else {
         return;
     };
-    let mut driver = Driver::start(Box::new(fs), 0);
+    let mut driver = Driver::start_mortal(Box::new(fs));
     driver.misbehave(script, |_, _| {
         while back.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
     });

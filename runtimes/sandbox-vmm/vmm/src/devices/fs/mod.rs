@@ -5,11 +5,12 @@
 //! no request passes through this process.
 //!
 //! **The server is not trusted to answer.** It runs in a jail of its own, but parses what a guest
-//! writes. All waits for it have an end ([`START`], [`STOP`]), and they are on the thread of the
-//! virtual CPU that starts or resets the device, never on the thread of events. A server that hangs
-//! up, answers wrongly or not at all is given up on: the device asks the guest for a reset, and
-//! says what was wrong; only a new machine brings it back. What it still does to the guest's memory
-//! is the guest's harm alone, and ends when whoever started it ends it.
+//! writes. All waits for it have an end ([`START`], [`STOP`]), and once the guest runs they are on the
+//! thread of the virtual CPU that starts or resets the device, never on the thread of events, which
+//! other devices need. A server that hangs up, answers wrongly or not at all ends the machine, which
+//! says what was wrong: Linux's driver does not look whether its device asks for a reset, and would
+//! wait for an answer for ever. What the server still does to the guest's memory is the guest's harm
+//! alone, and ends when whoever started it ends it.
 //!
 //! The server has the guest's whole memory, and nothing else of ours. Addresses are the guest's own:
 //! it does not learn where things lie in this process.
@@ -110,7 +111,7 @@ pub struct Fs {
     configuration: [u8; TAG_SIZE + 4],
     queues: &'static [u16],
     back_end: BackEnd,
-    /// Why the server has been given up on, if it has.
+    /// Why the server has been given up on at a reset, if it has.
     lost: Option<String>,
     serving: Option<Serving>,
 }
@@ -143,7 +144,7 @@ impl Fs {
         }
         let count = u32::try_from(queues).map_err(|_| Unfit::Queues(queues))?;
         configuration[TAG_SIZE..].copy_from_slice(&count.to_le_bytes());
-        let mut back_end = BackEnd::new(back_end);
+        let mut back_end = BackEnd::new(back_end)?;
         negotiate(&mut back_end, queues as u64 + 1, Instant::now() + limit)?;
         Ok(Self {
             configuration,
@@ -152,15 +153,6 @@ impl Fs {
             lost: None,
             serving: None,
         })
-    }
-
-    /// Gives up on the server.
-    fn give_up(&mut self, why: &io::Error) {
-        self.lost = Some(why.to_string());
-        self.back_end.hang_up();
-        if let Some(serving) = self.serving.take() {
-            serving.watch.remove(self.back_end.fd());
-        }
     }
 
     fn start(&mut self, active: &Active) -> io::Result<Vec<u32>> {
@@ -278,10 +270,6 @@ fn memory(ram: &Ram) -> io::Result<(Vec<u8>, Vec<RawFd>)> {
     Ok((body, fds))
 }
 
-fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> Failure {
-    move |why| Failure::BackEnd { doing, why }
-}
-
 impl Device for Fs {
     fn kind(&self) -> u32 {
         VIRTIO_ID_FS
@@ -312,25 +300,18 @@ impl Device for Fs {
         const DOING: &str = "have the file server serve the queues";
         if let Some(why) = &self.lost {
             let why = io::Error::other(format!("it has been given up on: {why}"));
-            return Err(failed(DOING)(why));
+            return Err(Failure::host(DOING)(why));
         }
-        match self.start(&active) {
-            Ok(rings) => {
-                let watch = active.watch;
-                // It says nothing unasked; only its end is of interest.
-                watch.add(self.back_end.fd(), SOCKET, Interest::default())?;
-                self.serving = Some(Serving {
-                    rings,
-                    watch,
-                    metrics: active.metrics,
-                });
-                Ok(())
-            }
-            Err(why) => {
-                self.give_up(&why);
-                Err(failed(DOING)(why))
-            }
-        }
+        let rings = self.start(&active).map_err(Failure::host(DOING))?;
+        let watch = active.watch;
+        // It says nothing unasked; only its end is of interest.
+        watch.add(self.back_end.fd(), SOCKET, Interest::default())?;
+        self.serving = Some(Serving {
+            rings,
+            watch,
+            metrics: active.metrics,
+        });
+        Ok(())
     }
 
     fn kicked(&mut self, _queue: usize) -> Result<(), Failure> {
@@ -342,8 +323,7 @@ impl Device for Fs {
             return Ok(());
         }
         let why = io::Error::other("the server has hung up");
-        self.give_up(&why);
-        Err(failed("wait for the file server")(why))
+        Err(Failure::host("wait for the file server")(why))
     }
 
     fn reset(&mut self) {
@@ -354,7 +334,8 @@ impl Device for Fs {
         if let Err(why) = self.stop(&serving.rings) {
             // There is nobody to be told until a driver starts the device again.
             serving.metrics.failures.add(1);
-            self.give_up(&why);
+            self.lost = Some(why.to_string());
+            self.back_end.hang_up();
         }
     }
 }

@@ -62,7 +62,7 @@ impl Access {
 
 impl Driver {
     /// Does what the script says, and `own` what is the device's own. Only a failure of the host's
-    /// side is a failure.
+    /// side is a failure, unless the machine is mortal.
     pub fn misbehave(&mut self, bytes: &[u8], mut own: impl FnMut(&mut Self, &mut Script<'_>)) {
         let mut script = Script::new(bytes);
         for _ in 0..MOST_STEPS {
@@ -76,8 +76,12 @@ impl Driver {
             self.kick(queue);
         }
         for _ in 0..8 {
-            self.turn().unwrap();
+            self.turn_if_it_lives();
         }
+    }
+
+    fn turn_if_it_lives(&self) {
+        self.survive(self.turn().map_err(|(_, why)| why));
     }
 
     fn step(&mut self, what: u8, script: &mut Script<'_>) {
@@ -118,15 +122,20 @@ impl Driver {
                 let access = Access::next(script);
                 let mut bytes = access.value.unwrap_or_default();
                 let mut device = self.device.lock().unwrap();
-                match access.value {
-                    Some(_) => device.write(access.offset, &bytes[..access.width]).unwrap(),
-                    None => device.read(access.offset, &mut bytes[..access.width]),
-                }
+                let outcome = match access.value {
+                    Some(_) => device.write(access.offset, &bytes[..access.width]),
+                    None => {
+                        device.read(access.offset, &mut bytes[..access.width]);
+                        Ok(())
+                    }
+                };
+                drop(device);
+                self.survive(outcome);
             }
             11 if script.number(1) < 32 => self.negotiate(without(script)),
             _ => {
                 self.kick(queue);
-                self.turn().unwrap();
+                self.turn_if_it_lives();
                 while self.used(queue).is_some() {}
             }
         }

@@ -35,7 +35,7 @@ fn start(queues: usize, server: Server) -> Guest {
     let (server, thread) = serve(server, back);
     let fs = Fs::new(options(queues), front).unwrap();
     Guest {
-        driver: Driver::start(Box::new(fs), 0),
+        driver: Driver::start_mortal(Box::new(fs)),
         server,
         thread,
     }
@@ -52,11 +52,6 @@ fn echo(driver: &mut Driver, queue: usize) {
     while driver.interrupts() == 0 {
         assert!(Instant::now() < deadline, "no interrupt");
     }
-}
-
-fn trouble(driver: &Driver) -> String {
-    let trouble = driver.device.lock().unwrap().take_trouble();
-    trouble.expect("trouble").to_string()
 }
 
 #[test]
@@ -158,16 +153,20 @@ fn by_hand(mut socket: UnixStream, stops: bool) -> Vec<u32> {
             11 if stops => 0,
             _ => continue,
         };
-        let mut message = Vec::new();
-        for field in [field(0), 5, 8] {
-            message.extend(field.to_ne_bytes());
-        }
-        message.extend(answer.to_ne_bytes());
-        if socket.write_all(&message).is_err() {
+        if socket.write_all(&answer_to(field(0), answer)).is_err() {
             break;
         }
     }
     requests
+}
+
+fn answer_to(request: u32, answer: u64) -> Vec<u8> {
+    let mut message = Vec::new();
+    for field in [request, 5, 8] {
+        message.extend(field.to_ne_bytes());
+    }
+    message.extend(answer.to_ne_bytes());
+    message
 }
 
 #[test]
@@ -250,50 +249,65 @@ fn a_server_that_answers_something_else_is_given_up_on() {
 }
 
 #[test]
-fn a_server_that_refuses_leaves_a_device_that_asks_for_a_reset() {
+fn a_server_that_refuses_ends_the_machine() {
     for what in ["features", "memory", "enable"] {
         let mut server = Server::new(2);
         server.refuses = what;
         let guest = start(1, server);
-        assert!(guest.driver.needs_reset());
-        let why = trouble(&guest.driver);
+        let why = guest.driver.ended().expect("it goes on");
         assert!(
             why.starts_with("have the file server serve the queues: SET_"),
             "{why}"
         );
         assert!(why.ends_with("the server refuses"), "{why}");
-        assert_eq!(guest.driver.metrics.failures.get(), 1);
         assert_eq!(guest.driver.metrics.broken.get(), 0);
-        assert!(guest.driver.sleeps(Duration::from_millis(20)));
+        drop(guest.driver);
         guest.thread.join().unwrap();
     }
 }
 
 #[test]
-fn a_server_that_dies_leaves_a_device_that_asks_for_a_reset() {
+fn a_server_that_dies_ends_the_machine() {
     let mut guest = start(1, Server::new(2));
     echo(&mut guest.driver, 1);
-    let driver = &mut guest.driver;
     guest.server.lock().unwrap().hang_up();
     guest.thread.join().unwrap();
-    driver.interrupts();
-    driver.turn().unwrap();
-    assert!(driver.needs_reset());
-    assert!(driver.interrupts() > 0);
+    let (device, why) = guest.driver.turn().unwrap_err();
     assert_eq!(
-        trouble(driver),
-        "wait for the file server: the server has hung up"
+        format!("{device}: {why}"),
+        "fs: wait for the file server: the server has hung up"
     );
-    assert_eq!(driver.metrics.failures.get(), 1);
-    assert!(driver.sleeps(Duration::from_millis(20)));
-    driver.kick(1);
-    assert!(driver.sleeps(Duration::from_millis(20)));
-    // It does not come back, and another driver is told so.
-    driver.negotiate(0);
-    assert!(driver.needs_reset());
+}
+
+#[test]
+fn a_server_that_died_before_the_driver_came_ends_the_machine() {
+    let (front, back) = UnixStream::pair().unwrap();
+    let (server, thread) = serve(Server::new(2), back);
+    let fs = Fs::new(options(1), front).unwrap();
+    server.lock().unwrap().hang_up();
+    thread.join().unwrap();
+    let why = Driver::start_mortal(Box::new(fs)).ended().unwrap();
     assert_eq!(
-        trouble(driver),
-        "have the file server serve the queues: it has been given up on: the server has hung up"
+        why,
+        "have the file server serve the queues: SET_FEATURES: the server has hung up"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_begin_ends_the_machine() {
+    let (front, back) = UnixStream::pair().unwrap();
+    // It says what it can do, and then it hangs. 8: it acknowledges requests.
+    for (request, answer) in [(1, NEEDED), (15, 8), (3, 0)] {
+        (&back).write_all(&answer_to(request, answer)).unwrap();
+    }
+    let fs = Fs::new(options(1), front).unwrap();
+    let began = Instant::now();
+    let driver = Driver::start_mortal(Box::new(fs));
+    let took = began.elapsed();
+    assert!(took >= START && took < START * 2, "{took:?}");
+    assert_eq!(
+        driver.ended().unwrap(),
+        "have the file server serve the queues: SET_FEATURES: the server takes too long"
     );
 }
 
@@ -319,7 +333,7 @@ fn a_server_that_does_not_stop_rightly_is_given_up_on() {
     let mut copy = back.try_clone().unwrap();
     let (_server, _thread) = serve(Server::new(2), back);
     let fs = Fs::new(options(1), front).unwrap();
-    let mut driver = Driver::start(Box::new(fs), 0);
+    let mut driver = Driver::start_mortal(Box::new(fs));
     // What nobody asked for comes before the answer.
     copy.write_all(&[0; 20]).unwrap();
     assert!(
@@ -328,8 +342,9 @@ fn a_server_that_does_not_stop_rightly_is_given_up_on() {
     );
     driver.write(0x70, 0);
     assert_eq!(driver.metrics.failures.get(), 1);
+    assert_eq!(driver.ended(), None);
     driver.negotiate(0);
-    let why = trouble(&driver);
+    let why = driver.ended().unwrap();
     assert!(
         why.contains("given up on: GET_VRING_BASE: the server's answer begins"),
         "{why}"

@@ -8,6 +8,7 @@
     reason = "in a test, what can't be is a failure of the test"
 )]
 
+pub mod descriptors;
 mod fence;
 pub mod hostile;
 pub mod script;
@@ -26,6 +27,7 @@ use super::transport::{Parts, Transport};
 use super::{Device, Failure};
 use crate::metrics::{DeviceMetrics, Shared};
 use crate::ram::Ram;
+use descriptors::Closing;
 use fence::Fence;
 
 /// How much memory the guest has, in MiB.
@@ -53,8 +55,9 @@ pub struct Driver {
     next_buffer: u64,
     /// Why the machine has ended, if it may.
     ended: Option<Mutex<Option<String>>>,
-    /// The last to go: the memory is its.
+    /// The last to go but one: the memory is its.
     _fence: Fence,
+    _closing: Closing,
 }
 
 struct DriverQueue {
@@ -88,6 +91,7 @@ impl Driver {
         without: u64,
         ended: Option<Mutex<Option<String>>>,
     ) -> Self {
+        let closing = Closing::closes();
         let (ram, fence) = Fence::around(u64::from(MEMORY) << 20);
         let shared = Shared::map(None).unwrap();
         let metrics = DeviceMetrics::new(&shared, 0);
@@ -122,6 +126,7 @@ impl Driver {
             next_buffer: BUFFERS,
             ended,
             _fence: fence,
+            _closing: closing,
         };
         driver.negotiate(without);
         driver

@@ -209,6 +209,7 @@ fn control_socket() -> std::os::fd::BorrowedFd<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::testing::descriptors::making_a_process;
 
     /// As if the parent had ended before the kernel was told to end the machine with it.
     #[test]
@@ -223,7 +224,7 @@ mod tests {
             cgroups: &[],
             oom_score_adj: None,
         };
-        let why = spawn(&start, theirs).expect_err("no machine");
+        let why = making_a_process(|| spawn(&start, theirs)).expect_err("no machine");
         assert_eq!(
             why.to_string(),
             "arrange the machine's descriptors: EPIPE: Broken pipe"

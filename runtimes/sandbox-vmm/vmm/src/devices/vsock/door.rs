@@ -222,6 +222,7 @@ fn is_stream(stream: &OwnedFd) -> bool {
 mod tests {
     use std::io::{Read, Write};
 
+    use super::super::super::testing::descriptors::making_a_process;
     use super::*;
 
     fn raw(door: &impl AsFd, message: &[u8], fds: &[RawFd]) {
@@ -317,8 +318,9 @@ mod tests {
             // In a process of its own: what it does to descriptors is all threads'.
             let program = std::env::current_exe().expect("program");
             let mut again = std::process::Command::new(program);
-            let status = again.args(["--exact", NAME]).env(ALONE, "1").status();
-            return assert!(status.expect("run").success());
+            again.args(["--exact", NAME]).env(ALONE, "1");
+            let mut again = making_a_process(|| again.spawn()).expect("run");
+            return assert!(again.wait().expect("wait").success());
         }
         let (parent, vmm) = Door::pair().expect("pair");
         let mut lost = parent.connect(1).expect("connect");

@@ -24,11 +24,11 @@ use crate::cpu::threads::{Ending, Threads};
 use crate::devices::block::Block;
 use crate::devices::events::{Events, Own};
 use crate::devices::fs::Fs;
-use crate::devices::interrupt::Interrupt;
+use crate::devices::interrupt::{Interrupt, USED};
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
-use crate::devices::transport::{Parts, QUEUE_NOTIFY, Transport};
+use crate::devices::transport::{INTERRUPT_ACKNOWLEDGE, Parts, QUEUE_NOTIFY, Transport};
 use crate::devices::vsock::Vsock;
 use crate::devices::{self, Device};
 use crate::exit::Exit;
@@ -143,6 +143,7 @@ fn start(
         let device = make_device(device, &mut descriptors)?;
         slots.push(plug(&vm, &ram, &events, &metrics, number, device)?);
     }
+    acknowledge_in_kernel(&vm, slots.len())?;
     let serial = match configuration.serial {
         Some(handed) => Some(make_serial(
             &vm,
@@ -317,6 +318,20 @@ fn plug(
         transport: Arc::new(Mutex::new(transport)),
         interrupt,
     })
+}
+
+/// Has KVM itself take what a driver writes to acknowledge nothing but used buffers, which means
+/// nothing to us (see [`devices::interrupt`]): the guest is not left for it. KVM signals an event
+/// for it, which nobody looks at, and keeps that when we have closed it.
+fn acknowledge_in_kernel(vm: &VmFd, devices: usize) -> Result<(), Failure> {
+    const DOING: &str = "have acknowledgements taken by KVM";
+    let nobodys = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(fail(DOING))?;
+    for number in 0..devices {
+        let address = layout::device_address(number) + INTERRUPT_ACKNOWLEDGE;
+        vm.register_ioevent(&nobodys, &IoEventAddress::Mmio(address), USED)
+            .map_err(fail(DOING))?;
+    }
+    Ok(())
 }
 
 /// An event that raises an interrupt line.

@@ -1,9 +1,9 @@
 //! A device's interrupt: what the driver reads to learn why, and the line.
 //!
 //! Linux's driver reads the reason, acknowledges it by writing it back, and then looks at all of
-//! the device's queues if the "used" bit was set. Two exits for each interrupt; one of them is
-//! saved: the "used" bit always reads as set, which costs the driver a look at a queue at worst,
-//! so that nothing hangs on the acknowledgement.
+//! the device's queues if the "used" bit was set. That would be two exits for each interrupt; one of
+//! them is saved: the "used" bit always reads as set, which costs the driver a look at a queue at
+//! worst, so that nothing hangs on its acknowledgement, and KVM takes that itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

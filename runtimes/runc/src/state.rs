@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
+use libcontainer::error::LibcontainerError;
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
 use serde::Deserialize;
@@ -90,7 +91,8 @@ impl State {
     }
 
     fn load(&self) -> Result<Container> {
-        Container::load(self.libcontainer.clone()).map_err(|why| Error::internal(sentence(&why)))
+        looking_again(|| Container::load(self.libcontainer.clone()))
+            .map_err(|why| Error::internal(sentence(&why)))
     }
 }
 
@@ -266,10 +268,20 @@ fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
 
 /// libcontainer's part: hooks, its state, resource control groups.
 fn delete_state(mut container: Container) -> Result<Option<String>> {
-    container
-        .delete(true)
+    looking_again(|| container.delete(true))
         .map(|()| None)
         .map_err(|why| Error::internal(sentence(&why)))
+}
+
+/// Does again what has failed because the init was reaped while libcontainer looked at it, which it does
+/// before all else: the next look finds nobody.
+fn looking_again<T>(
+    mut attempt: impl FnMut() -> std::result::Result<T, LibcontainerError>,
+) -> std::result::Result<T, LibcontainerError> {
+    match attempt() {
+        Err(LibcontainerError::Procfs(_)) => attempt(),
+        outcome => outcome,
+    }
 }
 
 /// libcontainer's error with all its causes, in one line.
@@ -301,6 +313,27 @@ mod tests {
         ] {
             assert_eq!(is_unit(Path::new(path)), unit, "{path}");
         }
+    }
+
+    #[test]
+    fn an_init_that_goes_while_it_is_looked_at_is_gone_at_the_next_look() {
+        let gone =
+            || LibcontainerError::Procfs(std::io::Error::from_raw_os_error(libc::EIO).into());
+        let mut looks = 0;
+        let outcome = looking_again(|| {
+            looks += 1;
+            if looks == 1 { Err(gone()) } else { Ok(looks) }
+        });
+        assert_eq!(outcome.expect("done"), 2);
+        let mut looks = 0;
+        let outcome: std::result::Result<(), _> = looking_again(|| {
+            looks += 1;
+            Err(LibcontainerError::InvalidID(
+                libcontainer::error::ErrInvalidID::Empty,
+            ))
+        });
+        assert!(outcome.is_err() && looks == 1);
+        assert!(looking_again::<()>(|| Err(gone())).is_err());
     }
 
     #[test]

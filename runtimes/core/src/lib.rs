@@ -9,6 +9,7 @@
 //! implements it.
 
 pub mod child;
+pub mod detached;
 mod error;
 mod exit;
 mod isolation;

@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use trefoil_core::Result;
+use trefoil_core::detached::{Depth, Tree};
 
 use super::mapping::{Mappings, parse};
 use super::private::Private;
-use super::tree::{Depth, Tree};
 
 /// The option that names overlay's lower layers.
 const LAYERS: &str = "lowerdir=";

@@ -10,12 +10,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
+use trefoil_core::detached::{Depth, Tree};
 use trefoil_core::{Context, Error, Result};
 
 use super::mapping::Mappings;
 use super::namespace;
 use super::private::Private;
-use super::tree::{Depth, Tree};
 
 /// What has to be kept while libcontainer makes the container.
 #[derive(Debug)]

@@ -1,13 +1,17 @@
-//! Mounts that hang nowhere: copies of mounts, made and changed before anybody can see them.
+//! Mounts that hang nowhere: copies of mounts and new ones, made and changed before anybody can see
+//! them.
+
+mod filesystem;
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::{Context, Error, Result};
+pub use filesystem::mount;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
-use trefoil_core::{Context, Error, Result};
 
 /// A mount, perhaps with those below it, that is not part of any directory tree. It goes when this
 /// value does, unless it was [attached](Self::attach).
@@ -35,16 +39,14 @@ impl Depth {
 impl Tree {
     /// A copy of what `path` shows.
     pub fn copy(path: &Path, depth: Depth) -> Result<Self> {
-        let doing = || format!("open {} to mount it", path.display());
-        let name = CString::new(path.as_os_str().as_bytes()).context(doing)?;
-        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | depth.flag();
-        // SAFETY: the kernel reads the string, which lives through the call, and keeps nothing of it.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) };
-        let fd = Errno::result(fd).context(doing)?;
-        let fd = RawFd::try_from(fd).context(doing)?;
-        // SAFETY: open_tree has just made this descriptor for us; nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        copy_at(libc::AT_FDCWD, path, depth)
+            .context(|| format!("open {} to mount it", path.display()))
+    }
+
+    /// A copy of what this mount shows at `path`, below its root.
+    pub fn copy_below(&self, path: &Path) -> Result<Self> {
+        copy_at(self.0.as_raw_fd(), path, Depth::One)
+            .context(|| format!("open {} of a mount", path.display()))
     }
 
     /// Shows other owners from now on, as `namespace` maps them. `what` is for the error.
@@ -70,14 +72,47 @@ impl Tree {
 
     /// Lets nobody write through this mount.
     pub fn make_read_only(&self) -> Result<()> {
+        self.add_attributes(libc::MOUNT_ATTR_RDONLY, Depth::One)
+    }
+
+    /// Adds attributes, of `MOUNT_ATTR_*`.
+    pub fn add_attributes(&self, attributes: u64, depth: Depth) -> Result<()> {
         let attributes = libc::mount_attr {
-            attr_set: libc::MOUNT_ATTR_RDONLY,
-            attr_clr: 0,
+            attr_set: attributes,
+            // Of these there is always one, and the one before has to go.
+            attr_clr: match attributes & libc::MOUNT_ATTR__ATIME {
+                0 => 0,
+                _ => libc::MOUNT_ATTR__ATIME,
+            },
+            propagation: 0,
+            userns_fd: 0,
+        };
+        self.set(&attributes, depth)
+            .context(|| "change a mount's attributes")
+    }
+
+    /// Lets everybody write through this mount who may.
+    pub fn make_writable(&self) -> Result<()> {
+        let attributes = libc::mount_attr {
+            attr_set: 0,
+            attr_clr: libc::MOUNT_ATTR_RDONLY,
             propagation: 0,
             userns_fd: 0,
         };
         self.set(&attributes, Depth::One)
-            .context(|| "make a mount read-only")
+            .context(|| "make a mount writable")
+    }
+
+    /// Neither gets later mounts from where it was copied nor gives it its own.
+    pub fn make_private(&self, depth: Depth) -> Result<()> {
+        let attributes = libc::mount_attr {
+            attr_set: 0,
+            attr_clr: 0,
+            propagation: libc::MS_PRIVATE,
+            userns_fd: 0,
+        };
+        self.set(&attributes, depth)
+            .context(|| "keep a mount to ourselves")
     }
 
     fn set(&self, attributes: &libc::mount_attr, depth: Depth) -> Result<(), Errno> {
@@ -99,8 +134,22 @@ impl Tree {
 
     /// Whether what it shows is a directory.
     pub fn is_directory(&self) -> Result<bool> {
+        Ok(self.kind()? == SFlag::S_IFDIR)
+    }
+
+    /// Whether what it shows is a regular file.
+    pub fn is_file(&self) -> Result<bool> {
+        Ok(self.kind()? == SFlag::S_IFREG)
+    }
+
+    fn kind(&self) -> Result<SFlag> {
         let status = fstat(self.0.as_fd()).context(|| "look at a mount")?;
-        Ok(SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+        Ok(SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT)
+    }
+
+    /// Its root, for calls that take a directory.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Mounts it at `place`.
@@ -121,4 +170,19 @@ impl Tree {
         };
         Errno::result(result).map(drop).context(doing)
     }
+}
+
+fn copy_at(directory: RawFd, path: &Path, depth: Depth) -> std::io::Result<Tree> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | depth.flag();
+    // SAFETY: the kernel reads the string, which lives through the call, and keeps nothing of it.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, directory, name.as_ptr(), flags) };
+    Ok(Tree(owned(fd)?))
+}
+
+/// The descriptor that a call has made.
+fn owned(fd: libc::c_long) -> Result<OwnedFd, Errno> {
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -240,7 +240,7 @@ impl Chain {
 ///
 /// They stay valid as long as the [`Ram`] that the queue holds; a device that keeps a chain past
 /// its queue keeps an `Arc` of that too.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Buffers {
     list: Vec<libc::iovec>,
     length: usize,
@@ -261,7 +261,8 @@ impl Buffers {
         self.list.is_empty()
     }
 
-    fn add(&mut self, ram: &Ram, address: GuestAddress, length: usize) -> Result<(), Broken> {
+    /// Adds what lies at an address of the guest's.
+    pub fn add(&mut self, ram: &Ram, address: GuestAddress, length: usize) -> Result<(), Broken> {
         if length == 0 {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::{Failure, Jail};
+use super::Failure;
 
 /// Capabilities are the kernel's only: a program of root's has none, a change of user ids neither
 /// gives nor takes any, and none is kept or handed on. And that stays so.
@@ -16,8 +16,9 @@ const SECURE_BITS: libc::c_int = libc::SECBIT_NOROOT
     | libc::SECBIT_NO_CAP_AMBIENT_RAISE
     | libc::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
-pub(super) fn check(jail: &Jail) -> Result<(), Failure> {
-    for (what, id) in [("user", jail.uid), ("group", jail.gid)] {
+/// Fails if these are no ids to become.
+pub fn check(uid: u32, gid: u32) -> Result<(), Failure> {
+    for (what, id) in [("user", uid), ("group", gid)] {
         // The last one means "leave it as it is".
         if [0, u32::MAX].contains(&id) {
             let why = format!("{id} is not an unprivileged {what}'s");
@@ -27,7 +28,9 @@ pub(super) fn check(jail: &Jail) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn drop_all(jail: &Jail) -> Result<(), Failure> {
+/// Becomes this user and group, with no capability but those `kept` (a bit each), and no way to
+/// another.
+pub fn drop_all(uid: u32, gid: u32, kept: u64) -> Result<(), Failure> {
     for capability in 0..=63 {
         match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             Ok(()) => {}
@@ -48,12 +51,12 @@ pub(super) fn drop_all(jail: &Jail) -> Result<(), Failure> {
     prctl(libc::PR_SET_SECUREBITS, SECURE_BITS.unsigned_abs(), 0)
         .map_err(Failure::at("lock the secure bits"))?;
 
-    let (user, group) = (Uid::from_raw(jail.uid), Gid::from_raw(jail.gid));
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setgroups(&[]).map_err(Failure::at("leave all groups"))?;
     setresgid(group, group, group)
         .map_err(|why| Failure::new(format!("become group {group}"), why))?;
     setresuid(user, user, user).map_err(|why| Failure::new(format!("become user {user}"), why))?;
-    drop_capabilities().map_err(Failure::at("drop all capabilities"))?;
+    set_capabilities(kept, kept).map_err(Failure::at("drop capabilities"))?;
 
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(Failure::at("forgo new privileges"))?;
     // Nobody but root may trace the process or read its memory.
@@ -78,20 +81,24 @@ struct Header {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
 struct Sets {
     effective: u32,
     permitted: u32,
     inheritable: u32,
 }
 
-fn drop_capabilities() -> Result<(), Errno> {
+/// Sets which capabilities the thread may have and which it has, a bit each. It hands none on.
+pub fn set_capabilities(permitted: u64, effective: u64) -> Result<(), Errno> {
     const VERSION: u32 = 0x2008_0522;
     let header = Header {
         version: VERSION,
         pid: 0,
     };
-    let sets = [Sets::default(); 2];
+    let sets = [0, 32].map(|shift| Sets {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: 0,
+    });
     // SAFETY: both are what this version of the interface has, and live through the call.
     let outcome = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     Errno::result(outcome).map(drop)
@@ -115,14 +122,6 @@ mod tests {
 
     #[test]
     fn root_is_refused() {
-        let check = |uid, gid| {
-            check(&Jail {
-                uid,
-                gid,
-                descriptors: 1,
-                file_size: 1,
-            })
-        };
         check(1, 1).expect("nobody");
         let why = check(0, 1).expect_err("root");
         assert_eq!(

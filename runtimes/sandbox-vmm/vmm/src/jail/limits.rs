@@ -30,8 +30,13 @@ pub(super) fn set(jail: &Jail, threads: u32) -> Result<(), Failure> {
         (Resource::RLIMIT_RTPRIO, "priority", 0),
         (Resource::RLIMIT_NICE, "priority", 0),
     ] {
-        setrlimit(resource, most, most)
-            .map_err(|why| Failure::new(format!("limit itself to {most} {name}"), why))?;
+        limit(resource, name, most)?;
     }
     Ok(())
+}
+
+/// Limits the process for ever, to so many of what is called `name`.
+pub fn limit(resource: Resource, name: &str, most: u64) -> Result<(), Failure> {
+    setrlimit(resource, most, most)
+        .map_err(|why| Failure::new(format!("limit itself to {most} {name}"), why))
 }

@@ -9,15 +9,18 @@
 //! and threads made later have the same. The filters are each thread's own affair, since they
 //! differ; with them, no thread can be made any more.
 
-mod credentials;
-mod limits;
-mod namespaces;
+pub mod credentials;
+pub mod limits;
+pub mod namespaces;
 mod root;
 pub mod seccomp;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control;
+
+/// What the process is called, by itself and by its own host name.
+const NAME: &std::ffi::CStr = c"trefoil-vmm";
 
 /// Who the process becomes and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +46,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(doing: impl Into<String>, why: impl ToString) -> Self {
+    /// Says what was being done, and why it failed.
+    pub fn new(doing: impl Into<String>, why: impl ToString) -> Self {
         Self {
             doing: doing.into(),
             why: why.to_string(),
@@ -51,7 +55,7 @@ impl Failure {
     }
 
     /// For `map_err` on a system call's outcome.
-    fn at<E: ToString>(doing: &'static str) -> impl FnOnce(E) -> Self {
+    pub fn at<E: ToString>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |why| Self::new(doing, why)
     }
 }
@@ -62,12 +66,12 @@ impl Failure {
 /// After an error the process may be anything between what it was and what it should be: it is to
 /// end.
 pub fn enter(jail: &Jail, threads: u32) -> Result<(), Failure> {
-    credentials::check(jail)?;
+    credentials::check(jail.uid, jail.gid)?;
     namespaces::verify()?;
-    namespaces::rename()?;
+    namespaces::rename(NAME)?;
     root::empty()?;
     limits::set(jail, threads)?;
-    credentials::drop_all(jail)?;
+    credentials::drop_all(jail.uid, jail.gid, 0)?;
     // A change of user ids takes back that we end with our parent; and it may have ended meanwhile.
     // SAFETY: the call takes numbers.
     let outcome = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };

@@ -1,18 +1,18 @@
 //! That the namespaces are the process's own. The parent makes them when it makes the process; that
 //! it did is looked up, since all that follows would hit the host otherwise.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::Failure;
 
-/// What the process is called, by itself and by its own host name.
-const NAME: &std::ffi::CStr = c"trefoil-vmm";
-
 /// Those that are looked up. That of processes is known by being their first.
 const OWN: [&str; 4] = ["mnt", "net", "ipc", "uts"];
 
-pub(super) fn verify() -> Result<(), Failure> {
+/// Fails unless this process has one thread and namespaces of its own: of processes, whose first it
+/// is, of mounts, networks, IPC and host names.
+pub fn verify() -> Result<(), Failure> {
     let doing = "look at the process's own namespaces";
     if std::process::id() != 1 {
         return Err(Failure::new(
@@ -55,16 +55,17 @@ fn parent_and_threads(line: &str) -> Option<[u32; 2]> {
     Some([field(4)?, field(20)?])
 }
 
-pub(super) fn rename() -> Result<(), Failure> {
-    let name = NAME.to_bytes();
+/// Gives the process and its own host a name.
+pub fn rename(name: &CStr) -> Result<(), Failure> {
+    let text = name.to_bytes();
     let doing = "set the host's and the process's name";
     for outcome in [
         // SAFETY: the name has that many bytes, of which the kernel makes a copy.
-        unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) },
+        unsafe { libc::sethostname(text.as_ptr().cast(), text.len()) },
         // SAFETY: no byte is read.
-        unsafe { libc::setdomainname(name.as_ptr().cast(), 0) },
+        unsafe { libc::setdomainname(text.as_ptr().cast(), 0) },
         // SAFETY: the name ends with a zero, and the kernel makes a copy.
-        unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) },
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) },
     ] {
         nix::errno::Errno::result(outcome).map_err(Failure::at(doing))?;
     }

@@ -1,6 +1,7 @@
 //! What the probe and the host that asks it have in common: where they meet, and the bytes that
 //! either writes and the other knows.
 
+pub mod files;
 pub mod pattern;
 
 /// The host's number on every guest's vsock.

@@ -2,7 +2,15 @@
 
 use std::path::PathBuf;
 
-use trefoil_core::Mount;
+use serde::{Deserialize, Serialize};
+use trefoil_core::detached::{self, Depth};
+use trefoil_core::{Error, ErrorKind, Mount, Result};
+
+/// What the server's mounts are for: nothing of them is run, opened as a device or followed.
+const ATTRIBUTES: u64 = libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC
+    | libc::MOUNT_ATTR_NOSYMFOLLOW;
 
 /// A directory with all below it, or one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +33,65 @@ pub enum Source {
         /// With what is mounted below it now (`rbind`).
         submounts: bool,
     },
-    /// A root filesystem as a snapshotter describes it: each mounted upon the one before.
-    Mounts(Vec<Mount>),
+    /// A root filesystem as a snapshotter describes it, in one mount: an overlay of any number of
+    /// layers, or a directory.
+    Mount(Mount),
 }
 
 /// Who may change a tree while it is shared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Changes {
     /// The host too: what it changes is seen in the guest about a second later.
     Anybody,
     /// Only the guest, as a container's own root filesystem: the guest's kernel keeps what it knows
     /// for as long as it likes.
     GuestOnly,
+}
+
+impl Tree {
+    /// Mounts it nowhere yet.
+    pub(crate) fn mount(&self) -> Result<detached::Tree> {
+        let tree = match &self.source {
+            Source::Path { path, .. } if !path.is_absolute() => {
+                let path = path.display();
+                return Err(Error::invalid(format!("{path} is not an absolute path")));
+            }
+            Source::Path { path, submounts } => {
+                let depth = match submounts {
+                    true => Depth::All,
+                    false => Depth::One,
+                };
+                let tree = detached::Tree::copy(path, depth)?;
+                if !tree.is_directory()? && !tree.is_file()? {
+                    return Err(Error::new(
+                        ErrorKind::Unimplemented,
+                        format!(
+                            "{} is neither a directory nor a file, and nothing else of the host's \
+                             is the same in a guest",
+                            path.display()
+                        ),
+                    ));
+                }
+                tree
+            }
+            Source::Mount(mount) if !mount.target.trim_matches('/').is_empty() => {
+                return Err(Error::new(
+                    ErrorKind::Unimplemented,
+                    format!(
+                        "a root filesystem with {} at {}, below its root, can't be shared",
+                        mount.kind, mount.target
+                    ),
+                ));
+            }
+            Source::Mount(mount) => detached::mount(mount)?,
+        };
+        let read_only = match self.read_only {
+            true => libc::MOUNT_ATTR_RDONLY,
+            false => 0,
+        };
+        tree.add_attributes(ATTRIBUTES | read_only, Depth::All)?;
+        tree.make_private(Depth::All)?;
+        Ok(tree)
+    }
 }

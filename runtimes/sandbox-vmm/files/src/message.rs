@@ -1,0 +1,37 @@
+//! What the parent and the server say to each other.
+//!
+//! First, over the VMM's kind of control socket, who the server is to be ([`Launch`]), with two
+//! descriptors: the connection to the VMM, and another socket for packets. Over that one, each a
+//! packet, what is to be shared and what no more ([`Change`]); the server answers each with [`DONE`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::tree::Changes;
+
+/// Who the server is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Launch {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
+    /// How many files it may hold open for the guest.
+    pub files: u32,
+}
+
+/// A name in the root of what is shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Change {
+    /// It will be a tree.
+    Add(String, Changes),
+    /// It is one no more.
+    Remove(String),
+}
+
+/// The most bytes of a change.
+pub const MOST_BYTES: usize = 512;
+
+/// The answer to a change.
+pub const DONE: &[u8] = b"done";

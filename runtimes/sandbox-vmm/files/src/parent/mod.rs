@@ -1,0 +1,215 @@
+//! The shim's side: starting the server, and what it shares.
+
+mod place;
+mod told;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_vmm::process::{self, Process, Start};
+
+use crate::message::{Change, Launch};
+use crate::tree::Tree;
+use place::Place;
+use told::Told;
+
+/// How many files a server may hold open at most: as many descriptors as a process may have by
+/// Linux's defaults, less those it needs otherwise.
+const MOST_FILES: u32 = (1 << 20) - 1024;
+/// How many it may hold however small its guest is.
+const LEAST_FILES: u32 = 16 << 10;
+/// Stack of a thread that shares a tree.
+const STACK: usize = 256 << 10;
+/// The longest a name may be.
+const MOST_NAME: usize = 128;
+
+/// Who the server becomes and what it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jail {
+    /// The user id: not root's, and no other process's, the VMM's neither.
+    pub uid: u32,
+    /// The group id: not root's.
+    pub gid: u32,
+    /// How much memory the guest has, in MiB. It bounds how many files the server may have to
+    /// remember: a guest's kernel needs about 1 KiB to know a file.
+    pub guest_mib: u32,
+}
+
+/// A pod's file server. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Mutex<Process>,
+    pid: u32,
+    pidfd: OwnedFd,
+    names: Mutex<BTreeSet<String>>,
+    reach: Arc<Reach>,
+}
+
+/// All that a thread needs to share a tree.
+#[derive(Debug)]
+struct Reach {
+    told: Told,
+    place: Place,
+}
+
+/// Starts the server, in the cgroups that `start` names, and hands out the end of its connection
+/// that the VMM is to have: the `server` of its `Device::Fs`.
+///
+/// It does not wait for the server to be ready; [`Server::share`] does. As with the VMM, the server
+/// ends with the *thread* that called this.
+pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
+    const DOING: &str = "start the file server";
+    let (vmm, theirs) = UnixStream::pair().context(|| DOING)?;
+    let (told, changes) = trefoil_vmm::control::pair().context(|| DOING)?;
+    let process = process::start(start).context(|| DOING)?;
+    let launch = Launch {
+        uid: jail.uid,
+        gid: jail.gid,
+        files: jail
+            .guest_mib
+            .saturating_mul(1 << 10)
+            .clamp(LEAST_FILES, MOST_FILES),
+    };
+    process
+        .launch(&launch, &[theirs.as_fd(), changes.as_fd()])
+        .context(|| DOING)?;
+    let server = Server {
+        pid: process.pid(),
+        pidfd: process.pidfd().try_clone_to_owned().context(|| DOING)?,
+        names: Mutex::default(),
+        reach: Arc::new(Reach {
+            told: Told::new(told),
+            place: Place::of(process.pid())?,
+        }),
+        process: Mutex::new(process),
+    };
+    Ok((server, vmm))
+}
+
+impl Server {
+    /// Its process's id, as we see it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A descriptor of its process, which is readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Kills it. [`Server::ended`] tells when it has ended.
+    pub fn kill(&self) {
+        locked(&self.process).kill();
+    }
+
+    /// How it ended, in a sentence, if it has; then it is reaped, too. Does not wait.
+    pub fn ended(&self) -> Result<Option<String>> {
+        let exit = locked(&self.process).try_wait();
+        let exit = exit.context(|| "look after the file server")?;
+        Ok(exit.map(|exit| exit.to_string()))
+    }
+
+    /// Shows a tree to the guest, as `name` in the root of what is shared. A name is 1 to 128 of
+    /// `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`, but neither `.` nor `..`, and not in use.
+    ///
+    /// The work is done on a thread of its own, since a mount may take as long as a disk does; it is
+    /// carried through even if nobody waits for it any more.
+    pub async fn share(&self, name: &str, tree: Tree) -> Result<()> {
+        let doing = || format!("share {name} with the guest");
+        check(name).map_err(|why| why.context(doing()))?;
+        if !locked(&self.names).insert(name.to_owned()) {
+            let why = "there is such a name already";
+            return Err(Error::new(ErrorKind::AlreadyExists, why).context(doing()));
+        }
+        let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
+        let outcome = apart(move || reach.share(&owned, &tree)).await;
+        if outcome.is_err() {
+            locked(&self.names).remove(name);
+        }
+        outcome.map_err(|why| why.context(doing()))
+    }
+
+    /// Takes a tree away. When this returns, the server holds nothing of it any more: what the tree
+    /// was made of can be removed, and files that the guest still has open there are stale to it.
+    /// [`ErrorKind::NotFound`] if no tree has that name.
+    pub async fn unshare(&self, name: &str) -> Result<()> {
+        let doing = || format!("take {name} away from the guest");
+        if !locked(&self.names).remove(name) {
+            return Err(Error::not_found("there is no such name").context(doing()));
+        }
+        let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
+        let outcome = apart(move || reach.unshare(&owned)).await;
+        if outcome.is_err() {
+            // To be tried again.
+            locked(&self.names).insert(name.to_owned());
+        }
+        outcome.map_err(|why| why.context(doing()))
+    }
+}
+
+impl Reach {
+    fn share(&self, name: &str, tree: &Tree) -> Result<()> {
+        let mount = tree.mount()?;
+        self.told
+            .tell(&Change::Add(name.to_owned(), tree.changes))?;
+        let outcome = self.place.put(mount, name);
+        if outcome.is_err() {
+            // What went wrong before is to be told.
+            let _ = self.told.tell(&Change::Remove(name.to_owned()));
+        }
+        outcome
+    }
+
+    fn unshare(&self, name: &str) -> Result<()> {
+        self.place.remove(name)?;
+        self.told.tell(&Change::Remove(name.to_owned()))
+    }
+}
+
+/// Does something on a thread of its own, whose root and namespaces it may change.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("trees".into())
+        .stack_size(STACK)
+        .spawn(move || {
+            // It fails only if nobody waits any more.
+            let _ = done.send(work());
+        })
+        .context(|| "make a thread")?;
+    outcome.await.context(|| "wait for a thread")?
+}
+
+fn check(name: &str) -> Result<()> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match name {
+        "" | "." | ".." => Err(Error::invalid("that is no name")),
+        name if name.len() > MOST_NAME => Err(Error::invalid("the name is too long")),
+        name if !name.bytes().all(is_plain) => {
+            Err(Error::invalid("the name has other characters than it may"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_names() {
+        for right in ["a", "...", "Web-1_2.3", &"x".repeat(128)] {
+            check(right).expect(right);
+        }
+        for wrong in ["", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(129)] {
+            check(wrong).expect_err(wrong);
+        }
+    }
+}

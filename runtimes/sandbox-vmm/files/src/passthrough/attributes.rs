@@ -1,0 +1,172 @@
+//! What is known of a file, and changing it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use nix::unistd::{Gid, Uid, fchownat, ftruncate};
+
+use super::inodes::Key;
+use super::{Passthrough, open_again, opened, place};
+use crate::fuse::Outcome;
+use crate::fuse::answer::Answer;
+use crate::fuse::request::Request;
+use crate::fuse::wire::{Attr, AttrOut, GETATTR_FH, GetattrIn, SetattrIn, Wire, fattr};
+
+/// What the kernel says of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// Which one it is.
+    pub key: Key,
+    /// What the guest is told.
+    pub attr: Attr,
+}
+
+impl Status {
+    /// Its type.
+    pub fn kind(&self) -> libc::mode_t {
+        self.attr.mode & libc::S_IFMT
+    }
+}
+
+/// Asks the kernel.
+pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
+    // SAFETY: an all-zero statx is one.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with zero, and the kernel writes to the structure; both live through the
+    // call.
+    let outcome = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW,
+            libc::STATX_BASIC_STATS | libc::STATX_MNT_ID,
+            &raw mut found,
+        )
+    };
+    Errno::result(outcome)?;
+    let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
+    // As the kernel packs it for its users since there are more than 255 of each.
+    let rdev = libc::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
+    Ok(Status {
+        key: Key {
+            mount: found.stx_mnt_id,
+            device,
+            inode: found.stx_ino,
+        },
+        attr: Attr {
+            ino: found.stx_ino,
+            size: found.stx_size,
+            blocks: found.stx_blocks,
+            atime: found.stx_atime.tv_sec.cast_unsigned(),
+            mtime: found.stx_mtime.tv_sec.cast_unsigned(),
+            ctime: found.stx_ctime.tv_sec.cast_unsigned(),
+            atimensec: found.stx_atime.tv_nsec,
+            mtimensec: found.stx_mtime.tv_nsec,
+            ctimensec: found.stx_ctime.tv_nsec,
+            mode: found.stx_mode.into(),
+            nlink: found.stx_nlink,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            rdev,
+            blksize: found.stx_blksize,
+            flags: 0,
+        },
+    })
+}
+
+impl Passthrough {
+    pub(super) fn getattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let GetattrIn {
+            getattr_flags, fh, ..
+        } = request.take()?;
+        let nodeid = request.header.nodeid;
+        let inode = self.inodes.get(nodeid)?;
+        let changes = inode.belongs.changes;
+        // A file that was renamed over on NFS may only be there by its handle.
+        let found = match getattr_flags & GETATTR_FH {
+            0 => status(inode.file()?)?,
+            _ => status(self.handle(fh)?)?,
+        };
+        self.say_attributes(found, changes)
+    }
+
+    fn say_attributes(&mut self, found: Status, changes: crate::tree::Changes) -> Outcome<Answer> {
+        AttrOut {
+            attr_valid: super::seconds(changes),
+            attr: found.attr,
+            ..AttrOut::default()
+        }
+        .put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn setattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let asked: SetattrIn = request.take()?;
+        let has = |bits| asked.valid & bits != 0;
+        let inode = self.inodes.get(request.header.nodeid)?;
+        let changes = inode.belongs.changes;
+        let (file, kind) = (inode.file()?, inode.kind);
+        let handle = match has(fattr::FH) {
+            true => Some(opened(&self.handles, asked.fh)?),
+            false => None,
+        };
+        if has(fattr::UID | fattr::GID) {
+            let id = |bit, id| match (has(bit), id) {
+                // It means "leave it as it is".
+                (true, u32::MAX) => Err(Errno::EINVAL),
+                (true, id) => Ok(Some(id)),
+                (false, _) => Ok(None),
+            };
+            let (uid, gid) = (id(fattr::UID, asked.uid)?, id(fattr::GID, asked.gid)?);
+            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            fchownat(file, c"", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+        }
+        if has(fattr::MODE) {
+            let mode = Mode::from_bits_truncate(asked.mode);
+            // Whether it may set the group's bit, the guest's kernel has decided.
+            self.credentials.clear_suid(false)?;
+            match handle {
+                Some(handle) => fchmod(handle, mode)?,
+                None => fchmodat(AT_FDCWD, &*place(file), mode, FchmodatFlags::FollowSymlink)?,
+            }
+        }
+        if has(fattr::SIZE) {
+            if kind != libc::S_IFREG {
+                return Err(Errno::EINVAL);
+            }
+            let size = i64::try_from(asked.size).map_err(|_| Errno::EFBIG)?;
+            self.credentials.clear_suid(has(fattr::KILL_SUIDGID))?;
+            match handle {
+                Some(handle) => ftruncate(handle, size)?,
+                None => ftruncate(open_again(file, libc::O_WRONLY)?, size)?,
+            }
+        }
+        if has(fattr::ATIME | fattr::MTIME) {
+            let time = |bit, now, seconds: u64, nanoseconds: u32| libc::timespec {
+                tv_sec: seconds.cast_signed(),
+                tv_nsec: match (has(bit), has(now)) {
+                    (false, _) => libc::UTIME_OMIT,
+                    (true, true) => libc::UTIME_NOW,
+                    (true, false) => nanoseconds.into(),
+                },
+            };
+            let times = [
+                time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
+                time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
+            ];
+            set_times(file, &times)?;
+        }
+        let found = status(self.inodes.get(request.header.nodeid)?.file()?)?;
+        self.say_attributes(found, changes)
+    }
+}
+
+fn set_times(file: impl AsFd, times: &[libc::timespec; 2]) -> Outcome<()> {
+    let file = file.as_fd().as_raw_fd();
+    // SAFETY: the path ends with zero, and both it and the times live through the call.
+    let outcome =
+        unsafe { libc::utimensat(file, c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
+    Errno::result(outcome).map(drop)
+}

@@ -1,0 +1,318 @@
+//! Opening files, and their content.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, copy_file_range, fallocate, openat};
+use nix::sys::statfs::fstatfs;
+use nix::unistd::{Whence, fdatasync, fsync, lseek64, syncfs};
+use trefoil_vmm::devices::queue::Buffers;
+
+use super::inodes::{Belongs, ROOT};
+use super::names::permissions;
+use super::{Passthrough, open_again};
+use crate::fuse::Outcome;
+use crate::fuse::answer::Answer;
+use crate::fuse::request::Request;
+use crate::fuse::wire::{
+    CopyFileRangeIn, CreateIn, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FSYNC_FDATASYNC, FallocateIn,
+    FlushIn, FsyncIn, InHeader, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut, OutHeader,
+    ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn, WriteOut,
+};
+use crate::tree::Changes;
+
+/// What of a guest's flags is passed on when a file is opened.
+///
+/// Not: to append, as the guest's kernel writes back its pages by any file it has open, at their
+/// place (it says with each write whether it appends); to write through, as it asks for that by
+/// itself; to go around the cache, as its buffers need not be as a disk wants them.
+const PASSED: u32 = (libc::O_ACCMODE | libc::O_TRUNC | libc::O_NOATIME).cast_unsigned();
+
+/// The most bytes that are copied in one go, since others wait.
+const MOST_COPIED: u64 = 16 << 20;
+
+impl Passthrough {
+    pub(super) fn open(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let OpenIn { flags, open_flags } = request.take()?;
+        self.check_room()?;
+        let inode = self.inodes.get(request.header.nodeid)?;
+        // The others are opened in the guest: here they would wait, or be devices of the host's.
+        if inode.kind != libc::S_IFREG {
+            return Err(Errno::EINVAL);
+        }
+        let (file, belongs) = (inode.file()?, inode.belongs);
+        let clear = open_flags & OPEN_KILL_SUIDGID != 0;
+        self.credentials.clear_suid(clear)?;
+        let opened = open_again(file, (flags & PASSED).cast_signed())?;
+        let opened = self.say_opened(opened, belongs, flags)?;
+        opened.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    fn say_opened(&mut self, file: OwnedFd, belongs: Belongs, flags: u32) -> Outcome<OpenOut> {
+        let mut open_flags = 0;
+        if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
+            open_flags |= FOPEN_NOFLUSH;
+        }
+        if belongs.changes == Changes::GuestOnly {
+            open_flags |= FOPEN_KEEP_CACHE;
+        }
+        Ok(OpenOut {
+            fh: self.keep(file, belongs.tree, None)?,
+            open_flags,
+            padding: 0,
+        })
+    }
+
+    pub(super) fn create(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let CreateIn {
+            flags,
+            mode,
+            umask,
+            open_flags,
+        } = request.take()?;
+        let name = request.name()?;
+        let parent = request.header.nodeid;
+        self.check_room()?;
+        self.create_as(request, umask)?;
+        let inode = self.inodes.get(parent)?;
+        let belongs = inode.belongs;
+        let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let (entry, opened) = match openat(inode.file()?, name, how, permissions(mode)) {
+            Ok(opened) => {
+                let file = open_again(opened.as_fd(), libc::O_PATH)?;
+                (self.told(parent, name, file)?, opened)
+            }
+            // It was not there when the guest looked.
+            Err(Errno::EEXIST) if flags & libc::O_EXCL.cast_unsigned() == 0 => {
+                let entry = self.entry(parent, name)?;
+                let opened = self.open_existing(entry.nodeid, flags, open_flags);
+                let opened = opened.inspect_err(|_| self.inodes.forget(entry.nodeid, 1))?;
+                (entry, opened)
+            }
+            Err(why) => return Err(why),
+        };
+        entry.put(&mut self.said);
+        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    fn open_existing(&mut self, nodeid: u64, flags: u32, open_flags: u32) -> Outcome<OwnedFd> {
+        let inode = self.inodes.get(nodeid)?;
+        if inode.kind != libc::S_IFREG {
+            return Err(Errno::EEXIST);
+        }
+        let clear = open_flags & OPEN_KILL_SUIDGID != 0;
+        self.credentials.clear_suid(clear)?;
+        open_again(inode.file()?, (flags & PASSED).cast_signed())
+    }
+
+    /// A file without a name; the guest may give it one.
+    pub(super) fn tmpfile(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let CreateIn {
+            flags, mode, umask, ..
+        } = request.take()?;
+        let parent = request.header.nodeid;
+        self.check_room()?;
+        self.create_as(request, umask)?;
+        let inode = self.inodes.get(parent)?;
+        let belongs = inode.belongs;
+        let exclusive = flags & libc::O_EXCL.cast_unsigned();
+        let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
+            | OFlag::O_TMPFILE
+            | OFlag::O_CLOEXEC;
+        let opened = openat(inode.file()?, c".", how, permissions(mode))?;
+        let file = open_again(opened.as_fd(), libc::O_PATH)?;
+        self.told(parent, c"", file)?.put(&mut self.said);
+        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn read(&mut self, request: &mut Request<'_>, to: &Buffers) -> Outcome<Answer> {
+        let ReadIn {
+            fh, offset, size, ..
+        } = request.take()?;
+        let mut body = to.clone();
+        body.skip(OutHeader::SIZE);
+        body.truncate(usize::try_from(size).map_err(|_| Errno::EINVAL)?);
+        let count = transfer(libc::SYS_preadv2, self.handle(fh)?, &body, offset, 0)?;
+        Ok(Answer::Content(count))
+    }
+
+    pub(super) fn write(&mut self, request: &mut Request<'_>, from: &Buffers) -> Outcome<Answer> {
+        let WriteIn {
+            fh,
+            offset,
+            size,
+            write_flags,
+            flags,
+            ..
+        } = request.take()?;
+        let mut body = from.clone();
+        body.skip(InHeader::SIZE + WriteIn::SIZE);
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+        if body.len() < size {
+            return Err(Errno::EINVAL);
+        }
+        body.truncate(size);
+        let clear = write_flags & WRITE_KILL_SUIDGID != 0;
+        self.credentials.clear_suid(clear)?;
+        let appends = flags & libc::O_APPEND.cast_unsigned() != 0 && write_flags & WRITE_CACHE == 0;
+        let how = if appends { libc::RWF_APPEND } else { 0 };
+        let count = transfer(libc::SYS_pwritev2, self.handle(fh)?, &body, offset, how)?;
+        let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
+        WriteOut { size, padding: 0 }.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    /// One of perhaps several who had the file open has closed it: what was written is told of, as far
+    /// as the filesystem tells by then.
+    pub(super) fn flush(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let FlushIn { fh, .. } = request.take()?;
+        let copy = self.handle(fh)?.try_clone_to_owned();
+        let copy = copy.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(libc::EIO)))?;
+        // SAFETY: it is a descriptor that nobody else knows of.
+        Errno::result(unsafe { libc::close(copy.into_raw_fd()) })?;
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn release(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let ReleaseIn { fh, .. } = request.take()?;
+        self.handles.remove(fh).ok_or(Errno::EBADF)?;
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn fsync(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let FsyncIn {
+            fh, fsync_flags, ..
+        } = request.take()?;
+        let file = self.handle(fh)?;
+        match fsync_flags & FSYNC_FDATASYNC {
+            0 => fsync(file)?,
+            _ => fdatasync(file)?,
+        }
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn fallocate(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let FallocateIn {
+            fh,
+            offset,
+            length,
+            mode,
+            ..
+        } = request.take()?;
+        let known = FallocateFlags::FALLOC_FL_KEEP_SIZE
+            | FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | FallocateFlags::FALLOC_FL_ZERO_RANGE;
+        let mode = FallocateFlags::from_bits(mode.cast_signed())
+            .filter(|mode| known.contains(*mode))
+            .ok_or(Errno::EOPNOTSUPP)?;
+        // Whose change it is isn't said. It takes the bits from everybody's file, as the kernel does
+        // where it must choose.
+        self.credentials.clear_suid(true)?;
+        fallocate(self.handle(fh)?, mode, signed(offset)?, signed(length)?)?;
+        Ok(Answer::Said)
+    }
+
+    /// Only where there is data and where not: of a position, the guest's kernel knows all else.
+    pub(super) fn lseek(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let LseekIn {
+            fh, offset, whence, ..
+        } = request.take()?;
+        let whence = match whence.cast_signed() {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(Errno::EINVAL),
+        };
+        let found = lseek64(self.handle(fh)?, signed(offset)?, whence)?;
+        let offset = found.cast_unsigned();
+        LseekOut { offset }.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn copy_file_range(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let asked: CopyFileRangeIn = request.take()?;
+        if asked.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let length = usize::try_from(asked.len.min(MOST_COPIED)).map_err(|_| Errno::EINVAL)?;
+        let (mut off_in, mut off_out) = (signed(asked.off_in)?, signed(asked.off_out)?);
+        self.credentials.clear_suid(true)?;
+        let count = copy_file_range(
+            self.handle(asked.fh_in)?,
+            Some(&mut off_in),
+            self.handle(asked.fh_out)?,
+            Some(&mut off_out),
+            length,
+        )?;
+        let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
+        WriteOut { size, padding: 0 }.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn statfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let found = fstatfs(self.inodes.get(request.header.nodeid)?.file()?)?;
+        let narrow = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+        StatfsOut {
+            blocks: found.blocks(),
+            bfree: found.blocks_free(),
+            bavail: found.blocks_available(),
+            files: found.files(),
+            ffree: found.files_free(),
+            bsize: narrow(found.block_size()),
+            namelen: narrow(found.maximum_name_length()),
+            frsize: narrow(found.block_size()),
+            ..StatfsOut::default()
+        }
+        .put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn syncfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        // The root holds nothing that could be written to a disk.
+        if request.header.nodeid != ROOT {
+            let inode = self.inodes.get(request.header.nodeid)?;
+            if !matches!(inode.kind, libc::S_IFDIR | libc::S_IFREG) {
+                return Err(Errno::EINVAL);
+            }
+            syncfs(open_again(inode.file()?, libc::O_RDONLY)?)?;
+        }
+        Ok(Answer::Said)
+    }
+}
+
+fn signed(number: u64) -> Outcome<i64> {
+    i64::try_from(number).map_err(|_| Errno::EINVAL)
+}
+
+/// Moves bytes between a file and the guest's memory.
+fn transfer(
+    call: libc::c_long,
+    file: BorrowedFd<'_>,
+    body: &Buffers,
+    offset: u64,
+    flags: libc::c_int,
+) -> Outcome<usize> {
+    let offset = signed(offset)?;
+    let iovecs = body.iovecs();
+    // SAFETY: the buffers lie in the guest's memory, which stays mapped as long as they live; it is
+    // shared with the guest, so nobody here relies on what is in it. On this machine an offset is
+    // one argument; the second half of it is nothing.
+    let moved = unsafe {
+        libc::syscall(
+            call,
+            file.as_raw_fd(),
+            iovecs.as_ptr(),
+            iovecs.len(),
+            offset,
+            0,
+            flags,
+        )
+    };
+    usize::try_from(Errno::result(moved)?).map_err(|_| Errno::EIO)
+}

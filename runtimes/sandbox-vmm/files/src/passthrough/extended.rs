@@ -1,0 +1,111 @@
+//! Extended attributes.
+//!
+//! Which of them a guest may use, the kernel decides by what the server has: `user.*`,
+//! `security.capability` (CAP_SETFCAP) and access lists. `trusted.*` and the labels of security
+//! modules need CAP_SYS_ADMIN, and are the host's.
+
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use super::{Passthrough, place};
+use crate::fuse::Outcome;
+use crate::fuse::answer::Answer;
+use crate::fuse::request::Request;
+use crate::fuse::wire::{GetxattrIn, GetxattrOut, SETXATTR_ACL_KILL_SGID, SetxattrIn, Wire};
+
+/// The longest value, and list of names, that the kernel knows (`XATTR_SIZE_MAX`).
+const MOST: usize = 64 << 10;
+
+/// What access lists are called.
+const ACCESS_LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
+
+impl Passthrough {
+    pub(super) fn getxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let GetxattrIn { size, .. } = request.take()?;
+        let name = request.text()?;
+        let place = place(self.attributed(request)?);
+        let outcome = self.say_value(size, |room| {
+            // SAFETY: the texts end with zero, and the kernel writes into the room; they live
+            // through the call.
+            unsafe {
+                libc::getxattr(
+                    place.as_ptr(),
+                    name.as_ptr(),
+                    room.as_mut_ptr().cast(),
+                    room.len(),
+                )
+            }
+        });
+        match outcome {
+            // The guest's kernel asks for them itself, and would take this for a failure.
+            Err(Errno::EOPNOTSUPP) if ACCESS_LISTS.contains(&name) => Err(Errno::ENODATA),
+            outcome => outcome,
+        }
+    }
+
+    pub(super) fn listxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let GetxattrIn { size, .. } = request.take()?;
+        let place = place(self.attributed(request)?);
+        self.say_value(size, |room| {
+            // SAFETY: as above.
+            unsafe { libc::listxattr(place.as_ptr(), room.as_mut_ptr().cast(), room.len()) }
+        })
+    }
+
+    /// Answers with a value, or, if no room for it is given, with its length.
+    fn say_value(&mut self, size: u32, read: impl FnOnce(&mut [u8]) -> isize) -> Outcome<Answer> {
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?.min(MOST);
+        self.said.resize(size, 0);
+        let length = Errno::result(read(&mut self.said))?;
+        let length = usize::try_from(length).map_err(|_| Errno::EIO)?;
+        if size == 0 {
+            let size = u32::try_from(length).map_err(|_| Errno::E2BIG)?;
+            GetxattrOut { size, padding: 0 }.put(&mut self.said);
+        } else {
+            self.said.truncate(length);
+        }
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn setxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let SetxattrIn {
+            size,
+            flags,
+            setxattr_flags,
+            ..
+        } = request.take()?;
+        let name = request.text()?;
+        let value = request.bytes(usize::try_from(size).map_err(|_| Errno::E2BIG)?)?;
+        let clear = setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
+        self.credentials.clear_suid(clear)?;
+        let place = place(self.attributed(request)?);
+        // SAFETY: the texts end with zero, the value is as long as said, and all live through the
+        // call.
+        let outcome = unsafe {
+            libc::setxattr(
+                place.as_ptr(),
+                name.as_ptr(),
+                value.as_ptr().cast(),
+                value.len(),
+                flags.cast_signed(),
+            )
+        };
+        Errno::result(outcome)?;
+        Ok(Answer::Said)
+    }
+
+    pub(super) fn removexattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let name = request.text()?;
+        let place = place(self.attributed(request)?);
+        // SAFETY: the texts end with zero and live through the call.
+        Errno::result(unsafe { libc::removexattr(place.as_ptr(), name.as_ptr()) })?;
+        Ok(Answer::Said)
+    }
+
+    /// The file whose attributes are meant.
+    fn attributed(&self, request: &Request<'_>) -> Outcome<BorrowedFd<'_>> {
+        self.inodes.get(request.header.nodeid)?.file()
+    }
+}

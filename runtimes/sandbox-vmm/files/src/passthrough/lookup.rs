@@ -1,0 +1,103 @@
+//! Finding files by their names, and forgetting them.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::attributes::{Status, status};
+use super::inodes::{Inode, ROOT};
+use super::{Passthrough, seconds};
+use crate::fuse::Outcome;
+use crate::fuse::answer::Answer;
+use crate::fuse::request::Request;
+use crate::fuse::wire::{ATTR_SUBMOUNT, BatchForgetIn, EntryOut, ForgetIn, ForgetOne, Wire, init};
+use crate::tree::Changes;
+
+/// For a file as such, whatever it is: no link is followed, no device opened.
+pub(super) const AS_IT_IS: OFlag = OFlag::O_PATH
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+impl Passthrough {
+    pub(super) fn lookup(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let parent = request.header.nodeid;
+        let outcome = self.entry(parent, request.name()?);
+        let entry = match outcome {
+            // That there is none can be remembered, too.
+            Err(Errno::ENOENT)
+                if self.inodes.get(parent)?.belongs.changes == Changes::GuestOnly =>
+            {
+                EntryOut {
+                    entry_valid: seconds(Changes::GuestOnly),
+                    ..EntryOut::default()
+                }
+            }
+            outcome => outcome?,
+        };
+        entry.put(&mut self.said);
+        Ok(Answer::Said)
+    }
+
+    /// Finds a file, and remembers that the guest is told of it.
+    pub(super) fn entry(&mut self, parent: u64, name: &CStr) -> Outcome<EntryOut> {
+        let file = openat(
+            self.inodes.get(parent)?.file()?,
+            name,
+            AS_IT_IS,
+            Mode::empty(),
+        )?;
+        self.told(parent, name, file)
+    }
+
+    /// Remembers that the guest is told of a file that was found by a name.
+    pub(super) fn told(&mut self, parent: u64, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
+        let above = self.inodes.get(parent)?;
+        let Status { key, mut attr } = status(file.as_fd())?;
+        let kind = attr.mode & libc::S_IFMT;
+        let mut belongs = above.belongs;
+        let crosses = key.mount != above.key.mount;
+        if parent == ROOT {
+            // Between the making of a name and the mount upon it, it leads nowhere.
+            if !crosses {
+                return Err(Errno::ENOENT);
+            }
+            belongs = *self.trees.get(name.to_bytes()).ok_or(Errno::ENOENT)?;
+        }
+        if crosses && kind == libc::S_IFDIR && self.agreed(init::SUBMOUNTS) {
+            attr.flags |= ATTR_SUBMOUNT;
+        }
+        let most = self.most_inodes();
+        let inode = Inode::new(file, key, kind, belongs);
+        let nodeid = self.inodes.remember(inode, most)?;
+        let valid = seconds(belongs.changes);
+        Ok(EntryOut {
+            nodeid,
+            entry_valid: valid,
+            attr_valid: valid,
+            attr,
+            ..EntryOut::default()
+        })
+    }
+
+    pub(super) fn forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        // There is no answer, not even to one that makes no sense.
+        if let Ok(ForgetIn { nlookup }) = request.take() {
+            self.inodes.forget(request.header.nodeid, nlookup);
+        }
+        Ok(Answer::Nothing)
+    }
+
+    pub(super) fn batch_forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        let BatchForgetIn { count, .. } = request.take().unwrap_or_default();
+        for _ in 0..count {
+            let Ok(ForgetOne { nodeid, nlookup }) = request.take() else {
+                break;
+            };
+            self.inodes.forget(nodeid, nlookup);
+        }
+        Ok(Answer::Nothing)
+    }
+}

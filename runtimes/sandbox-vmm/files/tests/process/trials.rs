@@ -1,0 +1,380 @@
+//! What the parent can do, and what the server can't.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
+use trefoil_core::{ErrorKind, Mount};
+use trefoil_files::parent::{Jail, Server, start};
+use trefoil_files::tree::{Changes, Source, Tree};
+use trefoil_vmm::process::Start;
+
+/// What the program is called as a server.
+pub const SERVER: &str = "trefoil-files-under-test";
+
+pub const TRIALS: &[(&str, fn())] = &[
+    ("a_server_has_what_it_needs_and_no_more", jailed),
+    ("trees_are_the_servers_alone", trees),
+    ("trees_that_cant_be_are_refused_in_words", refused),
+    ("an_overlay_may_have_many_layers", overlay),
+    ("a_tree_can_be_read_only", read_only),
+    ("what_is_taken_away_is_let_go", let_go),
+    ("a_server_ends_with_its_vmm", ends_with_vmm),
+    ("a_server_that_is_gone_is_told_of", gone),
+];
+
+const JAIL: Jail = Jail {
+    uid: 54321,
+    gid: 54322,
+    guest_mib: 64,
+};
+
+fn with_server(body: impl AsyncFnOnce(&Server, UnixStream)) {
+    let log = File::options()
+        .write(true)
+        .open("/dev/stderr")
+        .expect("log");
+    let cgroups: [PathBuf; 0] = [];
+    let (server, vmm) = start(
+        &Start {
+            program: None,
+            arguments: &[SERVER],
+            log: log.as_fd(),
+            cgroups: &cgroups,
+            oom_score_adj: Some(777),
+        },
+        &JAIL,
+    )
+    .expect("start");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("runtime");
+    runtime.block_on(body(&server, vmm));
+}
+
+fn path(path: &Path) -> Tree {
+    Tree {
+        source: Source::Path {
+            path: path.to_owned(),
+            submounts: true,
+        },
+        read_only: false,
+        changes: Changes::Anybody,
+    }
+}
+
+/// A file as the server sees its root.
+fn seen(server: &Server, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root/{name}", server.pid()))
+}
+
+fn own_mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("mounts")
+}
+
+fn field(status: &str, name: &str) -> String {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect(name)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn jailed() {
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        // It is in its jail when it answers.
+        server
+            .share("tree", path(tree.path()))
+            .await
+            .expect("share");
+        let pid = server.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        for (name, expected) in [
+            ("Name", "trefoil-files"),
+            ("Uid", "54321 54321 54321 54321"),
+            ("Gid", "54322 54322 54322 54322"),
+            ("Groups", ""),
+            ("NSpid", &format!("{pid} 1")),
+            ("Threads", "1"),
+            // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID; MKNOD, SETFCAP.
+            ("CapPrm", "00000000880000db"),
+            ("CapEff", "00000000880000db"),
+            ("CapInh", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+            ("CapAmb", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+        ] {
+            assert_eq!(field(&status, name), expected, "{name}");
+        }
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("score");
+        assert_eq!(score.trim(), "777");
+        for name in ["mnt", "net", "ipc", "uts", "pid"] {
+            let of = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}")).expect("link");
+            assert_ne!(of(&pid.to_string()), of("self"), "{name}");
+        }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .expect("line");
+        // One for each KiB of the guest's, and some; or as many as we may have.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+        let expected = most.min((64 << 10) + 128);
+        assert!(line.contains(&format!(" {expected} ")), "{line}");
+        // Its mounts: a root that it can't write to, and the tree.
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("mounts");
+        let mut lines: Vec<_> = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .collect();
+        lines.sort_by_key(|line| line[4]);
+        let places: Vec<_> = lines.iter().map(|line| line[4]).collect();
+        assert_eq!(places, ["/", "/tree"], "{mounts}");
+        for line in &lines {
+            for option in ["nosuid", "nodev", "noexec"] {
+                assert!(line[5].split(',').any(|found| found == option), "{mounts}");
+            }
+            assert_eq!(line[6], "-", "it is private: {mounts}");
+        }
+        assert!(lines[0][5].starts_with("ro,"), "{mounts}");
+        assert!(lines[1][5].contains("nosymfollow"), "{mounts}");
+        // Its working directory is its own descriptors, and nothing lies above.
+        let descriptors: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("descriptors")
+            .collect();
+        let cwd = PathBuf::from(format!("/proc/{pid}/cwd/"));
+        assert_eq!(fs::read_dir(&cwd).expect("list").count(), descriptors.len());
+        let above: Vec<_> = fs::read_dir(cwd.join("..")).expect("list").collect();
+        assert_eq!(above.len(), descriptors.len());
+    });
+}
+
+fn trees() {
+    let before = own_mounts();
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        fs::write(tree.path().join("file"), "content").expect("write");
+        let link = tempfile::tempdir().expect("link");
+        std::os::unix::fs::symlink(tree.path().join("file"), link.path().join("to")).expect("link");
+        server
+            .share("tree", path(tree.path()))
+            .await
+            .expect("share");
+        server
+            .share("file", path(&tree.path().join("file")))
+            .await
+            .expect("share");
+        server
+            .share("linked", path(&link.path().join("to")))
+            .await
+            .expect("share");
+        for name in ["tree/file", "file", "linked"] {
+            assert_eq!(
+                fs::read_to_string(seen(server, name)).expect(name),
+                "content"
+            );
+        }
+        let why = server
+            .share("tree", path(tree.path()))
+            .await
+            .expect_err("again");
+        assert_eq!(why.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(
+            why.to_string(),
+            "share tree with the guest: there is such a name already"
+        );
+        // Nothing of it is among our mounts.
+        assert_eq!(own_mounts(), before);
+        server.unshare("tree").await.expect("unshare");
+        let why = server.unshare("tree").await.expect_err("again");
+        assert_eq!(why.kind(), ErrorKind::NotFound);
+        let names: Vec<_> = fs::read_dir(seen(server, "")).expect("list").collect();
+        assert_eq!(names.len(), 2);
+        server
+            .share("tree", path(tree.path()))
+            .await
+            .expect("share again");
+        fs::read(seen(server, "tree/file")).expect("it is back");
+    });
+    assert_eq!(own_mounts(), before);
+}
+
+fn refused() {
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        for (name, source, expected) in [
+            (
+                "a/b",
+                tree.path().to_owned(),
+                "the name has other characters than it may",
+            ),
+            ("none", tree.path().join("none"), "ENOENT"),
+            ("relative", "tmp".into(), "tmp is not an absolute path"),
+            (
+                "device",
+                "/dev/null".into(),
+                "/dev/null is neither a directory nor a file",
+            ),
+        ] {
+            let why = server
+                .share(name, path(&source))
+                .await
+                .expect_err(name)
+                .to_string();
+            assert!(
+                why.starts_with(&format!("share {name} with the guest: ")),
+                "{why}"
+            );
+            assert!(
+                why.contains(expected) || why.contains("No such file"),
+                "{why}"
+            );
+        }
+        server
+            .share("none", path(tree.path()))
+            .await
+            .expect("the name is free");
+        assert_eq!(fs::read_dir(seen(server, "")).expect("list").count(), 1);
+    });
+}
+
+/// Writes layers, and says how they are mounted.
+fn layers(below: &Path, count: usize) -> Mount {
+    let mut list = Vec::new();
+    for number in 0..count {
+        let layer = below.join(format!("snapshots-{number}")).join("fs");
+        fs::create_dir_all(&layer).expect("layer");
+        fs::write(layer.join(format!("of-{number}")), number.to_string()).expect("write");
+        fs::write(layer.join("top"), number.to_string()).expect("write");
+        list.push(layer.display().to_string());
+    }
+    for name in ["upper", "work"] {
+        fs::create_dir(below.join(name)).expect("directory");
+    }
+    Mount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: vec![
+            format!("workdir={}", below.join("work").display()),
+            format!("upperdir={}", below.join("upper").display()),
+            format!("lowerdir={}", list.join(":")),
+        ],
+    }
+}
+
+fn root(mount: Mount) -> Tree {
+    Tree {
+        source: Source::Mount(mount),
+        read_only: false,
+        changes: Changes::GuestOnly,
+    }
+}
+
+fn overlay() {
+    let before = own_mounts();
+    with_server(async |server, _vmm| {
+        let below = tempfile::tempdir().expect("layers");
+        // More than a page of options: what mount(2) takes.
+        let mount = layers(below.path(), 160);
+        assert!(mount.options[2].len() > 4096);
+        server.share("root", root(mount)).await.expect("share");
+        for number in [0, 57, 159] {
+            let file = seen(server, &format!("root/of-{number}"));
+            assert_eq!(fs::read_to_string(file).expect("read"), number.to_string());
+        }
+        assert_eq!(
+            fs::read_to_string(seen(server, "root/top")).expect("read"),
+            "0"
+        );
+        fs::write(seen(server, "root/top"), "written").expect("write");
+        let upper = below.path().join("upper/top");
+        assert_eq!(fs::read_to_string(upper).expect("read"), "written");
+        assert_eq!(own_mounts(), before);
+    });
+}
+
+fn read_only() {
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        let read_only = Tree {
+            read_only: true,
+            ..path(tree.path())
+        };
+        server.share("tree", read_only).await.expect("share");
+        server
+            .share("same", path(tree.path()))
+            .await
+            .expect("share");
+        let why = fs::write(seen(server, "tree/file"), "").expect_err("read-only");
+        assert_eq!(why.raw_os_error(), Some(libc::EROFS));
+        fs::write(seen(server, "same/file"), "").expect("the other one is not");
+    });
+}
+
+/// A filesystem that nobody has mounted any more is gone.
+fn let_go() {
+    with_server(async |server, _vmm| {
+        let below = tempfile::tempdir().expect("layers");
+        let mount = layers(below.path(), 1);
+        server
+            .share("root", root(mount.clone()))
+            .await
+            .expect("share");
+        server.unshare("root").await.expect("unshare");
+        // An overlay's upper directory can't be another's as long as it is in use, where the kernel
+        // looks; in any case it can be made again.
+        server
+            .share("root", root(mount))
+            .await
+            .expect("share again");
+        server.unshare("root").await.expect("unshare again");
+        fs::remove_dir_all(below.path().join("work")).expect("remove");
+    });
+}
+
+fn await_end(server: &Server) -> String {
+    let limit = PollTimeout::try_from(Duration::from_secs(10)).expect("limit");
+    let mut polled = [PollFd::new(server.pidfd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut polled, limit), Ok(1));
+    server.ended().expect("look").expect("ended")
+}
+
+fn ends_with_vmm() {
+    with_server(async |server, vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        server
+            .share("tree", path(tree.path()))
+            .await
+            .expect("share");
+        assert_eq!(server.ended().expect("look"), None);
+        drop(vmm);
+        let _ = await_end(server);
+    });
+}
+
+fn gone() {
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        server.kill();
+        let _ = await_end(server);
+        let why = server
+            .share("tree", path(tree.path()))
+            .await
+            .expect_err("gone");
+        assert_eq!(why.kind(), ErrorKind::Unavailable);
+        assert!(
+            why.to_string()
+                .ends_with("tell the file server: it is gone"),
+            "{why}"
+        );
+    });
+}

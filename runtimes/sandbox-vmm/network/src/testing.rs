@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
 use crate::error::Result;
+use crate::host::tap;
 use crate::model::Network;
 use crate::namespace::within;
 use crate::netlink::Netlink;
@@ -144,4 +145,10 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     (pod, node)
+}
+
+/// A tap in the namespace of the calling thread: as far as that knows, an interface with a cable
+/// that ends in this program.
+pub(crate) fn open_tap(name: &str) -> OwnedFd {
+    tap::open(name).unwrap().into()
 }

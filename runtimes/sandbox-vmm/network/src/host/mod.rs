@@ -1,7 +1,7 @@
 //! The host's side: what CNI made, and a tap next to each interface.
 
 mod redirect;
-mod tap;
+pub(crate) mod tap;
 
 use std::fs::File;
 use std::io;
@@ -118,3 +118,6 @@ fn join(netlink: &mut Netlink, link: &Link) -> Result<OwnedFd> {
     redirect::both_ways(netlink, link, &tap)?;
     Ok(tap.fd)
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ pub(super) fn make(netlink: &mut Netlink, link: &Link) -> Result<Tap> {
 }
 
 /// Opens a new tap in the namespace of the calling thread.
-fn open(name: &str) -> io::Result<File> {
+pub(crate) fn open(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -5,18 +5,9 @@
 //! undecided of the access: a matching rule that denies any of it ends with "no", one that allows
 //! takes its part away, and when nothing is left the answer is "yes".
 
-use super::rules::{ALL, Rule};
+use trefoil_bpf::Instruction;
 
-/// One instruction, as the kernel takes it (`struct bpf_insn`).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Instruction {
-    pub code: u8,
-    /// Destination in the lower half, source in the upper.
-    pub registers: u8,
-    pub offset: i16,
-    pub immediate: i32,
-}
+use super::rules::{ALL, Rule};
 
 // Registers: the kernel gives the context in R1 and takes the answer from R0.
 const ANSWER: u8 = 0;
@@ -37,39 +28,24 @@ pub(super) const JUMP_IF_EQUAL: u8 = 0x15;
 pub(super) const JUMP_IF_NOT_EQUAL: u8 = 0x55;
 pub(super) const EXIT: u8 = 0x95;
 
-const fn instruction(
-    code: u8,
-    destination: u8,
-    source: u8,
-    offset: i16,
-    immediate: i32,
-) -> Instruction {
-    Instruction {
-        code,
-        registers: destination | source << 4,
-        offset,
-        immediate,
-    }
-}
-
 /// `answer` is 1 for yes, 0 for no.
 const fn answer(answer: i32) -> [Instruction; 2] {
     [
-        instruction(MOVE, ANSWER, 0, 0, answer),
-        instruction(EXIT, 0, 0, 0, 0),
+        Instruction::new(MOVE, ANSWER, 0, 0, answer),
+        Instruction::new(EXIT, 0, 0, 0, 0),
     ]
 }
 
 /// Makes the program for rules of which the last that matches decides; what none decides is denied.
 pub(super) fn encode(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![
-        instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),
-        instruction(MOVE_REGISTER, UNDECIDED, KIND, 0, 0),
+        Instruction::new(LOAD_WORD, KIND, CONTEXT, 0, 0),
+        Instruction::new(MOVE_REGISTER, UNDECIDED, KIND, 0, 0),
         // One word holds the type below and the access above.
-        instruction(AND, KIND, 0, 0, 0xffff),
-        instruction(SHIFT_RIGHT, UNDECIDED, 0, 0, 16),
-        instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
-        instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
+        Instruction::new(AND, KIND, 0, 0, 0xffff),
+        Instruction::new(SHIFT_RIGHT, UNDECIDED, 0, 0, 16),
+        Instruction::new(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
+        Instruction::new(LOAD_WORD, MINOR, CONTEXT, 8, 0),
     ];
     for rule in rules.iter().rev() {
         let decision = decision(rule);
@@ -84,7 +60,13 @@ pub(super) fn encode(rules: &[Rule]) -> Vec<Instruction> {
             let over = (conditions.len() - done - 1) + decision.len();
             // At most 2 conditions and 5 instructions.
             let over = i16::try_from(over).unwrap_or(i16::MAX);
-            program.push(instruction(JUMP_IF_NOT_EQUAL, *register, 0, over, *wanted));
+            program.push(Instruction::new(
+                JUMP_IF_NOT_EQUAL,
+                *register,
+                0,
+                over,
+                *wanted,
+            ));
         }
         program.extend(decision);
         if all && rule.access == ALL {
@@ -102,13 +84,13 @@ fn decision(rule: &Rule) -> Vec<Instruction> {
     let mut decision = match (rule.allow, rule.access) {
         (_, ALL) => Vec::new(),
         (true, _) => vec![
-            instruction(AND, UNDECIDED, 0, 0, !access & ALL.cast_signed()),
-            instruction(JUMP_IF_NOT_EQUAL, UNDECIDED, 0, 2, 0),
+            Instruction::new(AND, UNDECIDED, 0, 0, !access & ALL.cast_signed()),
+            Instruction::new(JUMP_IF_NOT_EQUAL, UNDECIDED, 0, 2, 0),
         ],
         (false, _) => vec![
-            instruction(MOVE_REGISTER, SCRATCH, UNDECIDED, 0, 0),
-            instruction(AND, SCRATCH, 0, 0, access),
-            instruction(JUMP_IF_EQUAL, SCRATCH, 0, 2, 0),
+            Instruction::new(MOVE_REGISTER, SCRATCH, UNDECIDED, 0, 0),
+            Instruction::new(AND, SCRATCH, 0, 0, access),
+            Instruction::new(JUMP_IF_EQUAL, SCRATCH, 0, 2, 0),
         ],
     };
     decision.extend(answer(i32::from(rule.allow)));

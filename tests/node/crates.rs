@@ -1,5 +1,6 @@
 //! Tests of the crates that mean something else on another machine, run in the node: those of the
-//! runc runtime, on cgroup v2 and Debian's kernel, and the ones that need systemd, under it.
+//! runc runtime, on cgroup v2 and Debian's kernel, the ones that need systemd, under it, and those
+//! of a microVM's network, as what it asks of the kernel are modules there.
 //!
 //!     crates-in-node [argument of the test programs]...
 
@@ -12,7 +13,7 @@ use rig::node::{Node, init, show};
 use rig::{cache, guard};
 use serde_json::Value;
 
-const PACKAGE: &str = "trefoil-runc";
+const PACKAGES: [&str; 2] = ["trefoil-runc", "trefoil-network"];
 
 /// They take a fraction of it.
 const LIMIT: Duration = Duration::from_secs(6 * 60);
@@ -35,11 +36,12 @@ struct TestProgram {
     directory: PathBuf,
 }
 
-/// Has cargo build the package's tests, and say where they are.
+/// Has cargo build the packages' tests, and say where they are.
 fn test_programs() -> Result<Vec<TestProgram>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["test", "-p", PACKAGE, "--no-run"])
+        .args(["test", "--no-run"])
+        .args(PACKAGES.iter().flat_map(|package| ["-p", package]))
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()
@@ -60,7 +62,7 @@ fn test_programs() -> Result<Vec<TestProgram>> {
             });
         }
     }
-    ensure!(!programs.is_empty(), "{PACKAGE} has no tests");
+    ensure!(!programs.is_empty(), "{PACKAGES:?} have no tests");
     Ok(programs)
 }
 
@@ -98,6 +100,6 @@ fn in_node(
     words.extend(arguments.iter().map(String::as_str));
     let ended = node
         .run(&words, show)
-        .with_context(|| format!("running the tests of {PACKAGE} in a node"))?;
+        .with_context(|| format!("running the tests of {PACKAGES:?} in a node"))?;
     Ok(ended.code == 0)
 }

@@ -9,6 +9,7 @@
 //! All of it is netlink, in a few messages of our own making: no helper program runs.
 
 mod error;
+pub mod forward;
 pub mod guest;
 pub mod host;
 mod model;

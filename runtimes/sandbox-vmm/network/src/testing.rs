@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -113,6 +114,7 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
          addr add 172.31.0.1 peer 172.31.0.2/32 dev net1
          addr add fd00:7::2/64 dev net1 nodad noprefixroute
          link set net1 up
+         addr add fd00:31::1 peer fd00:31::2/128 dev net1 nodad
          route add default via 10.244.0.1 dev eth0 mtu 1400 advmss 1300
          route add default via 192.168.0.1 dev net1 metric 50 onlink
          route add 192.168.0.1 dev net1 scope link
@@ -135,15 +137,13 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
          route add unreachable fd00:11::/32 metric 9
          neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
          neigh add fd00:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent");
-    // The link-local addresses are tentative for a second or two.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while pod.said_by("ip", &["-6", "addr"]).contains("tentative") {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "addresses stay tentative"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    // The link-local addresses are tentative for a second or two, and the last address's route to
+    // its peer comes a little later than the address.
+    let is_done = || {
+        !pod.said_by("ip", &["-6", "addr"]).contains("tentative")
+            && pod.said_by("ip", &["-6", "route"]).contains("fd00:31::2 ")
+    };
+    eventually(is_done);
     (pod, node)
 }
 
@@ -151,4 +151,13 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
 /// that ends in this program.
 pub(crate) fn open_tap(name: &str) -> OwnedFd {
     tap::open(name).unwrap().into()
+}
+
+/// Waits for what comes by itself.
+pub(crate) fn eventually(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

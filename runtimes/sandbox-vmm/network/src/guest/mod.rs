@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
+
 use crate::error::{Doing, Error, Result};
 use crate::model::{Address, Hop, Interface, LOOPBACK, Neighbour, Network, Route};
 use crate::netlink::{Message, Netlink, octets};
@@ -188,9 +190,11 @@ fn make_routes(
         // Several for the same network are tried in this order.
         let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
         let request = route_message(libc::RTM_NEWROUTE, flags, route, there)?;
-        netlink
-            .request(request)
-            .doing(|| format!("make the route {route}"))?;
+        match netlink.request(request) {
+            // The kernel has made it meanwhile: a little later than the address it is for.
+            Err(refusal) if refusal.errno == Errno::EEXIST => {}
+            outcome => outcome.doing(|| format!("make the route {route}"))?,
+        }
     }
     Ok(())
 }

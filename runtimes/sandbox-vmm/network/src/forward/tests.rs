@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::*;
-use crate::testing::Namespace;
+use crate::testing::{Namespace, eventually};
 
 /// What no test waits for.
 const LONG: Duration = Duration::from_secs(60);
@@ -82,13 +82,15 @@ fn a_port_that_nobody_has_is_reset_at_once() {
 fn it_ends_with_either_descriptor() {
     let pod = pod();
     refused(&pod, "127.0.0.1:80");
+    // Another test's process has a copy until it runs its program.
+    let soon_refused = || eventually(|| dial(&pod, "127.0.0.1:80").is_err());
     let Listener { socket, steering } = listen(pod.fd()).unwrap();
     drop(steering);
-    refused(&pod, "127.0.0.1:80");
+    soon_refused();
     drop(socket);
     let Listener { socket, steering } = listen(pod.fd()).unwrap();
     drop(socket);
-    refused(&pod, "127.0.0.1:80");
+    soon_refused();
     drop(steering);
     // Neither held anything: it can begin anew.
     let listener = listen(pod.fd()).unwrap();

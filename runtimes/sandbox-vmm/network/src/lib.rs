@@ -23,5 +23,5 @@ mod testing;
 pub use error::{Error, Result};
 pub use model::{
     Address, Hop, Interface, Ipv6, Kind, MOST_ADDRESSES, MOST_HOPS, MOST_INTERFACES,
-    MOST_NEIGHBOURS, MOST_ROUTES, Neighbour, Network, Route,
+    MOST_NEIGHBOURS, MOST_ROUTES, MOST_RULES, Neighbour, Network, Route, Rule,
 };

@@ -4,16 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Doing, Error, Result};
 use crate::model::{
-    Address, Hop, Interface, Ipv6, Kind, LOCAL_TABLE, LOOPBACK, Neighbour, Network, Route,
+    Address, Hop, Interface, Ipv6, Kind, LOCAL_TABLE, LOOPBACK, Neighbour, Network, Route, Rule,
 };
-use crate::netlink::{Message, Netlink, find, ip, u16_at, u32_at};
+use crate::netlink::{Attributes, Message, Netlink, find, ip, u16_at, u32_at};
 use crate::sysctl;
 
-/// Bytes of the fixed part of a message on links, addresses, routes and neighbours.
+/// Bytes of the fixed part of a message on links, addresses, routes, neighbours and rules.
 const LINK: usize = 16;
 const ADDRESS: usize = 8;
 const ROUTE: usize = 12;
 const NEIGHBOUR: usize = 12;
+const RULE: usize = 12;
 /// Of a hop among several.
 const HOP: usize = 8;
 
@@ -23,6 +24,16 @@ pub(crate) const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTAX_ADVMSS: u16 = 8;
 pub(crate) const RTNH_F_ONLINK: u8 = 4;
+pub(crate) const FRA_DST: u16 = 1;
+pub(crate) const FRA_SRC: u16 = 2;
+pub(crate) const FRA_PRIORITY: u16 = 6;
+pub(crate) const FRA_TABLE: u16 = 15;
+pub(crate) const FRA_PROTOCOL: u16 = 21;
+/// What packets are to be compared with besides, and what says nothing.
+const FRA_SUPPRESS_PREFIX: u16 = 14;
+const FRA_PAD: u16 = 18;
+pub(crate) const USE_TABLE: u8 = 1;
+const INVERTED: u32 = 2;
 const IFLA_INFO_KIND: u16 = 1;
 const RTPROT_RA: u8 = 9;
 const NTF_PROXY: u8 = 8;
@@ -106,6 +117,13 @@ pub(crate) fn network(netlink: &mut Netlink, joined: &[&Link], all: &[Link]) -> 
         .iter()
         .filter_map(|(_, content)| route(content, &name))
         .collect();
+    let request = Message::new(libc::RTM_GETRULE, 0).bytes(&[0; RULE]);
+    let answers = netlink
+        .dump(&request)
+        .doing(|| "list routing rules".into())?;
+    for (_, content) in &answers {
+        network.rules.extend(rule(content)?);
+    }
     let request = Message::new(libc::RTM_GETNEIGH, 0).bytes(&[0; NEIGHBOUR]);
     let answers = netlink.dump(&request).doing(|| "list neighbours".into())?;
     network.neighbours = answers
@@ -247,6 +265,61 @@ fn hop(attributes: &[u8], interface: String, flags: u8, weight: u8) -> Hop {
         weight,
     }
 }
+
+/// A rule that someone made.
+///
+/// # Errors
+/// It asks for more than addresses, which ours do not.
+fn rule(content: &[u8]) -> Result<Option<Rule>> {
+    let Some([family, to, from, tos, table, _, _, action]) = content.first_chunk().copied() else {
+        return Ok(None);
+    };
+    let any: IpAddr = match i32::from(family) {
+        libc::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return Ok(None),
+    };
+    let flags = u32_at(content, 8).unwrap_or(0);
+    let attributes = content.get(RULE..).unwrap_or(&[]);
+    let number = |kind| find(attributes, kind).and_then(|value| u32_at(value, 0));
+    let address = |kind| find(attributes, kind).and_then(ip).unwrap_or(any);
+    let rule = Rule {
+        priority: number(FRA_PRIORITY).unwrap_or(0),
+        source: address(FRA_SRC),
+        source_prefix: from,
+        destination: address(FRA_DST),
+        destination_prefix: to,
+        table: number(FRA_TABLE).unwrap_or(table.into()),
+        protocol: find(attributes, FRA_PROTOCOL)
+            .and_then(|value| value.first().copied())
+            .unwrap_or(0),
+    };
+    let is_plain = |(kind, value): (u16, &[u8])| match kind {
+        FRA_DST | FRA_SRC | FRA_PRIORITY | FRA_TABLE | FRA_PROTOCOL | FRA_PAD => true,
+        FRA_SUPPRESS_PREFIX => u32_at(value, 0) == Some(u32::MAX),
+        _ => false,
+    };
+    if action != USE_TABLE
+        || tos != 0
+        || flags & INVERTED != 0
+        || !Attributes(attributes).all(is_plain)
+    {
+        return Err(Error::unfit(format!(
+            "its routing rule of priority {} looks at more than addresses, which can't be made in a \
+             guest",
+            rule.priority
+        )));
+    }
+    let is_first = ALWAYS.contains(&(rule.priority, rule.table)) && from == 0 && to == 0;
+    Ok((!is_first).then_some(rule))
+}
+
+/// The priorities and tables of the rules that are there from the beginning.
+const ALWAYS: [(u32, u32); 3] = [
+    (0, LOCAL_TABLE),
+    (32766, libc::RT_TABLE_MAIN as u32),
+    (32767, libc::RT_TABLE_DEFAULT as u32),
+];
 
 fn neighbour(content: &[u8], name: &impl Fn(u32) -> Option<String>) -> Option<Neighbour> {
     let attributes = content.get(NEIGHBOUR..)?;

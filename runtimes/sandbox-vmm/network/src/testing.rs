@@ -125,6 +125,8 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
          route add 10.98.0.0/16 via inet6 fd00:244::1 dev eth0
          route add 10.99.0.0/16 dev lo
          route add 10.100.0.0/16 via 10.244.0.1 table 1000
+         rule add from 10.244.0.6 table 1000 priority 900
+         rule add from 192.168.0.0/16 to 10.0.0.0/8 lookup main priority 901
          route add blackhole 10.101.0.0/16
          route add prohibit 10.102.0.0/16 metric 7
          route add unreachable 10.103.0.0/16
@@ -137,6 +139,8 @@ link add net1 address 0a:58:0a:f4:00:06 type veth peer name node1 netns {to}
          route add unreachable fd00:11::/32 metric 9
          neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
          neigh add fd00:244::1 lladdr 0a:58:0a:f4:00:01 dev eth0 nud permanent");
+    let rule = ["from", "fd00:7::/64", "table", "77", "priority", "902"];
+    pod.said_by("ip", &[&["-6", "rule", "add"][..], &rule].concat());
     // The link-local addresses are tentative for a second or two, and the last address's route to
     // its peer comes a little later than the address.
     let is_done = || {

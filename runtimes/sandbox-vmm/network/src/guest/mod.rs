@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use crate::error::{Doing, Error, Result};
-use crate::model::{Address, Hop, Interface, LOOPBACK, Neighbour, Network, Route};
+use crate::model::{Address, Hop, Interface, LOOPBACK, Neighbour, Network, Route, Rule};
 use crate::netlink::{Message, Netlink, octets};
 use crate::read::{
-    self, IFA_F_NOPREFIXROUTE, IFA_FLAGS, KINDS, Link, RTAX_ADVMSS, RTAX_MTU, RTNH_F_ONLINK,
+    self, FRA_DST, FRA_PRIORITY, FRA_PROTOCOL, FRA_SRC, FRA_TABLE, IFA_F_NOPREFIXROUTE, IFA_FLAGS,
+    KINDS, Link, RTAX_ADVMSS, RTAX_MTU, RTNH_F_ONLINK, USE_TABLE,
 };
 use crate::sysctl;
 
@@ -42,6 +43,9 @@ pub fn apply(network: &Network) -> Result<()> {
     }
     let there = Places(&all);
     make_routes(&mut netlink, network, &links, &there)?;
+    for rule in &network.rules {
+        make_rule(&mut netlink, rule)?;
+    }
     for neighbour in &network.neighbours {
         make_neighbour(&mut netlink, neighbour, there.of(&neighbour.interface)?)?;
     }
@@ -265,6 +269,33 @@ fn gateway(request: Message, hop: &Hop, route: &Route) -> Message {
         Some(ip) => request.nested(libc::RTA_VIA, |request| {
             request.u16(family(ip).into()).bytes(&octets(ip))
         }),
+    }
+}
+
+fn make_rule(netlink: &mut Netlink, rule: &Rule) -> Result<()> {
+    let Rule {
+        priority,
+        source,
+        destination,
+        table,
+        ..
+    } = *rule;
+    // struct fib_rule_hdr
+    let prefixes = [rule.destination_prefix, rule.source_prefix];
+    let request = Message::new(libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+        .bytes(&[family(source)])
+        .bytes(&prefixes)
+        .bytes(&[0, 0, 0, 0, USE_TABLE])
+        .u32(0)
+        .attribute(FRA_SRC, &octets(source))
+        .attribute(FRA_DST, &octets(destination))
+        .attribute(FRA_PRIORITY, &priority.to_ne_bytes())
+        .attribute(FRA_TABLE, &table.to_ne_bytes())
+        .attribute(FRA_PROTOCOL, &[rule.protocol]);
+    match netlink.request(request) {
+        // It is there from an earlier time.
+        Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
+        outcome => outcome.doing(|| format!("make the routing rule of priority {priority}")),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Attached {
 ///
 /// # Errors
 /// An interface that is up and of another kind (such as `ipvlan` in mode L3, `netkit` in mode L3,
-/// `wireguard` or `dummy`), a kernel without what this takes, or the host's own namespace. Then
+/// `wireguard` or `dummy`), a routing rule that looks at more than addresses, a kernel without what this takes, or the host's own namespace. Then
 /// nothing is changed.
 pub fn attach(netns: BorrowedFd<'_>) -> Result<Attached> {
     namespace::within(netns, || {

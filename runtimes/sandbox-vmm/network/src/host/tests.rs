@@ -250,6 +250,9 @@ fn what_a_guest_can_not_have_is_named_and_nothing_done() {
         "{error}"
     );
     reaches(&node, &pod);
-    pod.ip("link set net1 down");
+    pod.ip("link set net1 down\nrule add fwmark 1 table 100 priority 900");
+    let error = attach(pod.fd()).unwrap_err().to_string();
+    assert!(error.contains("rule of priority 900"), "{error}");
+    pod.ip("rule del priority 900");
     assert_eq!(attach(pod.fd()).unwrap().network.interfaces.len(), 1);
 }

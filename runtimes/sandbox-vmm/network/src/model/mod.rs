@@ -17,6 +17,8 @@ pub const MOST_ADDRESSES: usize = 64;
 pub const MOST_ROUTES: usize = 1024;
 /// The most ways of one route.
 pub const MOST_HOPS: usize = 16;
+/// The most rules of a pod for which routing table to use.
+pub const MOST_RULES: usize = 256;
 /// The most neighbours of a pod that are known for good.
 pub const MOST_NEIGHBOURS: usize = 1024;
 
@@ -33,6 +35,9 @@ pub struct Network {
     pub interfaces: Vec<Interface>,
     /// The routes of every table but the local one, in the kernel's order.
     pub routes: Vec<Route>,
+    /// Which packets use which routing table, besides the rules that are there from the beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// The neighbours that were entered by hand.
     pub neighbours: Vec<Neighbour>,
 }
@@ -152,6 +157,26 @@ pub struct Hop {
     pub weight: u8,
 }
 
+/// A rule for which routing table to use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Rule {
+    /// The lower, the earlier it is asked.
+    pub priority: u32,
+    /// The network that the packets come from; all zero, with a prefix of 0, for any.
+    pub source: IpAddr,
+    /// How many bits it has.
+    pub source_prefix: u8,
+    /// The network that they go to, likewise.
+    pub destination: IpAddr,
+    /// How many bits it has.
+    pub destination_prefix: u8,
+    /// The routing table to use for them.
+    pub table: u32,
+    /// Who made the rule, as the kernel numbers them.
+    pub protocol: u8,
+}
+
 /// A neighbour whose hardware address is not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -183,6 +208,7 @@ impl Network {
     pub fn check(&self) -> Result<()> {
         most("interfaces", self.interfaces.len(), MOST_INTERFACES)?;
         most("routes", self.routes.len(), MOST_ROUTES)?;
+        most("rules", self.rules.len(), MOST_RULES)?;
         most("neighbours", self.neighbours.len(), MOST_NEIGHBOURS)?;
         let mut names = HashSet::from([LOOPBACK]);
         let mut macs = HashSet::new();
@@ -208,6 +234,9 @@ impl Network {
             for hop in &route.hops {
                 known(&format_args!("the route {route}"), &hop.interface)?;
             }
+        }
+        for rule in &self.rules {
+            rule.check()?;
         }
         for neighbour in &self.neighbours {
             let of = format_args!("the neighbour {}", neighbour.ip);
@@ -268,6 +297,20 @@ impl Route {
         // A router for IPv4 may have an address of IPv6, not the other way round.
         if gateways.into_iter().any(|ip| foreign(ip) && ip.is_ipv4()) {
             return unfit("has a router of another kind than its destination");
+        }
+        Ok(())
+    }
+}
+
+impl Rule {
+    fn check(&self) -> Result<()> {
+        check_prefix(self.source, self.source_prefix)?;
+        check_prefix(self.destination, self.destination_prefix)?;
+        if !same_family(self.source, self.destination) || self.table == 0 {
+            return Err(Error::unfit(format!(
+                "the rule of priority {} is for two kinds of addresses, or for no table",
+                self.priority
+            )));
         }
         Ok(())
     }

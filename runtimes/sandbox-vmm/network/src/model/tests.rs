@@ -99,6 +99,35 @@ fn what_can_not_be_a_route_is_refused() {
 }
 
 #[test]
+fn what_can_not_be_a_rule_is_refused() {
+    let rule = Rule {
+        priority: 1,
+        source: "10.0.0.2".parse().unwrap(),
+        source_prefix: 32,
+        destination: "0.0.0.0".parse().unwrap(),
+        destination_prefix: 0,
+        table: 7,
+        protocol: 3,
+    };
+    let mut network = network();
+    network.rules.push(rule.clone());
+    network.check().unwrap();
+    let changes: [fn(&mut Rule); 4] = [
+        |rule| rule.source_prefix = 33,
+        |rule| rule.destination_prefix = 33,
+        |rule| rule.destination = "::".parse().unwrap(),
+        |rule| rule.table = 0,
+    ];
+    for change in changes {
+        let mut rule = rule.clone();
+        change(&mut rule);
+        said(|network| network.rules.push(rule));
+    }
+    let said = said(|network| network.rules = vec![rule; MOST_RULES + 1]);
+    assert!(said.contains("and may be"), "{said}");
+}
+
+#[test]
 fn there_is_no_more_than_there_may_be() {
     let changes: [fn(&mut Network); 4] = [
         |network| network.interfaces = vec![network.interfaces[0].clone(); MOST_INTERFACES + 1],

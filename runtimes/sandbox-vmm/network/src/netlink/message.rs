@@ -103,7 +103,7 @@ pub(crate) fn ip(octets: &[u8]) -> Option<IpAddr> {
 }
 
 /// The attributes in some bytes, by kind and value; it ends where they make no sense.
-struct Attributes<'a>(&'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 use message::HEADER;
-pub(crate) use message::{Message, find, ip, octets, u16_at, u32_at};
+pub(crate) use message::{Attributes, Message, find, ip, octets, u16_at, u32_at};
 
 use crate::error::{Doing, Refusal, Result};
 

@@ -197,28 +197,52 @@ impl AnyRoute {
     }
 }
 
-pub(super) fn network() -> impl Strategy<Value = Network> {
-    let interfaces = (interface(0), interface(1));
-    let neighbour = (0usize..2, any::<bool>(), any::<[u8; 5]>());
-    (interfaces, vec(any_route(), 0..12), vec(neighbour, 0..4)).prop_map(
-        |((first, second), routes, neighbours)| {
-            let interfaces = vec![first, second];
-            let routes = routes.into_iter().enumerate();
-            let neighbours = neighbours.into_iter().enumerate();
-            Network {
-                routes: routes
-                    .filter_map(|(at, route)| route.route(at, &interfaces))
-                    .collect(),
-                neighbours: neighbours
-                    .filter(|(_, (on, is_ipv6, _))| interfaces[*on].ipv6.enabled || !is_ipv6)
-                    .map(|(at, (on, is_ipv6, [a, b, c, d, e]))| Neighbour {
-                        interface: NAMES[on].into(),
-                        ip: if is_ipv6 { ipv6 } else { ipv4 }(50, at as u16),
-                        mac: [2, a, b, c, d, e],
-                    })
-                    .collect(),
-                interfaces,
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let ends = [any::<Option<u8>>(), any::<Option<u8>>()];
+    (any::<bool>(), 1u32..32766, ends, 1u32..2000, any::<u8>()).prop_map(
+        |(is_ipv6, priority, ends, table, protocol)| {
+            let end = |end: Option<u8>| match (end, is_ipv6) {
+                (Some(host), true) => (ipv6(60, host.into()), 128),
+                (Some(host), false) => (ipv4(60, host.into()), 32),
+                (None, true) => (Ipv6Addr::UNSPECIFIED.into(), 0),
+                (None, false) => (Ipv4Addr::UNSPECIFIED.into(), 0),
+            };
+            let [(source, source_prefix), (destination, destination_prefix)] = ends.map(end);
+            Rule {
+                priority,
+                source,
+                source_prefix,
+                destination,
+                destination_prefix,
+                table,
+                protocol,
             }
         },
     )
+}
+
+pub(super) fn network() -> impl Strategy<Value = Network> {
+    let interfaces = (interface(0), interface(1));
+    let neighbour = (0usize..2, any::<bool>(), any::<[u8; 5]>());
+    let things = (interfaces, vec(any_route(), 0..12), vec(neighbour, 0..4));
+    (things, vec(any_rule(), 0..4)).prop_map(|(((first, second), routes, neighbours), rules)| {
+        let interfaces = vec![first, second];
+        let routes = routes.into_iter().enumerate();
+        let neighbours = neighbours.into_iter().enumerate();
+        Network {
+            routes: routes
+                .filter_map(|(at, route)| route.route(at, &interfaces))
+                .collect(),
+            neighbours: neighbours
+                .filter(|(_, (on, is_ipv6, _))| interfaces[*on].ipv6.enabled || !is_ipv6)
+                .map(|(at, (on, is_ipv6, [a, b, c, d, e]))| Neighbour {
+                    interface: NAMES[on].into(),
+                    ip: if is_ipv6 { ipv6 } else { ipv4 }(50, at as u16),
+                    mac: [2, a, b, c, d, e],
+                })
+                .collect(),
+            interfaces,
+            rules,
+        }
+    })
 }

@@ -33,6 +33,8 @@ fn said(namespace: &Namespace) -> String {
         &["-6", "-o", "addr", "show"],
         &["-4", "route", "show", "table", "all"],
         &["-6", "route", "show", "table", "all"],
+        &["-4", "rule", "show"],
+        &["-6", "rule", "show"],
         &["neigh", "show", "nud", "permanent"],
     ] {
         said.push_str(&said_sorted(namespace, arguments));
@@ -73,8 +75,9 @@ fn difference(made: &Network, wanted: &Network) -> Vec<String> {
         });
         let routes = network.routes.iter().map(|route| format!("{route:?}"));
         let neighbours = network.neighbours.iter().map(|one| format!("{one:?}"));
-        let all = addresses.chain(interfaces).chain(routes).chain(neighbours);
-        all.collect::<Vec<_>>()
+        let rules = network.rules.iter().map(|rule| format!("{rule:?}"));
+        let all = addresses.chain(interfaces).chain(routes).chain(rules);
+        all.chain(neighbours).collect::<Vec<_>>()
     };
     let (made, wanted) = (all(made), all(wanted));
     let only = |these: &[String], those: &[String], word: &str| {

@@ -20,8 +20,8 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, socketpair,
-    sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 
 /// A message without its descriptor.
@@ -201,14 +201,24 @@ impl AsFd for Door {
     }
 }
 
+/// How large the queue of what was sent to either end of a connection and not received is asked to
+/// be, in bytes. Linux doubles it, for what it needs itself, and as that is little, nearly twice as
+/// much fits in. That is more than a guest may have under way; what does not fit is copied once
+/// more, into memory of ours. It is all that is granted as Linux is set up.
+pub const HELD: usize = 208 << 10;
+
 /// Both ends of a connection.
 pub(super) fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
+    let (one, two) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
         None,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-    )?)
+    )?;
+    for end in [&one, &two] {
+        setsockopt(end, sockopt::SndBuf, &HELD)?;
+    }
+    Ok((one, two))
 }
 
 /// What comes out of a jail is looked at: reading a stream and reading anything else are not the

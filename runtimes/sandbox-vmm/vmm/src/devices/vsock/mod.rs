@@ -13,9 +13,8 @@
 //! its memory, so that this direction needs none of ours. In the other direction what we say it may
 //! send is what we have to be able to keep, as the host's side may take nothing at all; so
 //! [`Options::memory`] bounds the sum of it. How it is shared is [`credit`]'s. A host's side that
-//! does not read stops its own connection and no other. What a socket itself holds, about 200 KiB
-//! each way as Linux is set up, comes on top of that and is charged to the cgroup of whoever wrote
-//! it.
+//! does not read stops its own connection and no other. What a socket itself holds, about 400 KiB
+//! each way ([`door::HELD`]), comes on top of that and is charged to the cgroup of whoever wrote it.
 
 mod connection;
 mod credit;

@@ -67,6 +67,7 @@ pub(super) const TABLE: &[Line] = &[
     (SYS_shutdown,          BOTH,   Any),
     (SYS_accept4,           EVENTS, Any),
     (SYS_socketpair,        EVENTS, OneOf(0, &[AF_UNIX as u32])),
+    (SYS_setsockopt,        EVENTS, OneOf(2, &[SO_SNDBUF as u32])),
 
     // Waiting.
     (SYS_epoll_wait,        EVENTS, Any),

@@ -174,7 +174,8 @@ fn a_closing_guest_has_everything_delivered() {
     for abrupt in [false, true] {
         let mut guest = Guest::start(Guest::options());
         let (mut socket, mut stream) = connect(&mut guest, PORT, 1);
-        let sent = pattern(400_000, 2);
+        // More than the socket holds, so that some of it waits here.
+        let sent = pattern(2 * HELD + 100_000, 2);
         let mut done = 0;
         while done < sent.len() {
             let count = (socket.free() as usize).min(sent.len() - done);

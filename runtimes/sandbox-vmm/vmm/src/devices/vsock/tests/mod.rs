@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::super::testing::WRITE;
+use super::door::{Door, HELD};
 use super::packet::{HOST_CID, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::testing::{CID, Guest, PORT, RX_COUNT, Socket};
-use super::{Device, Options, RX, TX, Vsock, credit, door::Door};
+use super::{Device, Options, RX, TX, Vsock, credit};
 
 const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 

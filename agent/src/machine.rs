@@ -1,8 +1,14 @@
 //! What only the processor and the kernel can tell or do: the crate's place for unsafe code.
 
+use std::os::fd::AsRawFd;
+
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::Mode;
+use nix::unistd::ForkResult;
 
 /// The processor's time stamp counter.
 pub(crate) fn time_stamp() -> u64 {
@@ -23,4 +29,75 @@ pub(crate) fn leave_reaping_to_the_kernel() -> Result<(), Errno> {
     // SAFETY: ignoring a signal installs no handler that could run at a bad moment.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
     Ok(())
+}
+
+/// Undoes [`leave_reaping_to_the_kernel`]: who waits for a child of its own must find it.
+pub(crate) fn reap_ourselves() -> Result<(), Errno> {
+    // SAFETY: the default action of this signal is nothing, and runs none of our code.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
+/// Forks this process.
+pub(crate) fn fork() -> Result<ForkResult, Errno> {
+    // SAFETY: this process has one thread, so its copy may do whatever it could do itself.
+    unsafe { nix::unistd::fork() }
+}
+
+/// What [`add_entropy`] gives the kernel: `struct rand_pool_info` of `linux/random.h`.
+#[repr(C)]
+struct Entropy {
+    /// How much of it can't be guessed, in bits.
+    bits: libc::c_int,
+    /// How many bytes follow.
+    length: libc::c_int,
+    bytes: [u8; Self::MOST],
+}
+
+impl Entropy {
+    const MOST: usize = 512;
+}
+
+nix::ioctl_write_ptr!(rnd_add_entropy, b'R', 0x03, [libc::c_int; 2]);
+
+/// Mixes bytes into the kernel's random numbers, and has it count on them; at most 512, the rest is left
+/// out.
+pub(crate) fn add_entropy(seed: &[u8]) -> Result<(), Errno> {
+    let seed = &seed[..seed.len().min(Entropy::MOST)];
+    let length = libc::c_int::try_from(seed.len()).map_err(|_| Errno::EINVAL)?;
+    let mut entropy = Entropy {
+        bits: length * 8,
+        length,
+        bytes: [0; Entropy::MOST],
+    };
+    entropy.bytes[..seed.len()].copy_from_slice(seed);
+    let device = open(
+        "/dev/urandom",
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    // SAFETY: the kernel reads the two numbers and as many bytes as the second says, all of which are in
+    // `entropy`, which begins with them and lives until after.
+    unsafe { rnd_add_entropy(device.as_raw_fd(), (&raw const entropy).cast()) }?;
+    Ok(())
+}
+
+/// Brings the interface `lo` up, which gives it its addresses.
+pub(crate) fn loopback_up() -> Result<(), Errno> {
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all zeroes are an interface request: numbers, and a name of no length.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads a name and flags from an interface request, which lives until after.
+    let outcome =
+        unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(outcome).map(drop)
 }

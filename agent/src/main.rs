@@ -2,7 +2,8 @@
 //!
 //! It mounts what a guest needs, tells the host over vsock that it is ready, does what the host
 //! asks, and ends the guest. Its time to ready is part of every pod's start and its memory is part
-//! of every pod, so it does little, and waits in a blocking read.
+//! of every pod, so it does little, and waits in a blocking read. When the host asks for containers, a
+//! process of their own is forked for them ([`init`], [`pod`]).
 //!
 //! It never waits for anything but the host, never takes a path from it, and never returns: what
 //! goes wrong is one sentence in the kernel's log, and the end of the guest ([`end`]).
@@ -13,9 +14,12 @@
 
 mod end;
 mod host;
+mod init;
 mod kernel_log;
 mod machine;
 mod mounts;
+mod pod;
+mod root;
 mod serve;
 
 use std::borrow::Cow;
@@ -28,6 +32,7 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
+use serve::Next;
 use trefoil_agent_protocol::{READY_PORT, Ready};
 
 /// Why a guest ends that wasn't asked to.
@@ -45,6 +50,8 @@ enum Error {
     Ready(io::Error),
     /// serving the host failed
     Serve(serve::Error),
+    /// serving the host's containers failed
+    Pod(init::Error),
 }
 
 impl fmt::Display for Error {
@@ -65,6 +72,7 @@ impl fmt::Display for Error {
             ),
             Self::Ready(why) => write!(formatter, "saying ready to the host failed: {why}"),
             Self::Serve(why) => write!(formatter, "serving the host failed: {why}"),
+            Self::Pod(why) => why.fmt(formatter),
         }
     }
 }
@@ -77,6 +85,10 @@ impl fmt::Display for Error {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> c_int {
     if std::process::id() != 1 {
+        let action = std::env::args_os().nth(1);
+        if action.is_some_and(|action| action == trefoil_runc::HELPER_ACTION) {
+            trefoil_runc::run_as_helper();
+        }
         eprintln!("trefoil-agent: this is the init of a guest and runs as nothing but process 1");
         return 1;
     }
@@ -105,7 +117,10 @@ fn run() -> Result<(), Error> {
     machine::leave_reaping_to_the_kernel().map_err(Error::Reaping)?;
     let mut host = host::connect().map_err(Error::Connect)?;
     say_ready(&mut host).map_err(Error::Ready)?;
-    serve::serve(&mut host, kernel_log::read).map_err(Error::Serve)
+    match serve::serve(&mut host, kernel_log::read).map_err(Error::Serve)? {
+        Next::End => Ok(()),
+        Next::Pod(received) => init::serve(host, received).map_err(Error::Pod),
+    }
 }
 
 /// A guest without a console starts without the descriptors 0 to 2. What is opened first must not

@@ -1,4 +1,4 @@
-//! Doing what the host asks, until it has no more use for the guest.
+//! Doing what the host asks by lines, until it has no more use for the guest or wants containers.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,18 +29,26 @@ impl fmt::Display for Error {
     }
 }
 
+/// What comes after the lines.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The end of the guest.
+    End,
+    /// The host speaks ttrpc from now on, and has sent this of it already.
+    Pod(Vec<u8>),
+}
+
 /// Answers requests until one asks for the end, or the connection ends, which asks for the same: a
 /// guest without a host is of no use to anyone. `log` makes the answer to [`Request::Log`].
 pub(crate) fn serve(
     host: &mut (impl Read + Write),
     log: impl Fn() -> io::Result<Vec<u8>>,
-) -> Result<(), Error> {
+) -> Result<Next, Error> {
     let mut lines = Lines::default();
     while let Some(request) = lines.next(host)? {
         match request {
-            Request::PowerOff => return Ok(()),
-            // It makes no containers yet.
-            Request::Serve => return Err(Error::Request(ParseError::Unknown)),
+            Request::PowerOff => return Ok(Next::End),
+            Request::Serve => return Ok(Next::Pod(lines.rest())),
             Request::Log => {
                 let text = log().map_err(Error::Log)?;
                 let length = text.len();
@@ -49,7 +57,7 @@ pub(crate) fn serve(
             }
         }
     }
-    Ok(())
+    Ok(Next::End)
 }
 
 /// Says one line, at once: on a vsock each write is a packet.
@@ -70,6 +78,11 @@ struct Lines {
 }
 
 impl Lines {
+    /// What was received and is no request's.
+    fn rest(self) -> Vec<u8> {
+        self.buffer[..self.filled].to_vec()
+    }
+
     /// The next request; none is the end of the connection.
     fn next(&mut self, host: &mut impl Read) -> Result<Option<Request>, Error> {
         loop {
@@ -167,6 +180,19 @@ mod tests {
             serve(&mut host, log).unwrap();
             let twice = "log 15\n[0.000000] one\n".repeat(2);
             assert_eq!(String::from_utf8(host.heard).unwrap(), twice, "{packets:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_wish_for_containers_is_not_lost() {
+        for (packets, rest) in [
+            (["serve\n"].as_slice(), ""),
+            (&["log\nserve\nlog\n"], "log\n"),
+            (&["ser", "ve\n\0\0", "later"], "\0\0"),
+        ] {
+            let mut host = Host::sending(packets);
+            let next = serve(&mut host, log).unwrap();
+            assert_eq!(next, Next::Pod(rest.as_bytes().to_vec()), "{packets:?}");
         }
     }
 

@@ -20,6 +20,8 @@ mod ready;
 mod request;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "service")]
+pub mod status;
 
 use std::fmt;
 

@@ -18,7 +18,7 @@ use crate::terminal;
 
 /// The server's side of a process's streams.
 ///
-/// An init writes to containerd's FIFOs themselves. An exec'd process writes to pipes, because containerd
+/// An init writes to containerd's FIFOs themselves, where there are any. An exec'd process writes to pipes, because containerd
 /// wants the output of an ended one to end although something it started may still hold it open. Input
 /// comes through a pipe always: only we can give it an end on request. A terminal is relayed by nature.
 #[derive(Debug, Default)]

@@ -1,22 +1,27 @@
 //! The runtime and its sandbox: for namespaces there is little to either, as the pod's namespaces belong
 //! to its first container.
 
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use trefoil_core::{
-    Container, ContainerConfig, Isolation, Result, Runtime, Sandbox, SandboxConfig,
+    Container, ContainerConfig, Isolation, Result, Runtime, Sandbox, SandboxConfig, Stdio,
 };
 
 use crate::container::RuncContainer;
 use crate::launcher::{Create, Launcher, Request};
-use crate::process::{RuncProcess, Streams};
+use crate::process::{Ends, RuncProcess, Streams};
 use crate::state;
 
 /// The namespace runtime.
 pub struct Runc {
     launcher: Arc<Launcher>,
+    plumb: Plumb,
 }
+
+/// How an init gets its streams.
+type Plumb = fn(Stdio) -> io::Result<(Streams, Ends)>;
 
 impl Runc {
     /// A runtime that has its containers made by `launcher`. Must be called within the event loop.
@@ -28,7 +33,18 @@ impl Runc {
                 log::error!("watch for ended helpers: {why}");
             }
         });
-        Self { launcher }
+        Self {
+            launcher,
+            plumb: Streams::direct,
+        }
+    }
+
+    /// Gives inits pipes to write to, and relays them: for outputs that a program can't open again by
+    /// `/dev/stdout`, as sockets are.
+    #[must_use]
+    pub fn relaying_output(mut self) -> Self {
+        self.plumb = Streams::piped;
+        self
     }
 }
 
@@ -41,12 +57,14 @@ impl Runtime for Runc {
     async fn create_sandbox(&self, _: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
         Ok(Arc::new(RuncSandbox {
             launcher: self.launcher.clone(),
+            plumb: self.plumb,
         }))
     }
 }
 
 struct RuncSandbox {
     launcher: Arc<Launcher>,
+    plumb: Plumb,
 }
 
 #[async_trait]
@@ -71,7 +89,7 @@ impl Sandbox for RuncSandbox {
                 streams,
             })
         };
-        let init = RuncProcess::launch(&self.launcher, stdio, Streams::direct, &[], create).await?;
+        let init = RuncProcess::launch(&self.launcher, stdio, self.plumb, &[], create).await?;
         Ok(Arc::new(RuncContainer::new(
             id,
             bundle,

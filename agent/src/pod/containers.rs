@@ -1,0 +1,327 @@
+//! The pod's containers by their names, and the processes of each.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oci_spec::runtime::{Process as ProcessConfig, Spec};
+use tokio::sync::watch;
+use trefoil_core::{
+    Container, ContainerConfig, Context, Error, ErrorKind, ExecConfig, ExitStatus, Mount, Process,
+    Result, RuntimeOptions, Sandbox, Stdio,
+};
+
+/// How many containers a pod may have, and each of them processes that were exec'd and not waited for.
+const MOST: usize = 1024;
+
+/// Where the containers' directories are.
+const BUNDLES: &str = "/run/trefoil/containers";
+
+/// All containers of the pod.
+pub(super) struct Containers {
+    sandbox: Arc<dyn Sandbox>,
+    /// A name is taken from when its container is begun; then there is none yet.
+    all: Mutex<HashMap<String, Option<Arc<Contained>>>>,
+}
+
+/// One of them.
+pub(super) struct Contained {
+    pub(super) inner: Arc<dyn Container>,
+    id: String,
+    bundle: PathBuf,
+    execs: Mutex<HashMap<String, Option<Arc<dyn Process>>>>,
+    /// How often the kernel has killed for want of memory, and whether it no longer will.
+    memory: watch::Receiver<Memory>,
+    /// How many of them the host knows of.
+    told: Mutex<u64>,
+}
+
+/// What is known of a container's memory.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Memory {
+    kills: u64,
+    /// The container has ended.
+    over: bool,
+}
+
+impl Containers {
+    /// None yet, to be made in this sandbox.
+    pub(super) fn new(sandbox: Arc<dyn Sandbox>) -> Self {
+        Self {
+            sandbox,
+            all: Mutex::default(),
+        }
+    }
+
+    /// Makes a container from a checked configuration. When this fails nothing of it is left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] if there is one of that name; what making it fails with.
+    pub(super) async fn create(
+        &self,
+        id: &str,
+        spec: Spec,
+        rootfs: &Path,
+        stdio: impl Future<Output = Result<Stdio>>,
+    ) -> Result<Arc<Contained>> {
+        let mut reserved = Reserved::of(&self.all, id, "container")?;
+        let bundle = Path::new(BUNDLES).join(id);
+        let made = self.make(id, &bundle, spec, rootfs, stdio).await;
+        match made {
+            Ok(container) => {
+                reserved.keep(container.clone());
+                Ok(container)
+            }
+            Err(why) => {
+                if let Err(also) = remove(&bundle) {
+                    log::warn!("{also}");
+                }
+                Err(why)
+            }
+        }
+    }
+
+    async fn make(
+        &self,
+        id: &str,
+        bundle: &Path,
+        spec: Spec,
+        rootfs: &Path,
+        stdio: impl Future<Output = Result<Stdio>>,
+    ) -> Result<Arc<Contained>> {
+        let stdio = stdio.await?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(bundle)
+            .context(|| format!("make {}", bundle.display()))?;
+        let file = bundle.join("config.json");
+        spec.save(&file)
+            .context(|| format!("write {}", file.display()))?;
+        let inner = self
+            .sandbox
+            .create_container(ContainerConfig {
+                id: id.to_owned(),
+                bundle: bundle.to_owned(),
+                spec: Arc::new(spec),
+                rootfs: vec![Mount {
+                    kind: "bind".into(),
+                    source: rootfs.display().to_string(),
+                    target: String::new(),
+                    options: vec!["rbind".into(), "rw".into()],
+                }],
+                stdio,
+                options: RuntimeOptions::default(),
+            })
+            .await?;
+        Ok(Contained::new(id, bundle, inner))
+    }
+
+    /// The container of a name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is none, or not yet.
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Contained>> {
+        lock(&self.all)
+            .get(id)
+            .cloned()
+            .flatten()
+            .ok_or_else(|| Error::not_found(format!("there is no container {id}")))
+    }
+
+    /// Removes a container whose init has ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::FailedPrecondition`] if it hasn't; what removing fails with, and then it may be tried
+    /// again.
+    pub(super) async fn delete(&self, id: &str) -> Result<()> {
+        let container = self.get(id)?;
+        if container.inner.init().exit_status().is_none() {
+            return Err(Error::precondition(format!(
+                "delete container {id}: its init has not ended"
+            )));
+        }
+        container.inner.delete().await?;
+        remove(&container.bundle)?;
+        lock(&self.all).remove(id);
+        Ok(())
+    }
+}
+
+/// Removes a container's directory. Not all that is in it, whatever that is: if something should still be
+/// mounted there, it is the host's files.
+fn remove(bundle: &Path) -> Result<()> {
+    let gone = |outcome: std::io::Result<()>| match outcome {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+            Err(why).context(|| format!("remove {}", bundle.display()))
+        }
+        _ => Ok(()),
+    };
+    gone(fs::remove_file(bundle.join("config.json")))?;
+    gone(fs::remove_dir(bundle.join("rootfs")))?;
+    gone(fs::remove_dir(bundle))
+}
+
+impl Contained {
+    fn new(id: &str, bundle: &Path, inner: Arc<dyn Container>) -> Arc<Self> {
+        let (sender, memory) = watch::channel(Memory::default());
+        tokio::spawn(watch_memory(inner.clone(), sender));
+        Arc::new(Self {
+            inner,
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            execs: Mutex::default(),
+            memory,
+            told: Mutex::default(),
+        })
+    }
+
+    /// The process of a name; the init if the name is empty.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is none.
+    pub(super) fn process(&self, name: &str) -> Result<Arc<dyn Process>> {
+        if name.is_empty() {
+            return Ok(self.inner.init());
+        }
+        lock(&self.execs)
+            .get(name)
+            .cloned()
+            .flatten()
+            .ok_or_else(|| Error::not_found(format!("container {} has no process {name}", self.id)))
+    }
+
+    /// Runs one more process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] if there is one of that name; what running it fails with.
+    pub(super) async fn exec(
+        &self,
+        name: &str,
+        process: ProcessConfig,
+        stdio: impl Future<Output = Result<Stdio>>,
+    ) -> Result<Arc<dyn Process>> {
+        let mut reserved = Reserved::of(&self.execs, name, "process")?;
+        let config = ExecConfig {
+            id: name.to_owned(),
+            process,
+            stdio: stdio.await?,
+        };
+        let process = self.inner.exec(config).await?;
+        reserved.keep(process.clone());
+        Ok(process)
+    }
+
+    /// Waits for a process's end; the name of one that was exec'd is free then.
+    ///
+    /// # Errors
+    /// As [`Contained::process`].
+    pub(super) async fn wait(&self, name: &str) -> Result<ExitStatus> {
+        let process = self.process(name)?;
+        let status = process.wait().await;
+        let mut execs = lock(&self.execs);
+        // Of several who wait the first one frees it, and it may be another's by now.
+        let its_own = |entry: &Option<Arc<dyn Process>>| {
+            entry.as_ref().is_some_and(|one| Arc::ptr_eq(one, &process))
+        };
+        if execs.get(name).is_some_and(its_own) {
+            execs.remove(name);
+        }
+        Ok(status)
+    }
+
+    /// Waits until the kernel has killed one of its processes for want of memory, after those kills that
+    /// were told of before this was asked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the container has ended, and all kills have been told of.
+    pub(super) async fn out_of_memory(&self) -> Result<()> {
+        let known = *lock(&self.told);
+        let mut memory = self.memory.clone();
+        let now = memory
+            .wait_for(|now| now.kills > known || now.over)
+            .await
+            .map_or_else(|_| Memory::default(), |now| *now);
+        if now.kills > known {
+            // A request that the host has given up is answered in vain: it does not use up the kill for
+            // another that waits as well.
+            *lock(&self.told) = now.kills;
+            return Ok(());
+        }
+        Err(Error::not_found(format!("container {} has ended", self.id)))
+    }
+}
+
+/// Counts kills until the container has ended.
+async fn watch_memory(container: Arc<dyn Container>, memory: watch::Sender<Memory>) {
+    let init = container.init();
+    loop {
+        let killed = tokio::select! {
+            biased;
+            () = container.out_of_memory() => true,
+            _ = init.wait() => {
+                // The kernel has said so before the process ended.
+                tokio::time::timeout(Duration::ZERO, container.out_of_memory()).await.is_ok()
+            }
+        };
+        memory.send_modify(|now| {
+            now.kills += u64::from(killed);
+            now.over = init.exit_status().is_some();
+        });
+        if init.exit_status().is_some() {
+            return;
+        }
+    }
+}
+
+/// A name that is taken for what is being made; free again if that fails.
+struct Reserved<'a, T> {
+    table: &'a Mutex<HashMap<String, Option<T>>>,
+    name: &'a str,
+    kept: bool,
+}
+
+impl<'a, T> Reserved<'a, T> {
+    fn of(table: &'a Mutex<HashMap<String, Option<T>>>, name: &'a str, what: &str) -> Result<Self> {
+        let mut entries = lock(table);
+        if entries.contains_key(name) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("there is a {what} {name} already"),
+            ));
+        }
+        if entries.len() >= MOST {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{what} {name} would be one more than the {MOST} that there may be"),
+            ));
+        }
+        entries.insert(name.to_owned(), None);
+        Ok(Self {
+            table,
+            name,
+            kept: false,
+        })
+    }
+
+    fn keep(&mut self, made: T) {
+        self.kept = true;
+        lock(self.table).insert(self.name.to_owned(), Some(made));
+    }
+}
+
+impl<T> Drop for Reserved<'_, T> {
+    fn drop(&mut self) {
+        if !self.kept {
+            lock(self.table).remove(self.name);
+        }
+    }
+}
+
+/// A lock that no panic can have left half-done: panics end the process.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

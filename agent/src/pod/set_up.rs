@@ -1,0 +1,134 @@
+//! Making the guest a pod's: its name, its kernel's settings, its clock, its files and its network.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use trefoil_agent_protocol::service::SetUpRequest;
+use trefoil_core::{Context, Error, ErrorKind, Result};
+
+use super::{SHARE, sysctls};
+use crate::machine;
+
+/// The name of the device by which the host shares files.
+const TAG: &str = "trefoil";
+
+/// A clock that differs by no more is left alone: it was set when the kernel booted, to the second.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// No seed is longer, in bytes, and no hostname: that is the kernel's bound.
+const LONGEST_SEED: usize = 512;
+const LONGEST_HOSTNAME: usize = 64;
+
+/// Does all that a request asks for; the first failure ends it, and the guest is of no use then.
+///
+/// # Errors
+/// What is wrong with the request, or what the kernel refuses.
+pub(super) fn set_up(request: &SetUpRequest) -> Result<()> {
+    check(request)?;
+    set_clock(Duration::from_nanos(request.time))?;
+    if !request.seed.is_empty() {
+        machine::add_entropy(&request.seed).context(|| "seed the random number generator")?;
+    }
+    let hostname = &request.hostname;
+    if !hostname.is_empty() {
+        nix::unistd::sethostname(hostname).context(|| format!("set the hostname {hostname:?}"))?;
+    }
+    set_network(&request.network)?;
+    // Some of them belong to interfaces.
+    for (name, value) in &request.sysctls {
+        sysctls::set(name, value)?;
+    }
+    if request.share {
+        share()?;
+    }
+    Ok(())
+}
+
+/// All that can be seen before anything is changed.
+fn check(request: &SetUpRequest) -> Result<()> {
+    let hostname = &request.hostname;
+    if hostname.len() > LONGEST_HOSTNAME || hostname.contains('\0') {
+        return Err(Error::invalid(format!(
+            "the hostname is longer than {LONGEST_HOSTNAME} bytes, or has a zero byte"
+        )));
+    }
+    if request.seed.len() > LONGEST_SEED {
+        return Err(Error::invalid(format!(
+            "the seed has {} bytes, more than {LONGEST_SEED}",
+            request.seed.len()
+        )));
+    }
+    for (name, value) in &request.sysctls {
+        sysctls::check(name, value)?;
+    }
+    Ok(())
+}
+
+/// Sets the clock to the host's, unless it is right already.
+fn set_clock(hosts: Duration) -> Result<()> {
+    let ours = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    if hosts.abs_diff(ours) <= SLACK {
+        return Ok(());
+    }
+    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(hosts))
+        .context(|| "set the clock")
+}
+
+/// Makes the pod's interfaces, from the JSON of `trefoil-network`.
+fn set_network(network: &[u8]) -> Result<()> {
+    machine::loopback_up().context(|| "bring up the loopback interface")?;
+    match network.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Unimplemented,
+            "set up the network: this guest has none but the loopback interface",
+        )),
+    }
+}
+
+/// Mounts what the host shares.
+fn share() -> Result<()> {
+    // Programs and devices of containers are in there: what of them may be used, each container says.
+    let flags = MsFlags::empty();
+    mount(Some(TAG), SHARE, Some("virtiofs"), flags, None::<&str>)
+        .context(|| format!("mount what the host shares as {TAG}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_before_anything_is_done() {
+        let wrong: [(&str, fn(&mut SetUpRequest)); 4] = [
+            ("hostname", |request| request.hostname = "x".repeat(65)),
+            ("hostname", |request| request.hostname = "a\0b".into()),
+            ("seed", |request| request.seed = vec![0; 513]),
+            ("vm.overcommit_memory", |request| {
+                let (name, value) = ("vm.overcommit_memory".into(), "1".into());
+                request.sysctls.insert(name, value);
+            }),
+        ];
+        for (named, make) in wrong {
+            let mut request = SetUpRequest::default();
+            make(&mut request);
+            let why = check(&request).expect_err(named);
+            assert_eq!(why.kind(), ErrorKind::InvalidArgument);
+            assert!(why.to_string().contains(named), "{why}");
+        }
+        check(&SetUpRequest::default()).expect("an empty one is sound");
+    }
+
+    #[test]
+    fn a_clock_that_is_right_is_left_alone() {
+        // Without leave to set it, setting it would fail.
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970");
+        set_clock(now).expect("left alone");
+    }
+}

@@ -45,7 +45,27 @@ pub fn ensure() -> Result<PathBuf> {
 /// would be built anew after the other.
 pub fn ensure_with(package: &str, name: &str) -> Result<PathBuf> {
     let directory = target_directory().join("guest");
-    let image = pack(&build(package, &checkout(), &directory)?)?;
+    let init = read(&build(package, &checkout(), &directory)?)?;
+    keep(name, pack(&init)?.finish())
+}
+
+/// An image of this name that begins as the default one does, but with another init, and what `more` adds;
+/// that is told the agent.
+pub fn ensure_around(
+    init: &[u8],
+    name: &str,
+    more: impl FnOnce(&mut Archive, &[u8]) -> Result<()>,
+) -> Result<PathBuf> {
+    let directory = target_directory().join("guest");
+    let agent = read(&build(AGENT, &checkout(), &directory)?)?;
+    let mut archive = pack(init)?;
+    more(&mut archive, &agent)?;
+    keep(name, archive.finish())
+}
+
+/// Has an image under a name.
+fn keep(name: &str, image: Vec<u8>) -> Result<PathBuf> {
+    let directory = target_directory().join("guest");
     let path = directory.join(name);
     // Left alone if it is the same: others may be reading it, and its age tells of a change.
     if fs::read(&path).is_ok_and(|old| old == image) {
@@ -79,10 +99,11 @@ pub fn verify() -> Result<Comparison> {
 fn build_again(scratch: &Path) -> Result<[Vec<u8>; 2]> {
     let copy = scratch.join("a-copy/in-another-place");
     copy_source(&checkout(), &copy)?;
-    let same_place = pack(&build(AGENT, &checkout(), &scratch.join("target"))?)?;
+    let same_place = build(AGENT, &checkout(), &scratch.join("target"))?;
     // Elsewhere for cargo is also where the source is.
-    let other_place = pack(&build(AGENT, &copy, &copy.join("target"))?)?;
-    Ok([same_place, other_place])
+    let other_place = build(AGENT, &copy, &copy.join("target"))?;
+    let image = |init: PathBuf| Ok::<_, anyhow::Error>(pack(&read(&init)?)?.finish());
+    Ok([image(same_place)?, image(other_place)?])
 }
 
 fn compare(one: &[u8], other: &[u8]) -> Comparison {
@@ -154,9 +175,12 @@ fn remapping(source: &Path) -> Result<String> {
     Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")))
 }
 
+fn read(program: &Path) -> Result<Vec<u8>> {
+    fs::read(program).with_context(|| format!("reading {}", program.display()))
+}
+
 /// The initramfs with an init.
-fn pack(init: &Path) -> Result<Vec<u8>> {
-    let init = fs::read(init).with_context(|| format!("reading {}", init.display()))?;
+fn pack(init: &[u8]) -> Result<Archive> {
     let mut archive = Archive::new();
     for path in MOUNT_POINTS {
         archive.directory(path, 0o755)?;
@@ -164,8 +188,8 @@ fn pack(init: &Path) -> Result<Vec<u8>> {
     for &(path, mode, major, minor) in DEVICES {
         archive.character_device(path, mode, major, minor)?;
     }
-    archive.file("init", 0o755, &init)?;
-    Ok(archive.finish())
+    archive.file("init", 0o755, init)?;
+    Ok(archive)
 }
 
 /// Copies what cargo needs of a checkout, and a little more.
@@ -206,10 +230,7 @@ mod tests {
 
     #[test]
     fn an_image_is_its_agent_and_little_more() {
-        let path = std::env::temp_dir().join(format!("trefoil-pack-{}", std::process::id()));
-        fs::write(&path, [7; 10_000]).unwrap();
-        let image = pack(&path).unwrap();
-        fs::remove_file(&path).unwrap();
+        let image = pack(&[7; 10_000]).unwrap().finish();
         assert!((10_000..12_000).contains(&image.len()), "{}", image.len());
         let holds = |name: &str| {
             let name = name.as_bytes();

@@ -46,10 +46,7 @@ pub fn ensure() -> Result<PathBuf> {
     if let Some(images) = crate::tools::prebuilt().and_then(|built| built.last().cloned()) {
         return Ok(images);
     }
-    let tree = cache::ensure("packages", &packages(), |out| {
-        eprintln!("fetching Debian packages for the test images (once; cached)");
-        fetch_packages(out)
-    })?;
+    let tree = tree()?;
     cache::ensure("images", &recipe(&tree), |out| {
         let programs = out.join("programs");
         fs::create_dir(&programs)?;
@@ -57,6 +54,32 @@ pub fn ensure() -> Result<PathBuf> {
         let euid = compile(&programs, "euid", include_str!("programs/euid.c"))?;
         Store::new(out)?.fill(&tree.join("root"), &pause, &euid)
     })
+}
+
+/// The root of a Debian that has what the images are made from.
+pub fn root() -> Result<PathBuf> {
+    Ok(tree()?.join("root"))
+}
+
+fn tree() -> Result<PathBuf> {
+    cache::ensure("packages", &packages(), |out| {
+        eprintln!("fetching Debian packages for the test images (once; cached)");
+        fetch_packages(out)
+    })
+}
+
+/// A program of `programs/`, compiled into this directory.
+pub fn compile(directory: &Path, name: &str, source: &str) -> Result<PathBuf> {
+    let (input, program) = (directory.join(format!("{name}.c")), directory.join(name));
+    fs::write(&input, source)?;
+    output(
+        Command::new("gcc")
+            .args(["-Os", "-static", "-s", "-o"])
+            .arg(&program)
+            .arg(&input),
+    )
+    .context("the test images need gcc: run tests/rig/prerequisites.sh")?;
+    Ok(program)
 }
 
 /// What [`ensure`] would answer, if it has been made.
@@ -100,19 +123,6 @@ fn fetch_packages(out: &Path) -> Result<()> {
     }
     fs::remove_dir_all(state)?;
     Ok(())
-}
-
-fn compile(directory: &Path, name: &str, source: &str) -> Result<PathBuf> {
-    let (input, program) = (directory.join(format!("{name}.c")), directory.join(name));
-    fs::write(&input, source)?;
-    output(
-        Command::new("gcc")
-            .args(["-Os", "-static", "-s", "-o"])
-            .arg(&program)
-            .arg(&input),
-    )
-    .context("the test images need gcc: run tests/rig/prerequisites.sh")?;
-    Ok(program)
 }
 
 /// One layer being put together.

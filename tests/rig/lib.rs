@@ -22,6 +22,7 @@ pub mod kvm;
 pub mod leftovers;
 pub mod namespaces;
 pub mod node;
+pub mod pod_guest;
 pub mod probe;
 pub mod pty;
 pub mod qemu;

@@ -45,6 +45,7 @@ fn ready(machine: &Machine) -> Result<()> {
     let Agent {
         stream,
         mut machine,
+        ..
     } = machine.boot_agent(Vmm::Trefoil)?;
     let (mut agent, ready) = hear(stream)?;
     ensure!(ready.tsc > 0, "the guest's time stamp counter stands still");

@@ -136,6 +136,7 @@ fn qemus_boot(machine: &Machine) -> Result<u64> {
     let Agent {
         stream,
         mut machine,
+        ..
     } = machine.boot_agent(Vmm::Qemu)?;
     let (mut agent, ready) = agent::hear(stream)?;
     let ready = on_our_clock(ready.tsc)?;
@@ -159,6 +160,7 @@ fn boot(machine: &Machine) -> Result<Boot> {
     let Agent {
         stream,
         mut machine,
+        ..
     } = machine.boot_agent(Vmm::Trefoil)?;
     let (mut agent, ready) = agent::hear(stream)?;
     let ready = on_our_clock(ready.tsc)?;

@@ -19,14 +19,16 @@ mod lan;
 mod machine;
 mod net;
 mod peers;
+mod pod;
 mod rng;
 mod scratch;
 mod vsock;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 use machine::{Vmm, ours};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -43,10 +45,12 @@ pub struct Setting {
     images: Images,
     /// The image with the agent as its init.
     agent: PathBuf,
+    /// The image with the agent and a root for containers.
+    pod: PathBuf,
 }
 
-/// In a node: the agent's image, as the machine below has built it.
-const AGENT: &str = "TREFOIL_AGENT_IMAGE";
+/// In a node: the agent's images, as the machine below has built them.
+const AGENT: &str = "TREFOIL_AGENT_IMAGES";
 
 impl Setting {
     /// A machine to be changed and booted.
@@ -85,9 +89,9 @@ fn main() -> Result<ExitCode> {
         libtest_mimic::run(&arguments, trials(None)).exit();
     }
     let mut images = Images::ensure()?;
-    let agent = match std::env::var_os(AGENT) {
-        Some(path) => path.into(),
-        None => images.image.clone(),
+    let [agent, pod] = match std::env::var_os(AGENT) {
+        Some(list) => told_images(&list)?,
+        None => [images.image.clone(), rig::pod_guest::image()?],
     };
     if !node::inside() {
         let place = kvm::place(&images)?;
@@ -96,8 +100,13 @@ fn main() -> Result<ExitCode> {
             let mut node = Node {
                 memory: 8192,
                 limit: Some(std::time::Duration::from_secs(2400)),
-                environment: vec![(AGENT.into(), agent.to_string_lossy().into_owned())],
-                hot: vec![agent],
+                environment: vec![(
+                    AGENT.into(),
+                    std::env::join_paths([&agent, &pod])?
+                        .to_string_lossy()
+                        .into_owned(),
+                )],
+                hot: vec![agent, pod],
                 ..Node::default()
             };
             if bench {
@@ -115,7 +124,7 @@ fn main() -> Result<ExitCode> {
     if bench {
         return bench::run(&images);
     }
-    libtest_mimic::run(&arguments, trials(Some((&images, &agent)))).exit();
+    libtest_mimic::run(&arguments, trials(Some((&images, &agent, &pod)))).exit();
 }
 
 /// What both VMMs have to pass.
@@ -128,9 +137,22 @@ const OF_BOTH: &[&[(&str, Body)]] = &[
 ];
 
 /// What is about ours only.
-const OF_OURS: &[&[(&str, Body)]] = &[agent::TRIALS, control::TRIALS, fs::TRIALS, jail::TRIALS];
+const OF_OURS: &[&[(&str, Body)]] = &[
+    agent::TRIALS,
+    pod::TRIALS,
+    control::TRIALS,
+    fs::TRIALS,
+    jail::TRIALS,
+];
 
-fn trials(images: Option<(&Images, &PathBuf)>) -> Vec<Trial> {
+fn told_images(list: &OsStr) -> Result<[PathBuf; 2]> {
+    let paths: Vec<PathBuf> = std::env::split_paths(list).collect();
+    paths
+        .try_into()
+        .map_err(|paths| anyhow!("{AGENT} names {paths:?} instead of two images"))
+}
+
+fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for vmm in Vmm::ALL {
         let more = match vmm {
@@ -139,10 +161,11 @@ fn trials(images: Option<(&Images, &PathBuf)>) -> Vec<Trial> {
         };
         for list in OF_BOTH.iter().chain(more) {
             for &(name, body) in *list {
-                let setting = images.map(|(images, agent)| Setting {
+                let setting = images.map(|(images, agent, pod)| Setting {
                     vmm,
                     images: images.clone(),
                     agent: agent.clone(),
+                    pod: pod.clone(),
                 });
                 let name = format!("{}::{name}", vmm.name());
                 trials.push(Trial::test(name, move || match &setting {

@@ -190,9 +190,10 @@ impl Machine {
 
     /// Boots it with the agent as its init, which its images must have.
     pub fn boot_agent(&self, vmm: Vmm) -> Result<Agent> {
-        let (process, _, stream) = self.boot_any(vmm)?;
+        let (process, wires, stream) = self.boot_any(vmm)?;
         Ok(Agent {
             stream,
+            wires,
             machine: Running {
                 process,
                 limit: self.limit,
@@ -268,6 +269,8 @@ pub struct Guest {
 pub struct Agent {
     /// The agent's connection.
     pub stream: File,
+    /// All other connections.
+    pub wires: Wires,
     /// Its machine.
     pub machine: Running,
 }
@@ -283,6 +286,11 @@ impl Running {
     pub fn ours(&mut self) -> Result<&mut Ours> {
         let ours = self.process.0.ours();
         ours.context("the machine is not made by our VMM")
+    }
+
+    /// What the VMM and the guest said last, of a machine that has ended.
+    pub fn last_lines(&mut self) -> String {
+        self.process.0.last_lines()
     }
 
     /// Waits until it has ended; how it did.

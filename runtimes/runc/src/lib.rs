@@ -28,4 +28,4 @@ pub use exec::parse_process;
 pub use features::features;
 pub use launcher::{HELPER_ACTION, Launcher, run_as_helper};
 pub use runtime::Runc;
-pub use state::{clean_up, clean_up_unknown};
+pub use state::{clean_up, clean_up_unknown, find_cgroup};

@@ -119,7 +119,12 @@ fn asks_systemd(path: Option<&Path>, asked: bool) -> bool {
     asked || (path.is_some_and(is_unit) && systemd_runs())
 }
 
-fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
+/// The cgroup that a configuration names by this path, by systemd if it was asked for or the path has
+/// its form.
+///
+/// # Errors
+/// If the path can't be a cgroup's.
+pub fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
     Cgroup::new(path, id, asks_systemd(path, systemd_asked))
         .context(|| format!("find the cgroup of container {id}"))
 }

@@ -71,6 +71,16 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// A process could not be put into the cgroup.
+    #[error("cannot put process {pid} into {}: {reason}", path.display())]
+    Join {
+        /// The process.
+        pid: i32,
+        /// The cgroup.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A process could not be signalled.
     #[error("cannot send signal {signal} to process {pid} of {}: {source}", path.display())]
     Signal {

@@ -22,6 +22,7 @@
 mod devices;
 mod error;
 mod file;
+mod join;
 mod layout;
 mod oom;
 mod parse;

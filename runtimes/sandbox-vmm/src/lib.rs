@@ -1,1 +1,38 @@
-//! microVM pods: the host side.
+//! microVM pods: the host side. The core's traits, with a machine ([`trefoil_vmm`]) in place of the
+//! pod's namespaces and the agent in its guest in place of libcontainer.
+//!
+//! A pod is one machine, as large as the pod, that ends with it. What a container's configuration says
+//! of the host is translated ([`specification`]) or refused by name; nothing of it is ignored.
+//!
+//! It runs on the shim's one thread and never blocks it. Nothing that a guest or its VMM says is
+//! trusted: not to be well formed, not to come at all.
+//!
+//! Start reading at [`runtime`], then [`sandbox`].
+
+mod agent;
+mod cgroup;
+mod console;
+mod container;
+mod forward;
+mod guest;
+mod identity;
+mod machine;
+mod network;
+mod parts;
+mod pause;
+mod process;
+mod remains;
+mod runtime;
+mod sandbox;
+mod share;
+mod size;
+mod specification;
+mod streams;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use parts::serve_as;
+pub use remains::{Remains, clean_up};
+pub use runtime::{MicroVm, Settings};

@@ -1,0 +1,118 @@
+//! What a guest's kernel and its VMM print, of which the last lines are kept for the pod's event.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::JoinHandle;
+use trefoil_core::{Context, Result};
+
+/// How much is kept, in bytes.
+const KEPT: usize = 2048;
+
+/// How many lines an event shows.
+const SHOWN: usize = 6;
+
+/// How long the last of it may take to arrive once the VMM has ended.
+const LAST: Duration = Duration::from_millis(100);
+
+/// The reading end.
+#[derive(Debug)]
+pub(crate) struct Console {
+    tail: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Console {
+    /// Makes a pipe and reads it: the console, and the end that is written to. Must be called within the
+    /// event loop.
+    pub fn new() -> Result<(Self, OwnedFd)> {
+        let doing = || "make a pipe for the guest's console";
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context(doing)?;
+        let mut pipe = Receiver::from_owned_fd(read).context(doing)?;
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        let kept = tail.clone();
+        let reader = tokio::spawn(async move {
+            let mut piece = [0; KEPT];
+            while let Ok(count @ 1..) = pipe.read(&mut piece).await {
+                let mut tail = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.extend_from_slice(piece.get(..count).unwrap_or_default());
+                let surplus = tail.len().saturating_sub(KEPT);
+                tail.drain(..surplus);
+            }
+        });
+        Ok((Self { tail, reader }, write))
+    }
+
+    /// The last lines as part of a sentence, when nobody writes any more; nothing if there are none.
+    pub async fn last_words(&mut self) -> String {
+        let _ = tokio::time::timeout(LAST, &mut self.reader).await;
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        match last_lines(&tail) {
+            lines if lines.is_empty() => String::new(),
+            lines => format!("; its last lines: {lines}"),
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// The last lines in one, without anything that would do something to a terminal.
+fn last_lines(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.chars().filter(|letter| !letter.is_control()).collect())
+        .map(|line: String| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
+    let first = lines.len().saturating_sub(SHOWN);
+    lines.get(first..).unwrap_or_default().join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn lines_become_one_without_control_characters() {
+        assert_eq!(last_lines(b""), "");
+        assert_eq!(last_lines(b"\n\r\n"), "");
+        let text = b"zero\r\n1\r\n2\n3\n4\n\x1b[31m5\x07\n\xff6";
+        assert_eq!(last_lines(text), "1 | 2 | 3 | 4 | [31m5 | \u{fffd}6");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_a_flood_is_kept_and_no_more() {
+        let (mut console, write) = Console::new().expect("console");
+        let writer = std::thread::spawn(move || {
+            let mut write = std::fs::File::from(write);
+            for number in 0..20_000 {
+                writeln!(write, "line {number}").expect("write");
+            }
+        });
+        while !writer.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let words = console.last_words().await;
+        assert!(words.ends_with("| line 19998 | line 19999"), "{words}");
+        assert!(console.tail.lock().expect("tail").capacity() <= 4 * KEPT);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_console_that_somebody_holds_open_is_not_waited_for() {
+        let (mut console, write) = Console::new().expect("console");
+        std::fs::File::from(write.try_clone().expect("clone"))
+            .write_all(b"Kernel panic\n")
+            .expect("write");
+        assert_eq!(console.last_words().await, "; its last lines: Kernel panic");
+    }
+}

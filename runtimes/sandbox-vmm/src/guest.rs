@@ -1,0 +1,103 @@
+//! A pod's guest: its machine and its agent, together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use trefoil_agent_protocol::service::Nothing;
+use trefoil_core::{Error, ErrorKind, Result};
+
+use crate::agent::{Agent, waiting};
+use crate::machine::Machine;
+
+/// How long a machine may take to end by itself once its agent is gone, to say why.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a guest may take to write back what is in its memory and power off.
+const POWERING_OFF: Duration = Duration::from_secs(2);
+
+/// How long a killed VMM may take to be gone. It takes longer only where a disk hangs.
+const DYING: Duration = Duration::from_secs(5);
+
+/// A guest that runs.
+pub(crate) struct Guest {
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// Its agent.
+    pub agent: Agent,
+    streams: AtomicU32,
+    /// Whether it has been asked to end.
+    stopping: AtomicBool,
+}
+
+impl Guest {
+    /// A guest whose machine ends with its agent. Must be called within the event loop.
+    pub fn new(machine: Arc<Machine>, agent: Agent) -> Arc<Self> {
+        let guest = Arc::new(Self {
+            machine,
+            agent,
+            streams: AtomicU32::new(1),
+            stopping: AtomicBool::new(false),
+        });
+        let watched = guest.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = watched.agent.gone() => {}
+                _ = watched.machine.ended() => return,
+            }
+            let silent = tokio::time::timeout(LAST_WORDS, watched.machine.ended())
+                .await
+                .is_err();
+            // One that was asked to end has let go of the connection first.
+            if silent && !watched.stopping.load(Ordering::Relaxed) {
+                watched.machine.kill("the guest's agent is gone");
+            }
+        });
+        guest
+    }
+
+    /// A number that no stream has had.
+    pub fn next_stream(&self) -> u32 {
+        // Zero, which is no stream, comes after four billion.
+        self.streams.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Resolves, with the reason, when the guest has ended without being asked to.
+    pub async fn ended(&self) -> String {
+        let reason = self.machine.ended().await;
+        if self.stopping.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        reason
+    }
+
+    /// Ends the guest: in order if it does so in time. Every process in it has ended then.
+    ///
+    /// # Errors
+    /// If its process survives being killed.
+    pub async fn stop(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let nothing = Nothing::default();
+        let in_order = async {
+            tokio::select! {
+                // The answer is the end of the connection.
+                _ = self.agent.client.power_off(waiting(), &nothing) => self.machine.ended().await,
+                end = self.machine.ended() => end,
+            }
+        };
+        if tokio::time::timeout(POWERING_OFF, in_order).await.is_ok() {
+            return Ok(());
+        }
+        self.machine.kill("it did not power off in time");
+        match tokio::time::timeout(DYING, self.machine.ended()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "end the machine: its process {} survives SIGKILL",
+                    self.machine.pid()
+                ),
+            )),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! A pod's machine: the VMM as a child of the shim, and the door to its guest.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use trefoil_agent_protocol::READY_PORT;
+use trefoil_core::{Context, Error, ErrorKind, Result, watched};
+use trefoil_guest::kernel::{COMMAND_LINE, CONSOLE};
+use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
+use trefoil_vmm::cpu::cpuid::Model;
+use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::jail::Jail;
+use trefoil_vmm::metrics;
+use trefoil_vmm::process::{self, Process, Start};
+use trefoil_vmm::ram::Pages;
+
+use crate::console::Console;
+use crate::identity::Identity;
+use crate::parts::VMM;
+use crate::runtime::Settings;
+use crate::size::Size;
+
+/// The guest's number on its vsock. Each machine has a host of its own, so all have the same.
+const CID: u64 = 3;
+
+/// Connections between guest and host at a time: three for each process that containerd looks at, one
+/// for each forwarded connection.
+const CONNECTIONS: u16 = 1024;
+
+/// Descriptors that a VMM needs beside its connections'.
+const DESCRIPTORS: u32 = 200;
+
+/// What the kernel prints, to a console that costs an exit for each character: errors and worse.
+const QUIET: &str = " quiet";
+
+/// The tag of what the host shares.
+const SHARE_TAG: &str = "trefoil";
+
+/// How often, and how long, the door is tried again while the VMM has too many connections to take.
+const CROWDED: Duration = Duration::from_millis(5);
+const CROWDED_TRIES: u32 = 200;
+
+/// A machine that has been started. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    process: Arc<Mutex<Process>>,
+    pid: u32,
+    door: Arc<Door>,
+    /// Why it has ended, once it has.
+    ended: watch::Receiver<Option<String>>,
+    /// Why we have killed it.
+    cause: Arc<Mutex<Option<String>>>,
+}
+
+/// A network interface of the machine's.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    /// The other end of its cable.
+    pub tap: OwnedFd,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Its largest packet.
+    pub mtu: u16,
+}
+
+/// What a machine is made of.
+pub(crate) struct Plan<'a> {
+    /// The pod's name.
+    pub pod: &'a str,
+    /// What the node says.
+    pub settings: &'a Settings,
+    /// How large it is.
+    pub size: Size,
+    /// Who its process is.
+    pub identity: &'a Identity,
+    /// Its network interfaces.
+    pub nics: Vec<Nic>,
+    /// What its file server is reached by.
+    pub files: OwnedFd,
+}
+
+/// A process of the VMM that waits to be told what machine to be, so that it can be put where it belongs
+/// first.
+pub(crate) struct Embryo {
+    process: Process,
+    console: Console,
+    log: OwnedFd,
+}
+
+impl Embryo {
+    /// Starts the process. Must be called within the event loop, by the shim's one thread: it ends with
+    /// that.
+    pub fn start(pod: &str, oom_score_adj: Option<i16>) -> Result<Self> {
+        let (console, log) = Console::new()?;
+        let process = process::start(&Start {
+            program: None,
+            arguments: &[VMM, pod],
+            log: log.as_fd(),
+            cgroups: &[],
+            oom_score_adj,
+        })
+        .context(|| "start the VMM")?;
+        Ok(Self {
+            process,
+            console,
+            log,
+        })
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it writes what goes wrong, as the pod's other processes may.
+    pub fn log(&self) -> BorrowedFd<'_> {
+        self.log.as_fd()
+    }
+
+    /// Has it become the machine.
+    pub fn launch(self, plan: &Plan<'_>) -> Result<Machine> {
+        let (door, theirs) = Door::pair().context(|| "make a door to the guest")?;
+        launch(&self.process, plan, &theirs, &self.log)?;
+        // Of the console's writing end the VMM's is the last, so that it ends with it.
+        drop(self.log);
+        Machine::watch(self.process, door, self.console)
+    }
+}
+
+/// What is handed to the VMM, in order.
+#[derive(Default)]
+struct Handing<'a>(Vec<BorrowedFd<'a>>);
+
+impl<'a> Handing<'a> {
+    fn add(&mut self, descriptor: &'a impl AsFd) -> Result<Handed> {
+        let number = u8::try_from(self.0.len()).context(|| "hand descriptors to the VMM")?;
+        self.0.push(descriptor.as_fd());
+        Ok(Handed(number))
+    }
+}
+
+fn launch(process: &Process, plan: &Plan<'_>, door: &OwnedFd, log: &OwnedFd) -> Result<()> {
+    let open = |path: &std::path::Path, write| {
+        File::options()
+            .read(true)
+            .write(write)
+            .open(path)
+            .context(|| format!("open {}", path.display()))
+    };
+    let kvm = open("/dev/kvm".as_ref(), true)?;
+    let kernel = open(&plan.settings.kernel, false)?;
+    let initramfs = open(&plan.settings.initramfs, false)?;
+    let metrics = metrics::file().context(|| "make a file for the VMM's metrics")?;
+
+    let mut handing = Handing::default();
+    let mut devices = vec![
+        Device::Vsock {
+            door: handing.add(door)?,
+            guest_cid: CID,
+            ports: vec![(READY_PORT, READY_PORT)],
+            connections: CONNECTIONS,
+        },
+        Device::Rng,
+        Device::Fs {
+            server: handing.add(&plan.files)?,
+            tag: SHARE_TAG.into(),
+        },
+    ];
+    for nic in &plan.nics {
+        devices.push(Device::Net {
+            tap: handing.add(&nic.tap)?,
+            mac: nic.mac,
+            mtu: nic.mtu,
+        });
+    }
+    let configuration = Configuration {
+        kvm: handing.add(&kvm)?,
+        kernel: handing.add(&kernel)?,
+        initramfs: Some(handing.add(&initramfs)?),
+        command_line: format!("{COMMAND_LINE}{CONSOLE}{QUIET}"),
+        cpus: Cpus {
+            boot: plan.size.cpus,
+            most: plan.size.cpus,
+            threads_per_core: 1,
+            model: Model::Host,
+        },
+        memory: Memory {
+            mib: plan.size.memory,
+            pages: Pages::Ordinary,
+        },
+        devices,
+        serial: Some(handing.add(log)?),
+        metrics: Some(handing.add(&metrics)?),
+        jail: Jail {
+            uid: plan.identity.vmm,
+            gid: plan.identity.vmm,
+            descriptors: u32::from(CONNECTIONS) + DESCRIPTORS,
+            file_size: 0,
+        },
+    };
+    process
+        .launch(&configuration, &handing.0)
+        .context(|| format!("start the machine of pod {}", plan.pod))
+}
+
+impl Machine {
+    /// A machine whose process has been told what to be, and what it prints.
+    pub(crate) fn watch(process: Process, door: Door, mut console: Console) -> Result<Self> {
+        let doing = || "watch the VMM";
+        let pid = process.pid();
+        let pidfd = process.pidfd().try_clone_to_owned().context(doing)?;
+        let pidfd = watched::readable(pidfd).context(doing)?;
+        let process = Arc::new(Mutex::new(process));
+        let cause = Arc::new(Mutex::new(None::<String>));
+        let (sender, ended) = watch::channel(None);
+        let (its_process, its_cause) = (process.clone(), cause.clone());
+        tokio::spawn(async move {
+            let end = reap(&pidfd, &its_process).await;
+            let reason = match lock(&its_cause).take() {
+                Some(cause) => cause,
+                None => end,
+            };
+            let last = console.last_words().await;
+            sender.send_replace(Some(format!("{reason}{last}")));
+        });
+        Ok(Self {
+            process,
+            pid,
+            door: Arc::new(door),
+            ended,
+            cause,
+        })
+    }
+
+    /// The VMM's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Resolves, with the reason, when the machine has ended.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.map(|end| end.clone()) {
+            Ok(Some(reason)) => reason,
+            // The task that reaps it never ends without a reason.
+            _ => "the machine has ended".into(),
+        }
+    }
+
+    /// Why it has ended, if it has.
+    pub fn end(&self) -> Option<String> {
+        self.ended.borrow().clone()
+    }
+
+    /// Kills it, for this reason.
+    pub fn kill(&self, cause: &str) {
+        lock(&self.cause).get_or_insert_with(|| cause.to_owned());
+        lock(&self.process).kill();
+    }
+
+    /// Makes the kernel at least as ready to kill it for want of memory.
+    pub fn raise_oom_score(&self, score: i32) -> Result<()> {
+        let path = format!("/proc/{}/oom_score_adj", self.pid);
+        let doing = || format!("write {path}");
+        let now = std::fs::read_to_string(&path).context(doing)?;
+        match now.trim().parse::<i32>() {
+            Ok(now) if now < score => std::fs::write(&path, score.to_string()).context(doing),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first connection that the guest makes: its agent's. Later ones are closed.
+    pub async fn agent(&self) -> Result<UnixStream> {
+        let doing = || "wait for the guest's agent";
+        let readable = self.door.as_fd().try_clone_to_owned().context(doing)?;
+        let readable = watched::readable(readable).context(doing)?;
+        let (_, agent) = next(&self.door, &readable).await.context(doing)?;
+        let door = self.door.clone();
+        tokio::spawn(async move { while next(&door, &readable).await.is_ok() {} });
+        Ok(agent)
+    }
+
+    /// Connects to a port of the guest's. The stream does not block; if nobody accepts, it ends.
+    pub async fn connect(&self, port: u32) -> Result<UnixStream> {
+        for _ in 0..CROWDED_TRIES {
+            match self.door.connect(port) {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(CROWDED).await;
+                }
+                outcome => {
+                    return outcome.context(|| format!("connect to the guest's port {port}"));
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("connect to the guest's port {port}: the VMM takes no more connections"),
+        ))
+    }
+}
+
+/// What comes through the door next.
+async fn next(door: &Door, readable: &AsyncFd<OwnedFd>) -> io::Result<(u32, UnixStream)> {
+    loop {
+        let mut ready = readable.readable().await?;
+        match door.accept() {
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits for the VMM's end and says how it was.
+async fn reap(pidfd: &AsyncFd<OwnedFd>, process: &Mutex<Process>) -> String {
+    loop {
+        match pidfd.readable().await {
+            Ok(mut ready) => match lock(process).try_wait() {
+                Ok(Some(exit)) => return exit.to_string(),
+                Ok(None) => ready.clear_ready(),
+                Err(why) => return why.to_string(),
+            },
+            Err(why) => return format!("watch the VMM: {why}"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill("the shim has no more use for it");
+    }
+}

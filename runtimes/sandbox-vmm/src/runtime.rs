@@ -1,0 +1,52 @@
+//! The runtime: what all microVM pods of a node have in common.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use trefoil_core::{Isolation, Result, Runtime, Sandbox, SandboxConfig};
+
+use crate::sandbox::MicroVmSandbox;
+
+/// What the node's configuration says of microVMs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
+    pub kernel: PathBuf,
+    /// The initramfs that holds the agent.
+    pub initramfs: PathBuf,
+    /// Virtual CPUs of a pod without a limit.
+    pub default_cpus: u8,
+    /// Memory of a pod without a limit, in MiB.
+    pub default_memory: u32,
+    /// Memory that the guest's kernel and agent need beside the containers, in MiB.
+    pub overhead: u32,
+    /// How long a guest may take to be ready.
+    pub boot_limit: Duration,
+}
+
+/// The runtime of microVM pods.
+#[derive(Debug)]
+pub struct MicroVm {
+    settings: Settings,
+}
+
+impl MicroVm {
+    /// A runtime with these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+}
+
+#[async_trait]
+impl Runtime for MicroVm {
+    fn isolation(&self) -> Isolation {
+        Isolation::MicroVm
+    }
+
+    async fn create_sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
+        let sandbox = MicroVmSandbox::boot(&self.settings, &config).await?;
+        Ok(Arc::new(sandbox))
+    }
+}

@@ -1,0 +1,285 @@
+//! A pod: a machine that is booted for it and ends with it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use oci_spec::runtime::Spec;
+use tokio::time::timeout;
+use trefoil_agent_protocol::service::SetUpRequest;
+use trefoil_core::{
+    Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
+    annotations,
+};
+use trefoil_runc::cgroup::Cgroup;
+
+use crate::agent::{Agent, answer, making};
+use crate::cgroup;
+use crate::container::{GuestContainer, Parts};
+use crate::forward::Forwarding;
+use crate::guest::{Guest, LAST_WORDS};
+use crate::identity::Identity;
+use crate::machine::{Embryo, Machine, Plan};
+use crate::network::{self, Network};
+use crate::pause::Pause;
+use crate::remains::Remains;
+use crate::runtime::Settings;
+use crate::share::Shares;
+use crate::size::{self, Bounds, Size};
+use crate::specification::{self, Needs, Pod};
+
+/// How many bytes the guest's random number generator begins with.
+const SEED: usize = 32;
+
+/// A pod that runs.
+pub(crate) struct MicroVmSandbox {
+    guest: Arc<Guest>,
+    size: Size,
+    shares: Arc<Shares>,
+    /// While the machine runs.
+    forwarding: Mutex<Option<Forwarding>>,
+    cgroup: Cgroup,
+    remains: Remains,
+    /// Whether the pod is one container that knows nothing of pods.
+    lone: bool,
+    /// Nobody else may become who the pod's processes are, as long as there are any.
+    _identity: Identity,
+}
+
+impl MicroVmSandbox {
+    /// Boots a pod's machine, ready for its first container. When this fails nothing of it is left.
+    pub async fn boot(settings: &Settings, config: &SandboxConfig) -> Result<Self> {
+        let begun = Instant::now();
+        let needs = specification::needs(&config.spec)?;
+        let size = size::of(&config.spec, &bounds(settings))?;
+        let remains = Remains::of(config);
+        let path = remains.cgroups_path.as_deref();
+        let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
+        let booted = Self::boot_in(settings, config, &needs, size, &cgroup).await;
+        let (guest, shares, identity) = match booted {
+            Ok(booted) => booted,
+            Err(why) => {
+                if let Err(and) = leave(&remains, &cgroup).await {
+                    log::warn!("{and}");
+                }
+                return Err(why.context(format!("boot the machine of pod {}", config.id)));
+            }
+        };
+        log::info!(
+            "the machine of pod {} has {} processors and {} MiB, and was ready after {} ms",
+            config.id,
+            size.cpus,
+            size.memory,
+            begun.elapsed().as_millis()
+        );
+        let forwarding = remains
+            .netns
+            .as_deref()
+            .map(|netns| Forwarding::start(netns, &guest.machine));
+        let forwarding = match forwarding.transpose() {
+            Ok(forwarding) => forwarding,
+            Err(why) => {
+                // The pod can do without.
+                log::warn!("{why}");
+                None
+            }
+        };
+        Ok(Self {
+            guest,
+            size,
+            shares,
+            forwarding: Mutex::new(forwarding),
+            cgroup,
+            remains,
+            lone: !is_of_cri(&config.spec),
+            _identity: identity,
+        })
+    }
+
+    async fn boot_in(
+        settings: &Settings,
+        config: &SandboxConfig,
+        needs: &Needs,
+        size: Size,
+        cgroup: &Cgroup,
+    ) -> Result<(Arc<Guest>, Arc<Shares>, Identity)> {
+        let pod = &config.id;
+        let identity = Identity::claim()?;
+        let embryo = Embryo::start(pod, oom_score_adj(&config.spec))?;
+        // It does nothing yet: all that the machine will use counts as the pod's.
+        cgroup::add(cgroup, embryo.pid()).await?;
+        let (shares, files) = Shares::start(pod, &embryo, &identity, size, cgroup)?;
+        let Network { nics, told } = match &needs.netns {
+            Some(netns) => network::attach(netns)?,
+            None => Network::default(),
+        };
+        let machine = embryo.launch(&Plan {
+            pod,
+            settings,
+            size,
+            identity: &identity,
+            nics,
+            files,
+        })?;
+        let machine = Arc::new(machine);
+        let booted = async {
+            let agent = ready(settings, &machine).await?;
+            let guest = Guest::new(machine.clone(), agent);
+            set_up(&guest, needs, told).await?;
+            Ok(guest)
+        };
+        let why: Error = match booted.await {
+            Ok(guest) => return Ok((guest, shares, identity)),
+            Err(why) => why,
+        };
+        // If that is because the machine has ended by itself, its reason tells more than what we missed.
+        let _ = timeout(LAST_WORDS, machine.ended()).await;
+        machine.kill(&why.to_string());
+        let reason = machine.ended().await;
+        shares.stop().await;
+        Err(Error::new(why.kind(), reason))
+    }
+}
+
+/// Waits until the guest's agent is ready to be asked.
+async fn ready(settings: &Settings, machine: &Machine) -> Result<Agent> {
+    let limit = settings.boot_limit;
+    let greeted = timeout(limit, async { Agent::greet(machine.agent().await?).await });
+    match greeted.await {
+        Ok(greeted) => {
+            let (agent, ready) = greeted?;
+            log::debug!("the guest says: {ready}");
+            Ok(agent)
+        }
+        Err(_) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the guest was not ready within {limit:?}"),
+        )),
+    }
+}
+
+/// Makes the guest the pod's.
+async fn set_up(guest: &Guest, needs: &Needs, network: Vec<u8>) -> Result<()> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context(|| "tell the guest the time")?;
+    // A pod without a name of its own has the node's, as it would on the host.
+    let hostname = match needs.hostname.as_str() {
+        "" => nodes_hostname()?,
+        own => own.to_owned(),
+    };
+    let request = SetUpRequest {
+        hostname,
+        sysctls: needs.sysctls.clone(),
+        network,
+        time: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        seed: seed()?,
+        share: true,
+        ..Default::default()
+    };
+    let set_up = guest.agent.client.set_up(making(), &request);
+    answer(|| "set the guest up", set_up).await.map(drop)
+}
+
+fn nodes_hostname() -> Result<String> {
+    let path = "/proc/sys/kernel/hostname";
+    let name = std::fs::read_to_string(path).context(|| format!("read {path}"))?;
+    Ok(name.trim_end().to_owned())
+}
+
+fn seed() -> Result<Vec<u8>> {
+    let mut seed = vec![0; SEED];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed))
+        .context(|| "read a seed for the guest from /dev/urandom")?;
+    Ok(seed)
+}
+
+fn bounds(settings: &Settings) -> Bounds {
+    Bounds {
+        default_cpus: settings.default_cpus,
+        default_memory: settings.default_memory,
+        overhead: settings.overhead,
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
+    spec.annotations().as_ref()?.get(name).map(String::as_str)
+}
+
+/// Whether CRI has made this configuration, and so the pod has a container of its own.
+fn is_of_cri(spec: &Spec) -> bool {
+    annotation(spec, annotations::CONTAINER_TYPE).is_some()
+}
+
+/// Whether this is the pod's own container, which holds its namespaces on the host.
+fn is_pods_own(spec: &Spec) -> bool {
+    annotation(spec, annotations::CONTAINER_TYPE) == Some("sandbox")
+}
+
+fn oom_score_adj(spec: &Spec) -> Option<i16> {
+    let process = spec.process().as_ref()?;
+    i16::try_from(process.oom_score_adj()?).ok()
+}
+
+/// Takes away what of a pod is no process.
+async fn leave(remains: &Remains, cgroup: &Cgroup) -> Result<()> {
+    let left = match &remains.netns {
+        Some(netns) => network::detach(netns),
+        None => Ok(()),
+    };
+    cgroup::remove(cgroup).await?;
+    left
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Sandbox for MicroVmSandbox {
+    async fn create_container(&self, config: ContainerConfig) -> Result<Arc<dyn Container>> {
+        let id = config.id.clone();
+        if is_pods_own(&config.spec) {
+            return Ok(Arc::new(Pause::new(id, &self.guest, self.cgroup.clone())));
+        }
+        let doing = || format!("create container {id}");
+        if let Some(reason) = self.guest.machine.end() {
+            return Err(Error::precondition(format!(
+                "{}: the pod's machine has ended: {reason}",
+                doing()
+            )));
+        }
+        let pod = Pod {
+            id: &self.remains.pod,
+            pid: self.guest.machine.pid(),
+            lone: self.lone,
+        };
+        let translated = self.shares.translate(&config, pod).await;
+        let (spec, shared) = translated.map_err(|why| why.context(doing()))?;
+        if let Some(score) = oom_score_adj(&config.spec) {
+            self.guest.machine.raise_oom_score(score.into())?;
+        }
+        let parts = Parts {
+            id: config.id,
+            spec,
+            stdio: config.stdio,
+            shared,
+        };
+        let container = GuestContainer::create(&self.guest, self.size, parts).await?;
+        Ok(Arc::new(container))
+    }
+
+    async fn ended(&self) -> String {
+        self.guest.ended().await
+    }
+
+    async fn stop(&self) -> Result<()> {
+        let stopped = self.guest.stop().await;
+        lock(&self.forwarding).take();
+        self.shares.stop().await;
+        leave(&self.remains, &self.cgroup).await?;
+        stopped
+    }
+}

@@ -1,0 +1,310 @@
+//! The other ends of what the host's side talks to: an agent that keeps the protocol but runs nothing,
+//! and a process in the VMM's place that does nothing, with its end of the door.
+
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut, Read};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, watch};
+use trefoil_agent_protocol::service::{
+    self, ContainerRequest, CreateContainerRequest, ExecRequest, Nothing, ProcessEnded,
+    ProcessRequest, ProcessStarted, SignalRequest, create_agent,
+};
+use trefoil_agent_protocol::{READY_PORT, status};
+use trefoil_core::{Error, watched};
+use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::process::{self, Start};
+use ttrpc::r#async::transport::Listener;
+use ttrpc::r#async::{Server, TtrpcContext};
+
+use crate::agent::Agent;
+use crate::console::Console;
+use crate::guest::Guest;
+use crate::machine::Machine;
+
+/// A machine without a guest: its process sleeps.
+pub(crate) fn machine() -> (Arc<Machine>, Gate) {
+    let (console, log) = Console::new().expect("console");
+    let process = process::start(&Start {
+        program: Some(Path::new("/bin/sleep")),
+        arguments: &["sleep", "1000"],
+        log: log.as_fd(),
+        cgroups: &[],
+        oom_score_adj: None,
+    })
+    .expect("start");
+    let (door, theirs) = Door::pair().expect("door");
+    let gate = Gate(watched::readable(theirs).expect("watch"));
+    let machine = Machine::watch(process, door, console).expect("machine");
+    (Arc::new(machine), gate)
+}
+
+/// The VMM's end of the door.
+pub(crate) struct Gate(AsyncFd<OwnedFd>);
+
+impl Gate {
+    /// As if the guest had connected to the host's port.
+    pub(crate) fn connect(&self, port: u32) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        theirs.set_nonblocking(true).expect("non-blocking");
+        let mut message = 0x1_0001_u32.to_le_bytes().to_vec();
+        message.extend(port.to_le_bytes());
+        let streams = [theirs.as_raw_fd()];
+        sendmsg::<()>(
+            self.0.get_ref().as_raw_fd(),
+            &[IoSlice::new(&message)],
+            &[ControlMessage::ScmRights(&streams)],
+            MsgFlags::empty(),
+            None,
+        )
+        .expect("send");
+        ours
+    }
+
+    /// The next connection that the host makes: to which port of the guest's.
+    pub(crate) async fn accept(&self) -> (u32, UnixStream) {
+        loop {
+            let mut ready = self.0.readable().await.expect("readable");
+            let mut message = [0; 8];
+            let mut space = nix::cmsg_space!(RawFd);
+            let mut parts = [IoSliceMut::new(&mut message)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let fd = self.0.get_ref().as_raw_fd();
+            let stream = match recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    continue;
+                }
+                received => received
+                    .expect("receive")
+                    .cmsgs()
+                    .expect("control messages")
+                    .find_map(|control| match control {
+                        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                        _ => None,
+                    })
+                    .expect("a descriptor"),
+            };
+            // SAFETY: the kernel has just made it for us.
+            let stream = unsafe { OwnedFd::from_raw_fd(stream) };
+            let port = u32::from_le_bytes([message[4], message[5], message[6], message[7]]);
+            return (port, stream.into());
+        }
+    }
+
+    /// The next stream that the host connects, and its number.
+    pub(crate) async fn stream(&self) -> (u32, UnixStream) {
+        let (port, mut stream) = self.accept().await;
+        assert_eq!(port, trefoil_agent_protocol::STREAM_PORT);
+        // The host has written it at once.
+        let mut number = [0; 4];
+        stream.read_exact(&mut number).expect("number");
+        stream.set_nonblocking(false).expect("blocking");
+        (u32::from_le_bytes(number), stream)
+    }
+}
+
+/// What an agent has been asked, and what it is to answer.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// Requests that make something or end something, in words.
+    pub(crate) asked: Mutex<Vec<String>>,
+    /// The last that made a container.
+    pub(crate) created: Mutex<Option<CreateContainerRequest>>,
+    /// The last that ran a process.
+    pub(crate) run: Mutex<Option<ExecRequest>>,
+    processes: Mutex<HashMap<(String, String), watch::Sender<Option<u32>>>>,
+    /// Has a kill for want of memory be told.
+    pub(crate) kill: Notify,
+    /// Whether requests that end something are left without an answer.
+    pub(crate) deaf: Mutex<bool>,
+    /// The process that is in the machine's place.
+    machine: i32,
+    /// The connection once more.
+    connection: Option<UnixStream>,
+}
+
+/// The agent's number of a process: one for all.
+pub(crate) const PID: u32 = 42;
+
+impl Fake {
+    /// Lets a process end.
+    pub(crate) fn end(&self, container: &str, process: &str, code: u32) {
+        self.process(container, process).send_replace(Some(code));
+    }
+
+    /// Ends the connection.
+    pub(crate) fn hang_up(&self) {
+        let connection = self.connection.as_ref().expect("served");
+        connection.shutdown(Shutdown::Both).expect("open");
+    }
+
+    fn process(&self, container: &str, process: &str) -> watch::Sender<Option<u32>> {
+        let name = (container.to_owned(), process.to_owned());
+        let mut processes = self.processes.lock().expect("lock");
+        let sender = processes
+            .entry(name)
+            .or_insert_with(|| watch::channel(None).0);
+        sender.clone()
+    }
+
+    async fn listen(&self) {
+        if *self.deaf.lock().expect("lock") {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn note(&self, what: String) -> ttrpc::Result<Nothing> {
+        self.asked.lock().expect("lock").push(what);
+        Ok(Nothing::default())
+    }
+}
+
+struct Served(Arc<Fake>);
+
+#[async_trait]
+impl service::Agent for Served {
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<ProcessStarted> {
+        self.0.note(format!("create {}", request.container))?;
+        if request.container == "refused" {
+            return Err(status::to_answer(&Error::invalid("no such image")));
+        }
+        self.0.created.lock().expect("lock").replace(request);
+        Ok(ProcessStarted {
+            pid: PID,
+            ..Default::default()
+        })
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> ttrpc::Result<Nothing> {
+        self.0.note(format!("start {}", request.container))
+    }
+
+    async fn delete_container(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> ttrpc::Result<Nothing> {
+        self.0.note(format!("delete {}", request.container))
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ProcessStarted> {
+        self.0.note(format!("exec {}", request.process))?;
+        self.0.run.lock().expect("lock").replace(request);
+        Ok(ProcessStarted {
+            pid: PID + 1,
+            ..Default::default()
+        })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: ProcessRequest) -> ttrpc::Result<ProcessEnded> {
+        let mut ended = self
+            .0
+            .process(&request.container, &request.process)
+            .subscribe();
+        let code = *ended.wait_for(Option::is_some).await.expect("kept");
+        Ok(ProcessEnded {
+            code: code.expect("ended"),
+            ..Default::default()
+        })
+    }
+
+    async fn signal(&self, _: &TtrpcContext, request: SignalRequest) -> ttrpc::Result<Nothing> {
+        self.0.listen().await;
+        let all = if request.all { " all" } else { "" };
+        let what = format!("signal {} {}{all}", request.signal, request.process);
+        self.0
+            .end(&request.container, &request.process, 128 + request.signal);
+        self.0.note(what)
+    }
+
+    async fn out_of_memory(&self, _: &TtrpcContext, _: ContainerRequest) -> ttrpc::Result<Nothing> {
+        self.0.kill.notified().await;
+        Ok(Nothing::default())
+    }
+
+    async fn power_off(&self, _: &TtrpcContext, _: Nothing) -> ttrpc::Result<Nothing> {
+        self.0.listen().await;
+        // SAFETY: it is our child, or has been until just now.
+        unsafe { libc::kill(self.0.machine, libc::SIGKILL) };
+        std::future::pending().await
+    }
+}
+
+/// An agent that serves behind a gate, as long as the server is kept.
+pub(crate) async fn guest() -> (Arc<Guest>, Gate, Arc<Fake>, Server) {
+    let (machine, gate) = machine();
+    let mut agent = gate.connect(READY_PORT);
+    let pid = i32::try_from(machine.pid()).expect("pid");
+    let (fake, server) = tokio::join!(
+        async {
+            let stream = machine.agent().await.expect("connection");
+            let (agent, _) = Agent::greet(stream).await.expect("greeting");
+            Guest::new(machine, agent)
+        },
+        async {
+            use std::io::Write;
+            agent
+                .write_all(b"ready 0.1.0 tsc=1 resident=2\n")
+                .expect("write");
+            agent.set_nonblocking(true).expect("non-blocking");
+            let mut agent = tokio::net::UnixStream::from_std(agent).expect("watch");
+            let mut line = [0; 6];
+            tokio::io::AsyncReadExt::read_exact(&mut agent, &mut line)
+                .await
+                .expect("line");
+            assert_eq!(&line, b"serve\n");
+            serve(agent, pid).await
+        }
+    );
+    let (fake_agent, server) = server;
+    (fake, gate, fake_agent, server)
+}
+
+async fn serve(stream: tokio::net::UnixStream, machine: i32) -> (Arc<Fake>, Server) {
+    let connection = stream.as_fd().try_clone_to_owned().expect("copy");
+    let fake = Arc::new(Fake {
+        machine,
+        connection: Some(connection.into()),
+        ..Fake::default()
+    });
+    let service: Arc<dyn service::Agent + Send + Sync> = Arc::new(Served(fake.clone()));
+    let one = Listener::new(Once(Some(stream)));
+    let mut server = Server::new()
+        .add_listener(one)
+        .register_service(create_agent(service));
+    server.start().await.expect("serve");
+    (fake, server)
+}
+
+/// One connection, and then none for ever.
+struct Once(Option<tokio::net::UnixStream>);
+
+impl futures::Stream for Once {
+    type Item = std::io::Result<tokio::net::UnixStream>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        match self.0.take() {
+            Some(stream) => std::task::Poll::Ready(Some(Ok(stream))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}

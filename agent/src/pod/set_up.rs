@@ -6,7 +6,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use trefoil_agent_protocol::service::SetUpRequest;
-use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_core::{Context, Error, Result};
 
 use super::{SHARE, sysctls};
 use crate::machine;
@@ -80,14 +80,11 @@ fn set_clock(hosts: Duration) -> Result<()> {
 
 /// Makes the pod's interfaces, from the JSON of `trefoil-network`.
 fn set_network(network: &[u8]) -> Result<()> {
-    machine::loopback_up().context(|| "bring up the loopback interface")?;
-    match network.is_empty() {
-        true => Ok(()),
-        false => Err(Error::new(
-            ErrorKind::Unimplemented,
-            "set up the network: this guest has none but the loopback interface",
-        )),
+    if network.is_empty() {
+        return machine::loopback_up().context(|| "bring up the loopback interface");
     }
+    let network = serde_json::from_slice(network).context(|| "read the pod's network")?;
+    trefoil_network::guest::apply(&network).context(|| "set up the pod's network")
 }
 
 /// Mounts what the host shares.
@@ -100,6 +97,8 @@ fn share() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use trefoil_core::ErrorKind;
+
     use super::*;
 
     #[test]

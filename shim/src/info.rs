@@ -7,23 +7,25 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use trefoil_core::{Context, Result};
 
-use crate::{RUNTIME_NAME, bootstrap};
+use crate::bootstrap;
+use crate::dispatch::Handler;
 
 /// What `-v` prints.
-pub fn version_text() -> String {
+pub fn version_text(handler: &Handler) -> String {
     format!(
-        "{}:\n  Runtime: {RUNTIME_NAME}\n  Version: {}\n",
-        env!("CARGO_BIN_NAME"),
+        "{}:\n  Runtime: {}\n  Version: {}\n",
+        handler.binary,
+        handler.runtime,
         env!("CARGO_PKG_VERSION"),
     )
 }
 
 /// Answers `-info`: a `RuntimeInfo` message on stdout. containerd reads the OCI features in it to learn
 /// what it may ask for in a container's configuration.
-pub fn print() -> Result<()> {
+pub fn print(handler: &Handler) -> Result<()> {
     let input = bootstrap::read_stdin()?;
     let info = RuntimeInfo {
-        name: RUNTIME_NAME.into(),
+        name: handler.runtime.into(),
         version: Some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()

@@ -14,12 +14,14 @@ use time::format_description::well_known::Rfc3339;
 
 struct Fifo {
     file: File,
+    runtime: &'static str,
     context: String,
     dropped: AtomicU64,
 }
 
 /// Sends the log to the FIFO in the working directory. Without one (started by hand) there is no log.
-pub fn init(namespace: &str, id: &str, debug: bool) {
+/// Each line names the `runtime`, and the pod `id` in `namespace`.
+pub fn init(runtime: &'static str, namespace: &str, id: &str, debug: bool) {
     // Open for both ways: then neither opening nor writing fails when containerd is away for a while.
     let Ok(file) = OpenOptions::new()
         .read(true)
@@ -31,6 +33,7 @@ pub fn init(namespace: &str, id: &str, debug: bool) {
     };
     let logger = Box::new(Fifo {
         file,
+        runtime,
         context: format!("namespace={namespace} pod={id}"),
         dropped: AtomicU64::new(0),
     });
@@ -54,7 +57,7 @@ impl Log for Fifo {
             return;
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        let line = format_line(record, &self.context, dropped);
+        let line = format_line(record, self.runtime, &self.context, dropped);
         if (&self.file).write_all(line.as_bytes()).is_err() {
             self.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
         }
@@ -64,7 +67,7 @@ impl Log for Fifo {
 }
 
 /// A line in the form of containerd's own log.
-fn format_line(record: &Record<'_>, context: &str, dropped: u64) -> String {
+fn format_line(record: &Record<'_>, runtime: &str, context: &str, dropped: u64) -> String {
     let level = record.level().as_str().to_lowercase();
     let message = record.args().to_string();
     let lost = match dropped {
@@ -72,9 +75,8 @@ fn format_line(record: &Record<'_>, context: &str, dropped: u64) -> String {
         n => format!(" lost_lines={n}"),
     };
     format!(
-        "time=\"{}\" level={level} msg={message:?} runtime={} {context}{lost}\n",
+        "time=\"{}\" level={level} msg={message:?} runtime={runtime} {context}{lost}\n",
         time_text(),
-        crate::RUNTIME_NAME,
     )
 }
 
@@ -95,12 +97,15 @@ mod tests {
             .level(log::Level::Warn)
             .args(format_args!("two\nlines and a \"quote\""))
             .build();
-        let line = format_line(&record, "namespace=n pod=p", 3);
+        let line = format_line(&record, "io.x.v2", "namespace=n pod=p", 3);
         assert_eq!(line.matches('\n').count(), 1);
         assert!(
             line.contains(r#"level=warn msg="two\nlines and a \"quote\"""#),
             "{line}"
         );
-        assert!(line.ends_with("namespace=n pod=p lost_lines=3\n"), "{line}");
+        assert!(
+            line.ends_with("runtime=io.x.v2 namespace=n pod=p lost_lines=3\n"),
+            "{line}"
+        );
     }
 }

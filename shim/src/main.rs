@@ -1,17 +1,22 @@
-//! `containerd-shim-trefoil-v2`: what containerd starts, once per pod.
+//! `containerd-shim-trefoil-v2`, and two more names for it: what containerd starts, once per pod.
 //!
 //! The binary has four faces: `start` (short-lived: finds or forks the pod's server and says where it
 //! listens), the server itself, `delete` (cleans up after a server that has died), and `-info`/`-v`.
-//! It speaks containerd and knows no isolation: everything below [`trefoil_core::Runtime`] is a
-//! runtime's business. Start reading at [`start`], then [`serve`], then [`service`].
+//! The name it is called by says which isolation its handler guarantees; [`dispatch`] decides on the
+//! pod's. Beyond that it speaks containerd and knows no isolation: everything below
+//! [`trefoil_core::Runtime`] is a runtime's business. Start reading at [`start`], then [`dispatch`],
+//! [`serve`], [`service`].
 
 mod bootstrap;
+mod config;
 mod delete;
+mod dispatch;
 mod footprint;
 mod info;
 mod logger;
 mod pod;
 mod record;
+mod runtimes;
 mod serve;
 mod service;
 mod start;
@@ -22,8 +27,7 @@ use std::process::ExitCode;
 use containerd_shim::Flags;
 use trefoil_core::{Context, Error, Result};
 
-/// What a handler's `runtime_type` makes of this binary, and the name it reports.
-const RUNTIME_NAME: &str = "io.containerd.trefoil.v2";
+use crate::dispatch::Handler;
 
 fn main() -> ExitCode {
     match run() {
@@ -37,25 +41,28 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut args = std::env::args_os();
+    let name = args.next();
+    let args: Vec<_> = args.collect();
     if args
         .first()
         .is_some_and(|arg| arg == trefoil_runc::HELPER_ACTION)
     {
         trefoil_runc::run_as_helper();
     }
+    let handler = Handler::called(name.as_deref())?;
     let flags = containerd_shim::parse(&args).context(|| "read the command line")?;
     if flags.version {
-        print!("{}", info::version_text());
+        print!("{}", info::version_text(handler));
         return Ok(());
     }
     if flags.info {
-        return info::print();
+        return info::print(handler);
     }
     match flags.action.as_str() {
         "start" => {
             check(&flags)?;
-            start::start(&flags)
+            start::start(&flags, handler)
         }
         "delete" => {
             check(&flags)?;
@@ -78,8 +85,13 @@ fn check(flags: &Flags) -> Result<()> {
     if flags.id.is_empty() {
         return Err(Error::invalid("no -id given"));
     }
-    if flags.id.contains('/') || flags.id == "." || flags.id == ".." {
-        return Err(Error::invalid(format!("the id {:?} is no name", flags.id)));
+    check_name("id", &flags.id)
+}
+
+/// Makes sure that something may be a file's name.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    if name.contains('/') || name == "." || name == ".." {
+        return Err(Error::invalid(format!("the {what} {name:?} is no name")));
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use trefoil_core::{Context, Result};
 
+use crate::start::is_served;
+
 const FILE: &str = "trefoil.json";
 
 /// The content of the file.
@@ -48,7 +50,13 @@ impl Record {
         // Where an older containerd starts the server for a later container of the pod, the pod's own
         // bundle lies beside that container's.
         let of_pod = bundle.with_file_name(pod);
-        let directory = if of_pod.is_dir() { of_pod } else { bundle };
+        // It is another server's if ctr has put containers of two handlers under one name.
+        let taken = read(&of_pod)
+            .is_some_and(|of_pod| of_pod.address != address && is_served(&of_pod.address));
+        let directory = match of_pod.is_dir() && !taken {
+            true => of_pod,
+            false => bundle,
+        };
         let record = Self {
             path: directory.join(FILE),
             contents: Mutex::new(Contents {

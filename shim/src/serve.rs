@@ -7,12 +7,13 @@ use std::time::Duration;
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use trefoil_core::{Context, Result};
-use trefoil_runc::{Launcher, Runc};
+use trefoil_core::{Context, Error, Isolation, Result};
 
 use crate::bootstrap::Request;
+use crate::dispatch::Handler;
 use crate::pod::Pod;
 use crate::record::Record;
+use crate::runtimes::Prepared;
 use crate::service::{self, events::Publisher};
 use crate::start::socket_path;
 use crate::{footprint, logger};
@@ -20,23 +21,37 @@ use crate::{footprint, logger};
 /// How long the last events may take to reach containerd once the pod is over.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
+/// The pod to be served, as `start` found it.
+pub struct Task<'a> {
+    /// What containerd asked for.
+    pub request: &'a Request,
+    /// The handler it was asked of.
+    pub handler: &'static Handler,
+    /// The pod's name.
+    pub pod: &'a str,
+    /// What was decided on: at least the handler's.
+    pub isolation: Isolation,
+    /// Where to listen.
+    pub address: &'a str,
+}
+
 /// Serves the pod until it is over, then ends the process.
-pub fn serve(request: &Request, pod: &str, address: &str, listener: UnixListener) -> ! {
-    logger::init(&request.opts.namespace, pod, request.opts.debug);
-    let code = match run(request, pod, address, listener) {
+pub fn serve(task: &Task<'_>, listener: UnixListener) -> ! {
+    let opts = &task.request.opts;
+    logger::init(task.handler.runtime, &opts.namespace, task.pod, opts.debug);
+    let code = match run(task, listener) {
         Ok(()) => 0,
         Err(why) => {
-            log::error!("the shim of pod {pod} gave up: {why}");
+            log::error!("the shim of pod {} gave up: {why}", task.pod);
             1
         }
     };
-    let _ = std::fs::remove_file(socket_path(address));
+    let _ = std::fs::remove_file(socket_path(task.address));
     std::process::exit(code)
 }
 
-fn run(request: &Request, pod: &str, address: &str, listener: UnixListener) -> Result<()> {
-    // The helper is a fork of this process while it is still small and single-threaded.
-    let launcher = Launcher::spawn().context(|| "start the helper process")?;
+fn run(task: &Task<'_>, listener: UnixListener) -> Result<()> {
+    let prepared = Prepared::new(task.isolation)?;
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // A pod ends when containerd says so. SAFETY: ignoring a signal runs no code of ours.
         unsafe { signal(ignored, SigHandler::SigIgn) }.context(|| "ignore signals")?;
@@ -45,22 +60,28 @@ fn run(request: &Request, pod: &str, address: &str, listener: UnixListener) -> R
         .enable_all()
         .build()
         .context(|| "start the event loop")?
-        .block_on(serve_until_done(request, pod, address, listener, launcher))
+        .block_on(serve_until_done(task, listener, prepared))
 }
 
 async fn serve_until_done(
-    request: &Request,
-    pod: &str,
-    address: &str,
+    task: &Task<'_>,
     listener: UnixListener,
-    launcher: Launcher,
+    prepared: Prepared,
 ) -> Result<()> {
-    let events = Publisher::new(&request.opts.ttrpc_address, &request.opts.namespace);
-    let record = Record::new(pod, address)?;
-    let runtime = Arc::new(Runc::new(launcher));
+    let opts = &task.request.opts;
+    let runtime = prepared.runtime();
+    if runtime.isolation() < task.isolation {
+        return Err(Error::internal(format!(
+            "the pod is to be {}, but its runtime makes it {}",
+            task.isolation,
+            runtime.isolation()
+        )));
+    }
+    let events = Publisher::new(&opts.ttrpc_address, &opts.namespace);
+    let record = Record::new(task.pod, task.address)?;
     let pod = Arc::new(Pod::new(
-        pod,
-        &request.opts.namespace,
+        task.pod,
+        &opts.namespace,
         runtime,
         events.clone(),
         record,

@@ -3,7 +3,6 @@
 //! The server is this process's fork, not a new program: what took time to load is loaded once, and
 //! the listening socket is handed over open, so containerd can connect before the server is ready.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,46 +12,58 @@ use std::path::Path;
 use containerd_shim::Flags;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
-use trefoil_core::{Context, Error, Result};
+use trefoil_core::{Context, Error, Isolation, Result, annotations};
 
-use crate::{bootstrap, serve};
+use crate::config::{self, Config};
+use crate::dispatch::{self, Annotations, Handler};
+use crate::serve::Task;
+use crate::{bootstrap, check_name, runtimes, serve};
 
 /// Longest path that fits a `sockaddr_un`, in bytes; one more is its end mark.
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Annotations that name the pod a container belongs to, the first found counts. The first is what
 /// containerd's own shim honours outside Kubernetes.
-const GROUPS: [&str; 2] = [
-    "io.containerd.runc.v2.group",
-    trefoil_core::annotations::SANDBOX_ID,
-];
+const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", annotations::SANDBOX_ID];
 
 /// As much of `config.json` as tells the pod.
 #[derive(Deserialize)]
 struct Annotated {
     #[serde(default)]
-    annotations: HashMap<String, String>,
+    annotations: Annotations,
 }
 
-/// Which pod the container with this bundle belongs to: itself, if nothing says otherwise.
-pub fn pod_of(bundle: &Path, id: &str) -> Result<String> {
+/// The annotations of the container with this bundle.
+fn annotations_in(bundle: &Path) -> Result<Annotations> {
     let path = bundle.join("config.json");
     let file = File::open(&path).context(|| format!("open {}", path.display()))?;
     let config: Annotated = serde_json::from_reader(BufReader::new(file))
         .context(|| format!("read the annotations in {}", path.display()))?;
+    Ok(config.annotations)
+}
+
+/// Which pod the container with this bundle belongs to: itself, if nothing says otherwise.
+pub fn pod_of(bundle: &Path, id: &str) -> Result<String> {
+    pod_by(&annotations_in(bundle)?, id)
+}
+
+fn pod_by(annotations: &Annotations, id: &str) -> Result<String> {
     let group = GROUPS
         .iter()
-        .find_map(|name| config.annotations.get(*name))
+        .find_map(|name| annotations.get(*name))
         .filter(|group| !group.is_empty());
-    Ok(group.map_or(id, String::as_str).to_owned())
+    let pod = group.map_or(id, String::as_str);
+    check_name("pod's name", pod)?;
+    Ok(pod.to_owned())
 }
 
 /// Serves containerd's `start`.
-pub fn start(flags: &Flags) -> Result<()> {
+pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     close_inherited();
     let request = bootstrap::read(flags)?;
-    let pod = pod_of(Path::new("."), &request.opts.id)?;
-    let address = request.opts.socket_address(&pod);
+    let annotations = annotations_in(Path::new("."))?;
+    let pod = pod_by(&annotations, &request.opts.id)?;
+    let address = request.opts.socket_address(&handler.group(&pod));
     let answer = || {
         // containerd 1.6 looks here after a restart; later ones keep their own notes.
         std::fs::write("address", &address).context(|| "write the shim's address file")?;
@@ -62,7 +73,15 @@ pub fn start(flags: &Flags) -> Result<()> {
     let Some(listener) = listen(&address)? else {
         return answer();
     };
-    let outcome = fork_server(&request, &pod, &address, listener).and_then(|server| {
+    let outcome = decide(handler, &annotations, &pod, &request.opts.id).and_then(|isolation| {
+        let task = Task {
+            request: &request,
+            handler,
+            pod: &pod,
+            isolation,
+            address: &address,
+        };
+        let server = fork_server(&task, listener)?;
         answer().inspect_err(|_| {
             // Nobody will ever talk to this server.
             let _ = nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL);
@@ -72,6 +91,25 @@ pub fn start(flags: &Flags) -> Result<()> {
         let _ = std::fs::remove_file(socket_path(&address));
     }
     outcome
+}
+
+/// Which isolation the pod gets that begins with the container `id`.
+fn decide(handler: &Handler, annotations: &Annotations, pod: &str, id: &str) -> Result<Isolation> {
+    let kind = annotations.get(annotations::CONTAINER_TYPE);
+    if pod != id && kind.is_some_and(|kind| kind == "container") {
+        // A pod begins with its own container, whose annotations are the ones that decide.
+        return Err(Error::precondition(format!(
+            "start container {id}: its pod {pod} has ended"
+        )));
+    }
+    let config = Config::load(&config::directory())?;
+    let allowed = &config.allowed_annotations;
+    Ok(dispatch::decide(
+        handler.floor,
+        annotations,
+        allowed,
+        &runtimes::lacks(),
+    )?)
 }
 
 /// The path in an address like `unix:///run/containerd/s/…`.
@@ -118,14 +156,10 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
     }
 }
 
-fn fork_server(
-    request: &bootstrap::Request,
-    pod: &str,
-    address: &str,
-    listener: UnixListener,
-) -> Result<Pid> {
+fn fork_server(task: &Task<'_>, listener: UnixListener) -> Result<Pid> {
     // All of this is inherited by the server and its helper.
-    containerd_shim::cgroup::set_cgroup_and_oom_score(std::process::id(), &request.shim_cgroup)
+    let cgroup = &task.request.shim_cgroup;
+    containerd_shim::cgroup::set_cgroup_and_oom_score(std::process::id(), cgroup)
         .context(|| "join the configured shim cgroup and set the OOM score")?;
     if std::env::var_os("SCHED_CORE").is_some() {
         share_no_core()?;
@@ -135,7 +169,7 @@ fn fork_server(
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             detach();
-            serve::serve(request, pod, address, listener)
+            serve::serve(task, listener)
         }
     }
 }

@@ -23,6 +23,7 @@ use trefoil_core::{
 pub use container::Container;
 pub use process::Status;
 
+use crate::dispatch;
 use crate::record::{ContainerRecord, Record};
 use crate::service::events::Publisher;
 use crate::stdio::{self, Streams};
@@ -128,6 +129,9 @@ impl Pod {
         let path = std::path::PathBuf::from(&bundle);
         let spec = Spec::load(path.join("config.json"))
             .context(|| format!("read the configuration of container {id}"))?;
+        let annotations = spec.annotations().iter().flatten();
+        dispatch::check_container(self.runtime.isolation(), annotations)
+            .map_err(|why| Error::from(why).context(format!("create container {id}")))?;
         let spec = Arc::new(spec);
         self.record.begin(&id, remains(&path, &spec, &options))?;
 

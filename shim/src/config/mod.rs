@@ -1,0 +1,243 @@
+//! The node's configuration: `/etc/trefoil/config.toml`, then the drop-ins in `/etc/trefoil/config.d`.
+//!
+//! All of it is the administrator's, and typed: an unknown key or a bad value is refused with its file
+//! and line, and so is a file that somebody else can write. Nothing in it can make a pod's isolation
+//! weaker than its handler's: there is no such key. Without any file the defaults hold.
+//!
+//! [`files`] finds and reads what there is, [`schema`] says what may stand there.
+
+mod files;
+mod schema;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use trefoil_core::Result;
+
+/// What is in effect on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The annotations under `trefoil.dev/` that pods may use.
+    pub allowed_annotations: BTreeSet<String>,
+}
+
+impl Config {
+    /// Reads what is in `directory`.
+    ///
+    /// # Errors
+    /// A file that can't be read or isn't to be trusted, and anything in it that is not right.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let mut keys = schema::Keys::default();
+        for file in files::read(directory)? {
+            keys = schema::parse(&file)?.over(keys);
+        }
+        keys.check()
+    }
+}
+
+/// Where the configuration is: beside the program if that is installed as `PREFIX/bin/…` and there is a
+/// `PREFIX/etc/trefoil`, else `/etc/trefoil`. Neither the environment nor the command line can say.
+pub fn directory() -> PathBuf {
+    let program = std::env::current_exe().ok();
+    let own = program.as_deref().and_then(beside);
+    own.filter(|own| own.is_dir())
+        .unwrap_or_else(|| PathBuf::from("/etc/trefoil"))
+}
+
+fn beside(program: &Path) -> Option<PathBuf> {
+    let bin = program.parent().filter(|parent| parent.ends_with("bin"))?;
+    Some(bin.parent()?.join("etc/trefoil"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::dispatch::ISOLATION;
+
+    /// A directory of its own with these files in it.
+    fn with<T>(name: &str, files: &[(&str, &str)], then: impl FnOnce(&Path) -> T) -> T {
+        let at = std::env::temp_dir().join(format!("config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(at.join("config.d")).expect("directory");
+        for (file, content) in files {
+            std::fs::write(at.join(file), content).expect("file");
+        }
+        let outcome = then(&at);
+        std::fs::remove_dir_all(&at).expect("remove");
+        outcome
+    }
+
+    fn load(name: &str, files: &[(&str, &str)]) -> Result<Config> {
+        with(name, files, Config::load)
+    }
+
+    /// The error, without the directory.
+    fn refused(name: &str, files: &[(&str, &str)]) -> String {
+        with(name, files, |at| {
+            let why = Config::load(at).expect_err("refused").to_string();
+            why.replace(&format!("{}/", at.display()), "")
+        })
+    }
+
+    #[test]
+    fn nothing_is_the_defaults() {
+        let defaults = Config::load(Path::new("/nowhere/trefoil")).expect("no file at all");
+        assert_eq!(
+            defaults.allowed_annotations,
+            BTreeSet::from([ISOLATION.to_owned()])
+        );
+        assert_eq!(
+            load("empty", &[("config.toml", "")]).expect("empty"),
+            defaults
+        );
+    }
+
+    #[test]
+    fn a_later_drop_in_wins() {
+        let (none, one) = (
+            "[annotations]\nallowed = []",
+            "[annotations]\nallowed = ['trefoil.dev/isolation']",
+        );
+        for (files, allowed) in [
+            (vec![("config.toml", none)], 0),
+            (vec![("config.toml", none), ("config.d/10.toml", one)], 1),
+            (
+                vec![("config.d/9.toml", none), ("config.d/10.toml", one)],
+                0,
+            ),
+            // A drop-in that says nothing of a key leaves it.
+            (
+                vec![("config.toml", none), ("config.d/10.toml", "[annotations]")],
+                0,
+            ),
+            // None of these is a drop-in.
+            (
+                vec![
+                    ("config.toml", none),
+                    ("config.d/10.toml.bak", one),
+                    ("config.d/.10.toml", one),
+                    ("config.d/README", "Drop-ins."),
+                ],
+                0,
+            ),
+        ] {
+            let config = load("drop-ins", &files).expect("right");
+            assert_eq!(config.allowed_annotations.len(), allowed, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_and_line() {
+        for (file, content, expected) in [
+            (
+                "config.toml",
+                "# ours\n[annotations]\nalowed = []\n",
+                "config.toml:3: unknown field `alowed`, expected `allowed`",
+            ),
+            (
+                "config.d/50-lower.toml",
+                "\n[isolation]\nfloor = 'namespace'\n",
+                "config.d/50-lower.toml:2: unknown field `isolation`, expected `annotations`",
+            ),
+            (
+                "config.d/a.toml",
+                "[annotations]\nallowed = ['trefoil.dev/isolation',\n'trefoil.dev/no']",
+                "config.d/a.toml:3: there is no annotation trefoil.dev/no: there is trefoil.dev/isolation",
+            ),
+            (
+                "config.toml",
+                "[annotations]\nallowed = true\n",
+                "config.toml:2: invalid type: boolean `true`, expected a sequence",
+            ),
+            (
+                "config.toml",
+                "[annotations]\nallowed = []\nallowed = []\n",
+                "config.toml:3: duplicate key",
+            ),
+        ] {
+            assert_eq!(refused("wrong", &[(file, content)]), expected);
+        }
+        // What the parser says is its own; where is ours to say.
+        let why = refused("syntax", &[("config.toml", "[annotations]\nallowed = [\n")]);
+        assert!(
+            why.starts_with("config.toml:") && !why.contains('\n'),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_overridden_is_checked_all_the_same_if_it_is_none() {
+        let files = [
+            ("config.toml", "[annotations]\nallowed = 3"),
+            ("config.d/a.toml", "[annotations]\nallowed = []"),
+        ];
+        assert!(refused("overridden", &files).starts_with("config.toml:2: "));
+    }
+
+    #[test]
+    fn files_that_others_can_write_are_not_read() {
+        for (path, mode) in [
+            ("config.toml", 0o664),
+            ("config.toml", 0o646),
+            ("config.d/a.toml", 0o666),
+            ("config.d", 0o777),
+            ("", 0o1777),
+        ] {
+            let files = [("config.toml", ""), ("config.d/a.toml", "")];
+            with("trust", &files, |at| {
+                let path = at.join(path);
+                let permissions = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(&path, permissions).expect("chmod");
+                let why = Config::load(at).expect_err("refused").to_string();
+                let name = path.display().to_string();
+                assert!(
+                    why.contains(name.trim_end_matches('/')) && why.contains("others"),
+                    "{why}"
+                );
+            });
+        }
+    }
+
+    #[test]
+    fn files_of_somebody_else_are_not_read() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        with("owner", &[("config.toml", "")], |at| {
+            std::os::unix::fs::chown(at.join("config.toml"), Some(1000), None).expect("chown");
+            let why = Config::load(at).expect_err("refused").to_string();
+            assert!(why.contains("config.toml") && why.contains("1000"), "{why}");
+        });
+    }
+
+    #[test]
+    fn only_files_are_read() {
+        for name in ["fifo", "directory", "dangling"] {
+            with(name, &[], |at| {
+                let path = at.join("config.d/a.toml");
+                match name {
+                    "fifo" => {
+                        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("fifo")
+                    }
+                    "directory" => std::fs::create_dir(&path).expect("directory"),
+                    _ => symlink("/nowhere", &path).expect("link"),
+                }
+                let why = Config::load(at).expect_err("refused").to_string();
+                assert!(why.contains("a.toml"), "{why}");
+            });
+        }
+    }
+
+    #[test]
+    fn it_lies_beside_an_installed_program() {
+        for (program, expected) in [
+            ("/opt/trefoil/bin/shim", Some("/opt/trefoil/etc/trefoil")),
+            ("/bin/shim", Some("/etc/trefoil")),
+            ("/target/release/shim", None),
+        ] {
+            assert_eq!(beside(Path::new(program)), expected.map(PathBuf::from));
+        }
+    }
+}

@@ -25,8 +25,10 @@ build: ## Build the shim
 	$(CARGO) build --release
 
 .PHONY: install
-install: build ## Install the shim under PREFIX
+install: build ## Install the shim under PREFIX, by its three names
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-v2
+	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-vm-v2
+	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-confidential-v2
 
 .PHONY: demo
 demo: prerequisites build ## Run a pod in a private containerd, on one screen

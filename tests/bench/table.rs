@@ -28,7 +28,7 @@ impl Row {
     pub fn add(&mut self, handler: Handler, value: f64) {
         match handler {
             Handler::Runc => self.stock.push(value),
-            Handler::Trefoil => self.ours.push(value),
+            _ => self.ours.push(value),
         }
     }
 }

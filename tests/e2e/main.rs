@@ -1,12 +1,13 @@
 //! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
 //!
-//!     e2e [--in-node] [--handler runc|trefoil] [part of a trial's name]
+//!     e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [part of a trial's name]
 //!
 //! Every trial is true of the stock handler as well, which is the reference. After each, all it
 //! made is removed, and nothing may be left.
 
 mod chaos;
 mod ctr;
+mod dispatch;
 mod pods;
 mod streams;
 
@@ -29,8 +30,10 @@ struct Env {
     known: Mutex<Vec<String>>,
 }
 
-/// What the stock handler doesn't do, and why: skipped there, and asked of ours.
+/// What the stock handler doesn't do, and why: skipped there, and asked of ours. A name, or its first
+/// part.
 const BEYOND_STOCK: &[(&str, &str)] = &[
+    (dispatch::PART, "the stock handler knows one isolation"),
     (
         "chaos::shim_killed_in_a_start",
         "containers of a dead stock shim run on, unmanaged",
@@ -96,8 +99,14 @@ fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_iter(rest);
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
-    let trials: Vec<(&str, Body)> =
-        [pods::TRIALS, streams::TRIALS, ctr::TRIALS, chaos::TRIALS].concat();
+    let trials: Vec<(&str, Body)> = [
+        pods::TRIALS,
+        streams::TRIALS,
+        ctr::TRIALS,
+        chaos::TRIALS,
+        dispatch::TRIALS,
+    ]
+    .concat();
     let env = if arguments.list {
         None
     } else {
@@ -117,7 +126,7 @@ fn main() -> Result<ExitCode> {
             let env = env.clone();
             let beyond = BEYOND_STOCK
                 .iter()
-                .find(|(of, _)| *of == name && handler == Handler::Runc);
+                .find(|(of, _)| name.starts_with(of) && handler == Handler::Runc);
             let wanted = filter
                 .as_ref()
                 .is_none_or(|part| name.contains(part.as_str()));

@@ -29,6 +29,15 @@ pub const NAME_PREFIX: &str = "trefoil-test-";
 /// The environment variable that names our shim's binary.
 pub const SHIM_VARIABLE: &str = "TREFOIL_SHIM";
 
+/// The name of our shim's one file.
+const OUR_SHIM: &str = "containerd-shim-trefoil-v2";
+
+/// containerd's configuration of our handlers.
+const OUR_HANDLERS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../deploy/containerd/trefoil.toml"
+);
+
 /// A runtime handler of the rig's containerd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
@@ -36,15 +45,34 @@ pub enum Handler {
     Runc,
     /// Ours, with namespace containers.
     Trefoil,
+    /// Ours, with microVMs.
+    TrefoilVm,
+    /// Ours, with confidential VMs.
+    TrefoilConfidential,
 }
 
 impl Handler {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Runc,
+        Self::Trefoil,
+        Self::TrefoilVm,
+        Self::TrefoilConfidential,
+    ];
+
     /// The name in containerd's configuration and in RuntimeClasses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Runc => "runc",
             Self::Trefoil => "trefoil",
+            Self::TrefoilVm => "trefoil-vm",
+            Self::TrefoilConfidential => "trefoil-confidential",
         }
+    }
+
+    /// Whether its shim is ours.
+    pub fn is_ours(self) -> bool {
+        self != Self::Runc
     }
 
     /// What containerd finds the shim's binary by.
@@ -52,6 +80,18 @@ impl Handler {
         match self {
             Self::Runc => "io.containerd.runc.v2",
             Self::Trefoil => "io.containerd.trefoil.v2",
+            Self::TrefoilVm => "io.containerd.trefoil-vm.v2",
+            Self::TrefoilConfidential => "io.containerd.trefoil-confidential.v2",
+        }
+    }
+
+    /// What containerd makes of that: the shim's name.
+    fn shim(self) -> &'static str {
+        match self {
+            Self::Runc => "containerd-shim-runc-v2",
+            Self::Trefoil => OUR_SHIM,
+            Self::TrefoilVm => "containerd-shim-trefoil-vm-v2",
+            Self::TrefoilConfidential => "containerd-shim-trefoil-confidential-v2",
         }
     }
 }
@@ -60,7 +100,7 @@ impl Handler {
     /// An error that says what to do if this handler's shim isn't there.
     pub fn require(self) -> Result<()> {
         let shim = shim_binary();
-        if self == Self::Trefoil && !shim.exists() {
+        if self.is_ours() && !shim.exists() {
             bail!(
                 "{} isn't there: cargo build --release, or set {SHIM_VARIABLE}",
                 shim.display()
@@ -80,11 +120,11 @@ impl FromStr for Handler {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "runc" => Ok(Self::Runc),
-            "trefoil" => Ok(Self::Trefoil),
-            _ => bail!("no handler {name:?}: there are runc and trefoil"),
-        }
+        let names = Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|handler| handler.name() == name)
+            .with_context(|| format!("no handler {name:?}: there are {names}"))
     }
 }
 
@@ -93,7 +133,7 @@ pub fn shim_binary() -> PathBuf {
     if let Some(path) = std::env::var_os(SHIM_VARIABLE) {
         return PathBuf::from(path);
     }
-    release_directory().join("containerd-shim-trefoil-v2")
+    release_directory().join(OUR_SHIM)
 }
 
 /// Where cargo puts what it builds to be released.
@@ -195,17 +235,21 @@ impl Rig {
             "runc",
             "opt",
             "s",
+            "etc/trefoil/config.d",
         ] {
             fs::create_dir_all(dir.join(sub))?;
         }
         // Found through PATH, by the names that containerd makes of the runtime types.
         for (name, target) in [
-            ("containerd-shim-runc-v2", self.tools.runc_shim()),
-            ("containerd-shim-trefoil-v2", shim_binary()),
+            (Handler::Runc.shim(), self.tools.runc_shim()),
             ("runc", self.tools.runc()),
+            // One file and links to it, as installed.
+            (Handler::TrefoilVm.shim(), OUR_SHIM.into()),
+            (Handler::TrefoilConfidential.shim(), OUR_SHIM.into()),
         ] {
             symlink(target, dir.join("bin").join(name))?;
         }
+        self.install_shim()?;
         let registry = format!("http://127.0.0.1:{REGISTRY_PORT}");
         fs::write(
             dir.join("certs.d/_default/hosts.toml"),
@@ -247,14 +291,32 @@ impl Rig {
         Ok(())
     }
 
+    /// Puts our shim's file among the rig's programs: a copy, as a shim finds its configuration beside
+    /// where it is installed, and rigs are to have one each. Without a shim there are no pods of ours.
+    fn install_shim(&self) -> Result<()> {
+        let (from, to) = (shim_binary(), self.directory.join("bin").join(OUR_SHIM));
+        if from.exists() {
+            fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A drop-in of our shim's configuration, to be written and removed: it counts from the next pod on.
+    pub fn drop_in(&self, name: &str) -> PathBuf {
+        self.directory.join("etc/trefoil/config.d").join(name)
+    }
+
     fn configuration(&self) -> String {
         let at = self.directory.display();
         let cni = self.tools.cni_bin.display();
         let pause = images::PAUSE;
         // Without the capability nothing may get a lower oom_score_adj than we have.
         let restrict = !has_capability(CAP_SYS_RESOURCE);
-        let mut text = format!(
+        // Ours are configured by what a node is given.
+        let ours = OUR_HANDLERS;
+        format!(
             r#"version = 3
+imports = ['{ours}']
 root = '{at}/root'
 state = '{at}/state'
 disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.tracing.processor.v1.otlp', 'io.containerd.internal.v1.tracing']
@@ -288,21 +350,15 @@ cdi_spec_dirs = []
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ['{cni}']
 conf_dir = '{at}/cni'
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+BinaryName = '{at}/bin/runc'
+Root = '{at}/runc'
 "#
-        );
-        for handler in [Handler::Runc, Handler::Trefoil] {
-            text.push_str(&format!(
-                "\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{}]\nruntime_type = '{}'\n",
-                handler.name(),
-                handler.runtime_type()
-            ));
-            if handler == Handler::Runc {
-                text.push_str(&format!(
-                    "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\nBinaryName = '{at}/bin/runc'\nRoot = '{at}/runc'\n"
-                ));
-            }
-        }
-        text
+        )
     }
 
     /// A command inside the rig's namespaces, with its programs first in `PATH`.
@@ -324,7 +380,7 @@ conf_dir = '{at}/cni'
             .directory
             .join("state/io.containerd.runtime.v2.task/k8s.io")
             .join(id);
-        let mut command = self.command("containerd-shim-trefoil-v2")?;
+        let mut command = self.command(OUR_SHIM)?;
         command
             .args(["-namespace", "k8s.io", "-id", id, "-address"])
             .arg(self.socket())

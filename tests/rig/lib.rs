@@ -1,7 +1,7 @@
 //! The test bench: a containerd of our own, with everything it needs, that leaves no trace.
 //!
-//! [`Rig::start`] gives a running containerd with two runtime handlers, the stock `runc` and our
-//! `trefoil`, in namespaces of its own and under one directory; dropping it takes all of it away
+//! [`Rig::start`] gives a running containerd with the stock runtime handler `runc` and ours
+//! (`trefoil`, `trefoil-vm`, `trefoil-confidential`), in namespaces of its own and under one directory; dropping it takes all of it away
 //! again, and so does a guard process when we are killed. Everything a rig runs is built here
 //! from pinned sources ([`tools`]) or from Debian's packages ([`images`]).
 //!

@@ -44,9 +44,10 @@ inside() {{ {enter} "$@"; }}
 crictl() {{ inside {crictl} "$@"; }}
 ctr() {{ inside {ctr} "$@"; }}
 critest() {{ inside {critest} "$@"; }}
-# ctr-pull IMAGE; ctr-trefoil [options] IMAGE ID [command]; ctr-runc likewise
+# ctr-pull IMAGE; ctr-trefoil [options] IMAGE ID [command]; ctr-trefoil-vm and ctr-runc likewise
 ctr-pull() {{ ctr image pull --hosts-dir $RIG/certs.d "$@"; }}
 ctr-trefoil() {{ ctr run --runtime io.containerd.trefoil.v2 --fifo-dir $RIG/fifo "$@"; }}
+ctr-trefoil-vm() {{ ctr run --runtime io.containerd.trefoil-vm.v2 --fifo-dir $RIG/fifo "$@"; }}
 ctr-runc() {{ ctr run --runtime io.containerd.runc.v2 --runc-binary {runc} --runc-root $RIG/runc --fifo-dir $RIG/fifo "$@"; }}
 IMAGE={image}
 "#,
@@ -63,7 +64,7 @@ IMAGE={image}
     println!("  . {}", snippet.display());
     println!("  ctr-pull $IMAGE && ctr-runc --rm $IMAGE c1 echo hello   # or ctr-trefoil");
     println!(
-        "our shim: {} (${})",
+        "our shim, of {} (${}): {at}/bin; its configuration: {at}/etc/trefoil",
         containerd::shim_binary().display(),
         containerd::SHIM_VARIABLE
     );

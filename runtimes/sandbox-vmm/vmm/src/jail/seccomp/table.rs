@@ -65,7 +65,6 @@ pub(super) const TABLE: &[Line] = &[
     (SYS_recvfrom,          BOTH,   Any),
     (SYS_sendto,            BOTH,   Any),
     (SYS_shutdown,          BOTH,   Any),
-    (SYS_accept4,           EVENTS, Any),
     (SYS_socketpair,        EVENTS, OneOf(0, &[AF_UNIX as u32])),
     (SYS_setsockopt,        EVENTS, OneOf(2, &[SO_SNDBUF as u32])),
 

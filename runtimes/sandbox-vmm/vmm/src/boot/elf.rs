@@ -7,13 +7,14 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use vm_memory::ByteValued;
 
 use super::copy;
 use super::{Failure, low_end};
 use crate::layout::KERNEL;
-use crate::ram::Ram;
+use crate::ram::{Ram, enlarge};
 
 /// The file's header, its fields named as in the ABI.
 #[derive(Clone, Copy, Default)]
@@ -94,6 +95,8 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
         .map(|_| read::<Segment>(file))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = low_end(ram);
+    // Nearly all of it is written here, and read by the guest before it is ready.
+    enlarge(ram, whole(&segments, limit));
     let (mut entry, mut end) = (None, KERNEL);
     for segment in &segments {
         match segment.kind {
@@ -117,6 +120,14 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
     }
     let entry = entry.ok_or(Failure::NoPvh)?;
     Ok(Kernel { entry, end })
+}
+
+/// The addresses from where the first segment is put to the last one's end.
+fn whole(segments: &[Segment], limit: u64) -> Range<u64> {
+    let loaded = || segments.iter().filter(|segment| segment.kind == LOAD);
+    let start = loaded().map(|segment| segment.paddr).min().unwrap_or(0);
+    let end = loaded().map(|segment| segment.paddr.saturating_add(segment.memsz));
+    start..end.max().unwrap_or(0).min(limit)
 }
 
 fn read<T: ByteValued + Default>(file: &mut File) -> Result<T, Failure> {

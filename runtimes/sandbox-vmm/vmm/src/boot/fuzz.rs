@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
 use super::load;
 use crate::devices::testing::script::Script;
 use crate::layout;
@@ -63,6 +65,12 @@ pub fn fuzz(bytes: &[u8]) {
         &text,
         cpus,
     ));
+    for region in ram.iter() {
+        let length = region.len() as usize;
+        // SAFETY: the memory is mapped there for good, and nobody else has it.
+        let outcome = unsafe { libc::munmap(region.as_ptr().cast(), length) };
+        assert_eq!(outcome, 0);
+    }
 }
 
 /// An ELF kernel of one segment at 1 MiB and a PVH note.

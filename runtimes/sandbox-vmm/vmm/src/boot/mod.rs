@@ -12,6 +12,7 @@ mod zero_page;
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::Range;
 
 use linux_loader::bootparam::setup_header;
 use linux_loader::loader::bzimage::BzImage;
@@ -19,7 +20,7 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout;
-use crate::ram::Ram;
+use crate::ram::{LARGE, Ram, enlarge};
 use copy::copy;
 
 /// Why a kernel can't be started.
@@ -139,6 +140,7 @@ pub fn load(
     let initramfs = initramfs
         .map(|file| load_initramfs(ram, file, end))
         .transpose()?;
+    enlarge(ram, highest(ram, initramfs));
     write_command_line(ram, command_line)?;
     mp_table::write(ram, cpus)?;
     match header {
@@ -197,6 +199,24 @@ fn load_initramfs(ram: &Ram, file: &mut File, kernel_end: u64) -> Result<Placed,
         .ok_or(Failure::Initramfs(length))?;
     copy(ram, file, 0, address, length).map_err(|why| fail(&why))?;
     Ok(Placed { address, length })
+}
+
+/// What Linux fills at once, as high as it can: its table of pages, and what it begins with beside the
+/// initramfs. The table has 64 bytes for each page, is of whole 128 MiB, and of large pages.
+fn highest(ram: &Ram, initramfs: Option<Placed>) -> Range<u64> {
+    const LARGE_PAGE: u64 = LARGE as u64;
+    let Some(last) = ram.iter().last() else {
+        return 0..0;
+    };
+    let (start, end) = (last.start_addr().raw_value(), last.last_addr().raw_value());
+    let below = match initramfs {
+        Some(placed) if placed.address >= start => placed.address,
+        _ => end.saturating_add(1),
+    };
+    let all: u64 = ram.iter().map(GuestMemoryRegion::len).sum();
+    let table = (all / 64).next_multiple_of(LARGE_PAGE);
+    let from = (below - below % LARGE_PAGE).saturating_sub(table);
+    from.max(start)..end.saturating_add(1)
 }
 
 fn write_command_line(ram: &Ram, text: &str) -> Result<(), Failure> {
@@ -274,6 +294,24 @@ mod tests {
         ) {
             fuzz(&bytes);
         }
+    }
+
+    #[test]
+    fn what_linux_fills_at_once_is_beside_the_initramfs_or_at_the_end() {
+        const MIB: u64 = 1 << 20;
+        let highest = |mib, initramfs: Option<u64>| {
+            let ram = make(mib, Pages::Ordinary).expect("memory");
+            let placed = initramfs.map(|address| Placed { address, length: 1 });
+            let Range { start, end } = highest(&ram, placed);
+            assert_eq!((start % MIB, end % MIB), (0, 0));
+            (start / MIB, end / MIB)
+        };
+        assert_eq!(highest(128, Some(127 * MIB)), (124, 128));
+        assert_eq!(highest(128, Some(126 * MIB)), (124, 128));
+        assert_eq!(highest(128, None), (126, 128));
+        assert_eq!(highest(3073, Some(3071 * MIB)), (4096, 4097));
+        assert_eq!(highest(8192, Some(3071 * MIB)), (9088, 9216));
+        assert_eq!(highest(16, Some(3 * MIB)), (0, 16));
     }
 
     #[test]

@@ -39,14 +39,13 @@ impl Depth {
 impl Tree {
     /// A copy of what `path` shows.
     pub fn copy(path: &Path, depth: Depth) -> Result<Self> {
-        copy_at(libc::AT_FDCWD, path, depth)
-            .context(|| format!("open {} to mount it", path.display()))
-    }
-
-    /// A copy of what this mount shows at `path`, below its root.
-    pub fn copy_below(&self, path: &Path) -> Result<Self> {
-        copy_at(self.0.as_raw_fd(), path, Depth::One)
-            .context(|| format!("open {} of a mount", path.display()))
+        let doing = || format!("open {} to mount it", path.display());
+        let name = CString::new(path.as_os_str().as_bytes()).context(doing)?;
+        let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | depth.flag();
+        // SAFETY: the kernel reads the string, which lives through the call, and keeps nothing of it.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) };
+        owned(fd).map(Self).context(doing)
     }
 
     /// Shows other owners from now on, as `namespace` maps them. `what` is for the error.
@@ -170,14 +169,6 @@ impl Tree {
         };
         Errno::result(result).map(drop).context(doing)
     }
-}
-
-fn copy_at(directory: RawFd, path: &Path, depth: Depth) -> std::io::Result<Tree> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | depth.flag();
-    // SAFETY: the kernel reads the string, which lives through the call, and keeps nothing of it.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, directory, name.as_ptr(), flags) };
-    Ok(Tree(owned(fd)?))
 }
 
 /// The descriptor that a call has made.

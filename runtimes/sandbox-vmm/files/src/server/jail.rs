@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{chdir, fchdir, pivot_root};
 use trefoil_core::Mount;
-use trefoil_core::detached::{self, Tree};
+use trefoil_core::detached::{self, Depth, Tree};
 use trefoil_vmm::jail::limits::limit;
 use trefoil_vmm::jail::{Failure, credentials, namespaces};
 
@@ -21,7 +21,9 @@ use crate::message::Launch;
 /// What the process is called.
 const NAME: &std::ffi::CStr = c"trefoil-files";
 
-/// Any directory will do to put the new root on: it is in our own namespace, and soon gone.
+const NONE: Option<&str> = None;
+
+/// Any directory will do to mount on: it is in our own namespace, and soon gone.
 const PLACE: &str = "/proc";
 
 /// Mount points, and the root itself: how many trees there can be.
@@ -40,6 +42,8 @@ pub fn enter(launch: &Launch) -> Result<u32, Failure> {
     credentials::check(launch.uid, launch.gid)?;
     namespaces::verify()?;
     namespaces::rename(NAME)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .map_err(Failure::at("keep mounts to itself"))?;
     let descriptors = own_descriptors().map_err(Failure::at("find its own descriptors"))?;
     change_root()?;
     fchdir(descriptors.as_fd()).map_err(Failure::at("go to its own descriptors"))?;
@@ -62,13 +66,12 @@ fn own_descriptors() -> Result<Tree, trefoil_core::Error> {
             .map(Into::into)
             .into(),
     })?;
-    proc.copy_below(Path::new("self/fd"))
+    // Before Linux 6.15 only what is mounted somewhere can be copied. It goes with the old root.
+    proc.attach(Path::new(PLACE))?;
+    Tree::copy(&Path::new(PLACE).join("self/fd"), Depth::One)
 }
 
 fn change_root() -> Result<(), Failure> {
-    const NONE: Option<&str> = None;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .map_err(Failure::at("keep mounts to itself"))?;
     // What may be made there, the parent makes, by a mount of its own.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(

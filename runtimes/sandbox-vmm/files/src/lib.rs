@@ -13,7 +13,7 @@ pub mod fuse;
 mod message;
 pub mod parent;
 pub mod passthrough;
-mod server;
+pub mod server;
 pub mod tree;
 
 use std::process::ExitCode;

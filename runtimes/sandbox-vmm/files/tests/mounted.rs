@@ -13,7 +13,9 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, fork};
 use trefoil_files::passthrough::Passthrough;
+use trefoil_files::server::filter;
 use trefoil_files::tree::Changes;
 use trefoil_vmm::devices::queue::Buffers;
 use trefoil_vmm::ram::Ram;
@@ -82,13 +84,22 @@ impl Shared {
             .iter()
             .map(|(name, _, changes)| (name.to_string(), *changes))
             .collect();
-        std::thread::spawn(move || serve(device, &root, trees, most));
-        Self { directory }
+        // A process of its own: one that the filter kills closes the device, and nobody waits for it.
+        // SAFETY: the child uses what it has of this process's memory, and ends.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Parent { .. } => Self { directory },
+            ForkResult::Child => {
+                serve(device, &root, trees, most);
+                // SAFETY: it ends, without what this process would have done at its end.
+                unsafe { libc::_exit(0) }
+            }
+        }
     }
 }
 
 fn serve(mut device: File, root: &Path, trees: Vec<(String, Changes)>, most: usize) {
-    unshare(CloneFlags::CLONE_FS).expect("a working directory of its own");
+    // SAFETY: the call takes numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let root: OwnedFd = open(root, OFlag::O_PATH, Mode::empty()).expect("root");
     std::env::set_current_dir("/proc/self/fd").expect("descriptors");
     // As in the jail.
@@ -99,6 +110,7 @@ fn serve(mut device: File, root: &Path, trees: Vec<(String, Changes)>, most: usi
     for (name, changes) in trees {
         files.add(&name, changes);
     }
+    filter::install().expect("filter");
     let ram = Ram::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
     let mut room = vec![0; ROOM];
     loop {

@@ -44,6 +44,8 @@ const TABLE: &[(c_long, When)] = &[
     (SYS_linkat,            Any),
     (SYS_unlinkat,          Any),
     (SYS_renameat2,         Any),
+    // What the C library makes of it without flags.
+    (SYS_renameat,          Any),
 
     // Changing what is known of them.
     (SYS_fchmod,            Any),

@@ -4,7 +4,7 @@
 mod back_end;
 pub mod capabilities;
 mod changes;
-mod filter;
+pub mod filter;
 mod jail;
 
 use std::os::fd::{AsFd, OwnedFd};

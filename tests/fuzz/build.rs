@@ -23,12 +23,27 @@ const FLAGS: [&str; 7] = [
     "-Zsanitizer=address",
 ];
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/sandbox-vmm/vmm/fuzz")
+/// Where targets are: the VMM's and the file server's.
+fn directories() -> [PathBuf; 2] {
+    ["vmm/fuzz", "files/fuzz"].map(|below| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../runtimes/sandbox-vmm")
+            .join(below)
+    })
 }
 
 /// Has cargo build all targets, and says where they are.
 pub fn programs() -> Result<Vec<PathBuf>> {
+    let mut programs = Vec::new();
+    for directory in directories() {
+        programs.extend(build(&directory)?);
+    }
+    programs.sort();
+    ensure!(!programs.is_empty(), "there are no targets");
+    Ok(programs)
+}
+
+fn build(directory: &Path) -> Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
@@ -39,7 +54,7 @@ pub fn programs() -> Result<Vec<PathBuf>> {
         .arg("--message-format=json-render-diagnostics")
         .arg("--target-dir")
         .arg(std::path::absolute(target.join("fuzz"))?)
-        .current_dir(directory())
+        .current_dir(directory)
         // In place of the flags for a static program, with which a sanitizer does not go.
         .env("RUSTFLAGS", FLAGS.join(" "))
         .env("RUSTC_BOOTSTRAP", "1")
@@ -47,7 +62,7 @@ pub fn programs() -> Result<Vec<PathBuf>> {
         .output()
         .context("starting cargo")?;
     ensure!(built.status.success(), "cargo ended with {}", built.status);
-    let mut programs: Vec<PathBuf> = built
+    let programs = built
         .stdout
         .split(|byte| *byte == b'\n')
         .filter_map(|line| {
@@ -55,13 +70,13 @@ pub fn programs() -> Result<Vec<PathBuf>> {
             Some(message["executable"].as_str()?.into())
         })
         .collect();
-    programs.sort();
-    ensure!(!programs.is_empty(), "there are no targets");
     Ok(programs)
 }
 
 /// Inputs that a target begins with, if there are any.
 pub fn seeds(name: &str) -> Option<PathBuf> {
-    let path = directory().join("seeds").join(name);
-    path.is_dir().then_some(path)
+    directories()
+        .into_iter()
+        .map(|directory| directory.join("seeds").join(name))
+        .find(|path| path.is_dir())
 }

@@ -1,4 +1,4 @@
-//! The VMM's fuzz targets, built once and run two at a time.
+//! The fuzz targets of the VMM and of the file server, built once and run two at a time.
 //!
 //!     fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
 //!     fuzz replay target FILE...                   an input again, with a backtrace

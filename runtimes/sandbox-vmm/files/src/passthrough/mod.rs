@@ -16,6 +16,8 @@ mod content;
 mod credentials;
 mod directory;
 mod extended;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod inodes;
 mod lookup;
 mod names;
@@ -37,6 +39,8 @@ use crate::fuse::request::Request;
 use crate::fuse::wire::Opcode;
 use crate::tree::Changes;
 use credentials::Credentials;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz;
 use inodes::{Belongs, Inode, Inodes};
 use slots::Slots;
 

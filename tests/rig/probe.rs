@@ -497,6 +497,43 @@ impl<S: Read + Write> Probe<S> {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
+    /// Mounts what is shared by that tag.
+    pub fn mount_shared(&mut self, tag: &str, place: &str) -> Result<()> {
+        self.ask(&format!("share-mount {tag} {place}")).map(drop)
+    }
+
+    /// Unmounts it.
+    pub fn unmount_shared(&mut self, place: &str) -> Result<()> {
+        self.ask(&format!("share-unmount {place}")).map(drop)
+    }
+
+    /// Runs a trial of files in a directory.
+    pub fn try_files(&mut self, trial: &str, below: &str) -> Result<()> {
+        self.ask(&format!("share-trial {trial} {below}")).map(drop)
+    }
+
+    /// Makes a file of so many bytes with the pattern of `seed`.
+    pub fn write_file(&mut self, path: &str, length: u64, seed: u64) -> Result<()> {
+        self.ask(&format!("share-write {path} {length} {seed}"))
+            .map(drop)
+    }
+
+    /// That a file is so many bytes with the pattern of `seed`.
+    pub fn check_file(&mut self, path: &str, length: u64, seed: u64) -> Result<()> {
+        self.ask(&format!("share-check {path} {length} {seed}"))
+            .map(drop)
+    }
+
+    /// What a file is: `device`, `inode`, `mode` in octal, `uid`, `gid`, `size`.
+    pub fn look_at_file(&mut self, path: &str) -> Result<Facts> {
+        self.ask(&format!("share-look {path}"))
+    }
+
+    /// How many files are below a directory.
+    pub fn walk_files(&mut self, path: &str) -> Result<u64> {
+        self.ask(&format!("share-walk {path}"))?.get("files")
+    }
+
     /// Gives a device of the virtio bus to its driver.
     pub fn bind(&mut self, driver: &str, device: &str) -> Result<()> {
         self.ask(&format!("bind {driver} {device}")).map(drop)

@@ -13,6 +13,7 @@ mod block;
 mod computer;
 mod control;
 mod count;
+mod files;
 mod fs;
 mod jail;
 mod lan;
@@ -66,6 +67,10 @@ fn main() -> Result<ExitCode> {
     if name == ours::PROGRAM {
         // SAFETY: nothing has been opened yet.
         return Ok(unsafe { trefoil_vmm::serve() });
+    }
+    if name == files::PROGRAM {
+        // SAFETY: nothing has been opened yet.
+        return Ok(unsafe { trefoil_files::serve() });
     }
     if name == jail::PARENTS_NAME {
         return jail::be_parent().map(|()| ExitCode::SUCCESS);
@@ -141,6 +146,7 @@ const OF_OURS: &[&[(&str, Body)]] = &[
     agent::TRIALS,
     pod::TRIALS,
     control::TRIALS,
+    files::TRIALS,
     fs::TRIALS,
     jail::TRIALS,
 ];

@@ -17,6 +17,11 @@ impl Scratch {
         Ok(Self(path))
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// A file of so many bytes with the pattern of `seed`; of holes, if that is the zeroes.
     pub fn disk(&self, name: &str, size: u64, seed: u64) -> Result<PathBuf> {
         use std::io::Write;

@@ -14,6 +14,7 @@ mod mounts;
 mod net;
 mod request;
 mod rng;
+mod share;
 mod streams;
 mod vsock;
 
@@ -125,6 +126,14 @@ fn perform(line: &str, streams: &mut Streams) -> Outcome {
         "shut" => streams.shut(words),
         "end" => streams.end(words),
         "close" => streams.close(words),
+
+        "share-mount" => share::mount_shared(words),
+        "share-unmount" => share::unmount(words),
+        "share-trial" => share::trial(words),
+        "share-write" => share::write(words),
+        "share-check" => share::check(words),
+        "share-look" => share::look(words),
+        "share-walk" => share::walk(words),
 
         "log" => machine::log(words),
         "memory" => machine::memory(words),

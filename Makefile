@@ -30,6 +30,13 @@ install: build ## Install the shim under PREFIX, by its three names
 	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-vm-v2
 	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-confidential-v2
 
+.PHONY: install-guest
+install-guest: ## Install what microVMs boot under PREFIX (minutes the first time)
+	kernel=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- kernel | sed -n 1p); \
+	image=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- image | sed -n 1p); \
+	install -D -m 0644 "$$kernel/vmlinux" $(DESTDIR)$(PREFIX)/share/trefoil/vmlinux; \
+	install -D -m 0644 "$$image" $(DESTDIR)$(PREFIX)/share/trefoil/initramfs
+
 .PHONY: demo
 demo: prerequisites build ## Run a pod in a private containerd, on one screen
 	@$(CARGO) run --quiet -p trefoil-tests --bin demo

@@ -16,10 +16,15 @@ use crate::{Body, Env, same};
 /// What the names of these trials begin with.
 pub const PART: &str = "dispatch::";
 
+/// The one that makes a machine.
+pub const RAISES: &str = "dispatch::annotation_raises";
+
 pub const TRIALS: &[(&str, Body)] = &[
     ("dispatch::annotation_lowers", annotation_lowers),
     ("dispatch::annotation_unknown", annotation_unknown),
     ("dispatch::annotation_repeats", annotation_repeats),
+    (RAISES, annotation_raises),
+    ("dispatch::annotation_not_allowed", annotation_not_allowed),
     ("dispatch::confidential_is_lacking", confidential_is_lacking),
     ("dispatch::of_a_later_container", of_a_later_container),
     ("dispatch::handlers_share_no_pod", handlers_share_no_pod),
@@ -28,6 +33,7 @@ pub const TRIALS: &[(&str, Body)] = &[
 ];
 
 const ISOLATION: &str = "trefoil.dev/isolation";
+const MEMORY: &str = "trefoil.dev/default-memory-mib";
 
 fn annotated(name: &str, value: &str) -> PodSpec {
     PodSpec {
@@ -105,6 +111,51 @@ fn annotation_repeats(env: &Env) -> Result<()> {
     )?;
     let container = pod.start(&ContainerSpec::shell("exit 7"))?;
     same("exit code", container.ended()?.0, 7)
+}
+
+/// A pod of the weakest handler that asks for more gets it, and so do all its containers.
+fn annotation_raises(env: &Env) -> Result<()> {
+    let own = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut spec = annotated(ISOLATION, "microvm");
+    let memory =
+        "[annotations]\nallowed = ['trefoil.dev/isolation', 'trefoil.dev/default-memory-mib']\n";
+    with_drop_in(env, memory, 0o644, || {
+        spec.annotations.push((MEMORY.to_owned(), "200".to_owned()));
+        let pod = Pod::run(&env.rig, Handler::Trefoil, spec)?;
+        for _ in 0..2 {
+            let container = pod.start(&ContainerSpec::idle())?;
+            let release = container.exec(&["uname", "-r"])?.text()?;
+            ensure!(
+                release != own.trim(),
+                "it runs on the node's kernel, {release}"
+            );
+        }
+        let container = pod.start(&ContainerSpec::idle())?;
+        let total = container.exec(&["sed", "-n", "s/^MemTotal: *//p", "/proc/meminfo"])?;
+        let total: u64 = total.text()?.trim_end_matches(" kB").parse()?;
+        // With the guest's own on top, less what its kernel keeps.
+        ensure!(
+            (180 * 1024..=260 * 1024).contains(&total),
+            "the machine has {total} kB"
+        );
+        Ok(())
+    })
+}
+
+/// What the node's configuration doesn't list is refused, not ignored; and so is a value that is none.
+fn annotation_not_allowed(env: &Env) -> Result<()> {
+    let rig = &env.rig;
+    let said = refused(rig, Handler::Trefoil, annotated(MEMORY, "200"))?;
+    expect(&said, &format!("doesn't allow the annotation {MEMORY}"))?;
+    let allowed = "[annotations]\nallowed = ['trefoil.dev/default-memory-mib']\n";
+    with_drop_in(env, allowed, 0o644, || {
+        let said = refused(rig, Handler::Trefoil, annotated(MEMORY, "200M"))?;
+        expect(&said, "but it is to be a number, in digits")?;
+        // One that there is nothing to size for says nothing.
+        Pod::run(rig, Handler::Trefoil, annotated(MEMORY, "200"))?;
+        let said = refused(rig, Handler::Trefoil, annotated(ISOLATION, "namespace"))?;
+        expect(&said, &format!("doesn't allow the annotation {ISOLATION}"))
+    })
 }
 
 fn confidential_is_lacking(env: &Env) -> Result<()> {

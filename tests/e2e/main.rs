@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rig::node::{Node, init};
+use rig::guest::{self, Images};
+use rig::kvm::{self, Place};
+use rig::node::{self, Node, init};
 use rig::{Handler, Rig, command, containerd, guard};
 
 /// What a trial has.
@@ -64,6 +66,9 @@ const BEYOND_STOCK: &[(&str, &str)] = &[
     ),
 ];
 
+/// What needs a KVM that boots Linux, whatever the handler.
+const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
+
 /// What containerd itself leaves when it is killed between having made a pod's network and having
 /// written down that it has. No shim hears of these.
 const CONTAINERDS_OWN: &[&str] = &[
@@ -77,26 +82,20 @@ type Body = fn(&Env) -> Result<()>;
 fn main() -> Result<ExitCode> {
     init::take_part()?;
     guard::take_part()?;
-    let Options {
-        handler,
-        in_node,
-        rest,
-    } = split_arguments()?;
-    if in_node {
-        handler.require()?;
-        rig::prepare()?;
-        let node = Node {
-            // containerd's root is in memory there.
-            memory: 8192,
-            limit: Some(Duration::from_secs(30 * 60)),
-            hot: vec![containerd::shim_binary()],
-            ..Node::default()
-        };
-        let mut arguments = vec![format!("--handler={handler}")];
-        arguments.extend(rest.into_iter().skip(1));
-        return node.run_again("e2e", &arguments);
+    let options = split_arguments()?;
+    let handler = options.handler;
+    let mut arguments = Arguments::from_iter(options.rest.iter().cloned());
+    // What a machine boots is there in a node, and where it is asked for.
+    let machines = handler == Handler::TrefoilVm || options.in_node || guest::is_prebuilt();
+    let images = match arguments.list {
+        false if machines => Some(Images::ensure()?),
+        _ => None,
+    };
+    if let Some(images) = images.as_ref().filter(|_| !node::inside())
+        && (options.in_node || matches!(kvm::place(images)?, Place::Node { .. }))
+    {
+        return again_in_node(options, images);
     }
-    let mut arguments = Arguments::from_iter(rest);
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
     let trials: Vec<(&str, Body)> = [
@@ -112,6 +111,9 @@ fn main() -> Result<ExitCode> {
     } else {
         handler.require()?;
         let rig = Rig::start()?;
+        if let Some(images) = &images {
+            rig.install_guest(images)?;
+        }
         rig.ctr_pull(rig::images::BASE)?;
         Some(Arc::new(Env {
             rig,
@@ -133,19 +135,42 @@ fn main() -> Result<ExitCode> {
             if let (Some((_, reason)), true) = (beyond, wanted) {
                 println!("skipped: {name} # {reason}");
             }
+            // Those are asked elsewhere.
+            let elsewhere = NEED_MACHINES.contains(&name) && images.is_none();
             Trial::test(name, move || match &env {
                 Some(env) => {
                     attempt(env, name, body).map_err(|error| Failed::from(format!("{error:#}")))
                 }
                 None => Ok(()),
             })
-            .with_ignored_flag(beyond.is_some())
+            .with_ignored_flag(beyond.is_some() || elsewhere)
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Dropped before the process ends without looking back.
     drop(env);
     Ok(conclusion.exit_code())
+}
+
+/// Runs the trials in a node, which has a KVM.
+fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
+    options.handler.require()?;
+    rig::prepare()?;
+    let node = Node {
+        // containerd's root is in memory there.
+        memory: 8192,
+        limit: Some(Duration::from_secs(30 * 60)),
+        environment: vec![images.variable()?],
+        hot: vec![
+            containerd::shim_binary(),
+            images.kernel.clone(),
+            images.image.clone(),
+        ],
+        ..Node::default()
+    };
+    let mut arguments = vec![format!("--handler={}", options.handler)];
+    arguments.extend(options.rest.into_iter().skip(1));
+    node.run_again("e2e", &arguments)
 }
 
 /// What is asked for besides what the trials' harness understands.

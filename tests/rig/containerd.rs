@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::cgroup::CpuClock;
 use crate::command::{self, Finished};
 use crate::guard;
+use crate::guest::Images;
 use crate::images;
 use crate::leftovers::{self, Leftovers};
 use crate::namespaces::{Namespaces, REGISTRY_PORT};
@@ -298,6 +299,15 @@ impl Rig {
         if from.exists() {
             fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
         }
+        Ok(())
+    }
+
+    /// Installs what microVMs boot, where a shim finds it without being told.
+    pub fn install_guest(&self, images: &Images) -> Result<()> {
+        let share = self.directory.join("share/trefoil");
+        fs::create_dir_all(&share)?;
+        symlink(&images.kernel, share.join("vmlinux"))?;
+        symlink(&images.image, share.join("initramfs"))?;
         Ok(())
     }
 

@@ -28,6 +28,11 @@ use crate::transcript::Transcript;
 /// In a node: the guest's kernel and image, as the machine below has built them.
 pub const PREBUILT: &str = "TREFOIL_GUEST";
 
+/// Whether they have been built by somebody else.
+pub fn is_prebuilt() -> bool {
+    std::env::var_os(PREBUILT).is_some()
+}
+
 /// How many of a failed guest's last lines an error shows.
 const LAST_LINES: usize = 25;
 

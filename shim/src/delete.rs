@@ -30,18 +30,32 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let own = record.containers.get(&flags.id);
     let pid = own.and_then(|own| own.pid).unwrap_or_default();
 
-    let mut removed = match own {
-        Some(own) => clean(&flags.id, own)?,
-        None => trefoil_runc::clean_up_unknown(&flags.id, &bundle)?,
-    };
-    if pod == flags.id && !record.address.is_empty() && !is_served(&record.address) {
+    let mut outcomes = vec![match own {
+        Some(own) => clean(&flags.id, own),
+        None => trefoil_runc::clean_up_unknown(&flags.id, &bundle),
+    }];
+    let dead = !record.address.is_empty() && !is_served(&record.address);
+    if let (true, Some(sandbox)) = (dead, &record.sandbox) {
+        outcomes.push(sandbox.clean_up());
+    }
+    if dead && pod == flags.id {
         // Not every containerd asks for each container of a dead pod, so all go with it.
         for (id, container) in &record.containers {
             if *id != flags.id {
-                removed.extend(clean(id, container)?);
+                outcomes.push(clean(id, container));
             }
         }
-        remove_socket(&record.address, &mut removed);
+        outcomes.push(Ok(remove_socket(&record.address)));
+    }
+    // Whatever fails, the rest is tried.
+    let (mut removed, mut failure) = (Vec::new(), None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(more) => removed.extend(more),
+            Err(why) => {
+                failure.get_or_insert(why);
+            }
+        }
     }
     if !removed.is_empty() {
         eprintln!(
@@ -49,7 +63,10 @@ pub fn delete(flags: &Flags) -> Result<()> {
             removed.join(", ")
         );
     }
-    answer(pid)
+    match failure {
+        Some(why) => Err(why),
+        None => answer(pid),
+    }
 }
 
 fn clean(id: &str, container: &ContainerRecord) -> Result<Vec<String>> {
@@ -61,10 +78,11 @@ fn clean(id: &str, container: &ContainerRecord) -> Result<Vec<String>> {
     )
 }
 
-fn remove_socket(address: &str, removed: &mut Vec<String>) {
+fn remove_socket(address: &str) -> Vec<String> {
     let path: &Path = socket_path(address);
-    if std::fs::remove_file(path).is_ok() {
-        removed.push(format!("socket {}", path.display()));
+    match std::fs::remove_file(path) {
+        Ok(()) => vec![format!("socket {}", path.display())],
+        Err(_) => Vec::new(),
     }
 }
 

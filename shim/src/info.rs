@@ -7,8 +7,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use trefoil_core::{Context, Result};
 
-use crate::bootstrap;
 use crate::dispatch::Handler;
+use crate::{bootstrap, runtimes};
 
 /// What `-v` prints.
 pub fn version_text(handler: &Handler) -> String {
@@ -24,6 +24,7 @@ pub fn version_text(handler: &Handler) -> String {
 /// what it may ask for in a container's configuration.
 pub fn print(handler: &Handler) -> Result<()> {
     let input = bootstrap::read_stdin()?;
+    let features = runtimes::features(handler.floor);
     let info = RuntimeInfo {
         name: handler.runtime.into(),
         version: Some(RuntimeVersion {
@@ -37,7 +38,7 @@ pub fn print(handler: &Handler) -> Result<()> {
             .into(),
         features: Some(Any {
             type_url: "types.containerd.io/opencontainers/runtime-spec/1/features/Features".into(),
-            value: trefoil_runc::features().to_string().into_bytes(),
+            value: features.to_string().into_bytes(),
             ..Default::default()
         })
         .into(),

@@ -1,6 +1,7 @@
 //! `containerd-shim-trefoil-v2`, and two more names for it: what containerd starts, once per pod.
 //!
-//! The binary has four faces: `start` (short-lived: finds or forks the pod's server and says where it
+//! A pod's other processes are this binary too, under names that only its runtimes call it by. Beside
+//! those it has four faces: `start` (short-lived: finds or forks the pod's server and says where it
 //! listens), the server itself, `delete` (cleans up after a server that has died), and `-info`/`-v`.
 //! The name it is called by says which isolation its handler guarantees; [`dispatch`] decides on the
 //! pod's. Beyond that it speaks containerd and knows no isolation: everything below
@@ -31,7 +32,7 @@ use crate::dispatch::Handler;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(why) => {
             // containerd shows what a failing shim printed.
             eprintln!("trefoil: {why}");
@@ -40,9 +41,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+fn run() -> Result<ExitCode> {
     let mut args = std::env::args_os();
     let name = args.next();
+    // SAFETY: the process has just begun, and has opened nothing.
+    if let Some(end) = unsafe { trefoil_sandbox_vmm::serve_as(name.as_deref().unwrap_or_default()) }
+    {
+        return Ok(end);
+    }
     let args: Vec<_> = args.collect();
     if args
         .first()
@@ -54,19 +60,25 @@ fn run() -> Result<()> {
     let flags = containerd_shim::parse(&args).context(|| "read the command line")?;
     if flags.version {
         print!("{}", info::version_text(handler));
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    if flags.info {
-        return info::print(handler);
-    }
+    let done = if flags.info {
+        info::print(handler)
+    } else {
+        act(&flags, handler)
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn act(flags: &Flags, handler: &'static Handler) -> Result<()> {
     match flags.action.as_str() {
         "start" => {
-            check(&flags)?;
-            start::start(&flags, handler)
+            check(flags)?;
+            start::start(flags, handler)
         }
         "delete" => {
-            check(&flags)?;
-            delete::delete(&flags)
+            check(flags)?;
+            delete::delete(flags)
         }
         "" => Err(Error::invalid(
             "no action given: containerd calls `start` or `delete`; by hand try -info or -v",

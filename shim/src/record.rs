@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use trefoil_core::{Context, Result};
 
+use crate::runtimes::Remains;
 use crate::start::is_served;
 
 const FILE: &str = "trefoil.json";
@@ -19,6 +20,9 @@ const FILE: &str = "trefoil.json";
 pub struct Contents {
     /// Where the pod's server listens.
     pub address: String,
+    /// What the pod leaves beside its containers, if there may be anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Remains>,
     /// The pod's containers that have been asked for and not yet deleted.
     pub containers: BTreeMap<String, ContainerRecord>,
 }
@@ -68,6 +72,14 @@ impl Record {
         Ok(record)
     }
 
+    /// Notes what a sandbox will leave that is about to be made, or that one has left nothing.
+    pub fn sandbox(&self, remains: Option<Remains>) -> Result<()> {
+        if self.lock().sandbox == remains {
+            return Ok(());
+        }
+        self.change(|contents| contents.sandbox = remains)
+    }
+
     /// Notes a container that is about to be made.
     pub fn begin(&self, id: &str, container: ContainerRecord) -> Result<()> {
         self.change(|contents| {
@@ -92,9 +104,13 @@ impl Record {
     }
 
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<()> {
-        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contents = self.lock();
         change(&mut contents);
         write(&self.path, &contents)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,6 +133,29 @@ pub fn read(bundle: &Path) -> Option<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_is_noted_and_an_older_record_has_none() {
+        let older = r#"{"address": "unix:///s", "containers": {}}"#;
+        let older: Contents = serde_json::from_str(older).expect("read");
+        assert_eq!((older.address.as_str(), older.sandbox), ("unix:///s", None));
+
+        let remains = Remains::MicroVm(trefoil_sandbox_vmm::Remains {
+            pod: "pod".into(),
+            ..Default::default()
+        });
+        let contents = Contents {
+            sandbox: Some(remains),
+            ..Default::default()
+        };
+        let text = serde_json::to_string(&contents).expect("write");
+        assert!(
+            text.contains(r#""sandbox":{"microvm":{"pod":"pod""#),
+            "{text}"
+        );
+        let again: Contents = serde_json::from_str(&text).expect("read");
+        assert_eq!(again, contents);
+    }
 
     #[test]
     fn a_record_reads_back_and_outlives_its_bundle() {

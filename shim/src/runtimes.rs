@@ -1,17 +1,25 @@
 //! The runtimes that this binary holds, one for each isolation: the one place that knows them apart.
 
+use std::fs::File;
 use std::sync::Arc;
 
-use trefoil_core::{Context, Error, ErrorKind, Isolation, Result, Runtime};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use trefoil_core::{Context, Error, ErrorKind, Isolation, Result, Runtime, SandboxConfig};
 use trefoil_runc::{Launcher, Runc};
+use trefoil_sandbox_vmm::{MicroVm, Settings};
 
-use crate::dispatch::Lacks;
-
-/// What can't be had of this binary on this node.
-pub fn lacks() -> Lacks {
-    Lacks {
-        microvm: Some(not_built(Isolation::MicroVm)),
-        confidential: Some(not_built(Isolation::Confidential)),
+/// Why an isolation can't be had of this binary on this node, if it can't.
+pub fn lack(isolation: Isolation) -> Option<String> {
+    match isolation {
+        Isolation::Namespace => None,
+        Isolation::MicroVm => File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .err()
+            .map(|why| format!("this node's /dev/kvm can't be opened: {why}")),
+        Isolation::Confidential => Some(not_built(isolation)),
     }
 }
 
@@ -19,21 +27,41 @@ fn not_built(isolation: Isolation) -> String {
     format!("this build has no {isolation} runtime")
 }
 
+/// What containers of a pod that is at least `floor` can have, in the words of the OCI runtime
+/// specification's `features` document. In a guest it is the same code that makes them, but the host's
+/// users, hooks and AppArmor stay outside.
+pub fn features(floor: Isolation) -> Value {
+    let mut features = trefoil_runc::features();
+    if floor >= Isolation::MicroVm {
+        features["hooks"] = json!([]);
+        let linux = &mut features["linux"];
+        linux["namespaces"] = json!(["cgroup", "ipc", "mount", "network", "pid", "time", "uts"]);
+        linux["cgroup"]["v1"] = json!(false);
+        linux["cgroup"]["systemd"] = json!(false);
+        linux["apparmor"]["enabled"] = json!(false);
+        linux["mountExtensions"]["idmap"]["enabled"] = json!(false);
+    }
+    features
+}
+
 /// A runtime as far as it can be made while the process has one thread and no event loop.
 pub enum Prepared {
     /// Namespaces, with their helper.
     Namespace(Launcher),
+    /// MicroVMs.
+    MicroVm(Settings),
 }
 
 impl Prepared {
-    /// Prepares the runtime of an isolation.
-    pub fn new(isolation: Isolation) -> Result<Self> {
+    /// Prepares the runtime of an isolation. `microvm` is what its machine is like, if it gets one.
+    pub fn new(isolation: Isolation, microvm: &Settings) -> Result<Self> {
         match isolation {
             // The helper is a fork of this process while it is still small and single-threaded.
             Isolation::Namespace => Launcher::spawn()
                 .map(Self::Namespace)
                 .context(|| "start the helper process"),
-            Isolation::MicroVm | Isolation::Confidential => {
+            Isolation::MicroVm => Ok(Self::MicroVm(microvm.clone())),
+            Isolation::Confidential => {
                 Err(Error::new(ErrorKind::Unimplemented, not_built(isolation)))
             }
         }
@@ -43,6 +71,54 @@ impl Prepared {
     pub fn runtime(self) -> Arc<dyn Runtime> {
         match self {
             Self::Namespace(launcher) => Arc::new(Runc::new(launcher)),
+            Self::MicroVm(settings) => Arc::new(MicroVm::new(settings)),
+        }
+    }
+}
+
+/// What a pod leaves beside its containers when its shim is killed, by its isolation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Remains {
+    /// Of a microVM.
+    MicroVm(trefoil_sandbox_vmm::Remains),
+}
+
+impl Remains {
+    /// Of a pod of this isolation that is about to be made; `None` if there will be nothing.
+    pub fn of(isolation: Isolation, config: &SandboxConfig) -> Option<Self> {
+        match isolation {
+            Isolation::Namespace => None,
+            Isolation::MicroVm | Isolation::Confidential => {
+                Some(Self::MicroVm(trefoil_sandbox_vmm::Remains::of(config)))
+            }
+        }
+    }
+
+    /// Removes it; what isn't there is no failure. Says what it removed.
+    ///
+    /// # Errors
+    /// What could not be removed. The rest has been.
+    pub fn clean_up(&self) -> Result<Vec<String>> {
+        match self {
+            Self::MicroVm(remains) => trefoil_sandbox_vmm::clean_up(remains),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_no_users_of_the_hosts() {
+        let idmap = |floor| features(floor)["linux"]["mountExtensions"]["idmap"]["enabled"].clone();
+        assert_eq!(idmap(Isolation::Namespace), json!(true));
+        for floor in [Isolation::MicroVm, Isolation::Confidential] {
+            let features = features(floor);
+            assert_eq!(idmap(floor), json!(false));
+            assert_eq!(features["linux"]["seccomp"]["enabled"], json!(true));
+            assert!(!features["linux"]["namespaces"].to_string().contains("user"));
         }
     }
 }

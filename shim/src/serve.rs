@@ -8,6 +8,7 @@ use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use trefoil_core::{Context, Error, Isolation, Result};
+use trefoil_sandbox_vmm::Settings;
 
 use crate::bootstrap::Request;
 use crate::dispatch::Handler;
@@ -31,6 +32,8 @@ pub struct Task<'a> {
     pub pod: &'a str,
     /// What was decided on: at least the handler's.
     pub isolation: Isolation,
+    /// What its machine is like, if it gets one.
+    pub microvm: Settings,
     /// Where to listen.
     pub address: &'a str,
 }
@@ -51,7 +54,7 @@ pub fn serve(task: &Task<'_>, listener: UnixListener) -> ! {
 }
 
 fn run(task: &Task<'_>, listener: UnixListener) -> Result<()> {
-    let prepared = Prepared::new(task.isolation)?;
+    let prepared = Prepared::new(task.isolation, &task.microvm)?;
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // A pod ends when containerd says so. SAFETY: ignoring a signal runs no code of ours.
         unsafe { signal(ignored, SigHandler::SigIgn) }.context(|| "ignore signals")?;
@@ -104,6 +107,9 @@ async fn serve_until_done(
     tokio::spawn(footprint::watch(pod.changes()));
 
     pod.over().await;
+    if let Err(why) = pod.end().await {
+        log::error!("end the pod's sandbox: {why}");
+    }
     if tokio::time::timeout(LAST_EVENTS, events.flush())
         .await
         .is_err()

@@ -13,6 +13,7 @@ use containerd_shim::Flags;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
 use trefoil_core::{Context, Error, Isolation, Result, annotations};
+use trefoil_sandbox_vmm::Settings;
 
 use crate::config::{self, Config};
 use crate::dispatch::{self, Annotations, Handler};
@@ -73,12 +74,14 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     let Some(listener) = listen(&address)? else {
         return answer();
     };
-    let outcome = decide(handler, &annotations, &pod, &request.opts.id).and_then(|isolation| {
+    let decided = decide(handler, &annotations, &pod, &request.opts.id);
+    let outcome = decided.and_then(|(isolation, microvm)| {
         let task = Task {
             request: &request,
             handler,
             pod: &pod,
             isolation,
+            microvm,
             address: &address,
         };
         let server = fork_server(&task, listener)?;
@@ -93,8 +96,14 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     outcome
 }
 
-/// Which isolation the pod gets that begins with the container `id`.
-fn decide(handler: &Handler, annotations: &Annotations, pod: &str, id: &str) -> Result<Isolation> {
+/// Which isolation the pod gets that begins with the container `id`, and what its machine is like, if it
+/// gets one.
+fn decide(
+    handler: &Handler,
+    annotations: &Annotations,
+    pod: &str,
+    id: &str,
+) -> Result<(Isolation, Settings)> {
     let kind = annotations.get(annotations::CONTAINER_TYPE);
     if pod != id && kind.is_some_and(|kind| kind == "container") {
         // A pod begins with its own container, whose annotations are the ones that decide.
@@ -104,12 +113,8 @@ fn decide(handler: &Handler, annotations: &Annotations, pod: &str, id: &str) -> 
     }
     let config = Config::load(&config::directory())?;
     let allowed = &config.allowed_annotations;
-    Ok(dispatch::decide(
-        handler.floor,
-        annotations,
-        allowed,
-        &runtimes::lacks(),
-    )?)
+    let decision = dispatch::decide(handler.floor, annotations, allowed, runtimes::lack)?;
+    Ok((decision.isolation, config.microvm_of(decision.own)))
 }
 
 /// The path in an address like `unix:///run/containerd/s/…`.

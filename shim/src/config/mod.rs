@@ -6,6 +6,7 @@
 //!
 //! [`files`] finds and reads what there is, [`schema`] says what may stand there.
 
+pub mod amount;
 mod files;
 mod schema;
 
@@ -13,12 +14,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use trefoil_core::Result;
+use trefoil_sandbox_vmm::Settings;
+
+use crate::dispatch::Own;
 
 /// What is in effect on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The annotations under `trefoil.dev/` that pods may use.
     pub allowed_annotations: BTreeSet<String>,
+    /// What microVMs are like.
+    pub microvm: Settings,
 }
 
 impl Config {
@@ -33,20 +39,40 @@ impl Config {
         }
         keys.check()
     }
+
+    /// What the microVM of a pod is like that says this of itself.
+    pub fn microvm_of(&self, own: Own) -> Settings {
+        let node = &self.microvm;
+        Settings {
+            default_cpus: own.default_cpus.unwrap_or(node.default_cpus),
+            default_memory: own.default_memory.unwrap_or(node.default_memory),
+            ..node.clone()
+        }
+    }
 }
 
 /// Where the configuration is: beside the program if that is installed as `PREFIX/bin/…` and there is a
 /// `PREFIX/etc/trefoil`, else `/etc/trefoil`. Neither the environment nor the command line can say.
 pub fn directory() -> PathBuf {
-    let program = std::env::current_exe().ok();
-    let own = program.as_deref().and_then(beside);
+    let own = prefix().map(|prefix| prefix.join("etc/trefoil"));
     own.filter(|own| own.is_dir())
         .unwrap_or_else(|| PathBuf::from("/etc/trefoil"))
 }
 
-fn beside(program: &Path) -> Option<PathBuf> {
+/// Where a file is that was installed together with the program.
+fn installed(name: &str) -> PathBuf {
+    let prefix = prefix().unwrap_or_else(|| PathBuf::from("/usr/local"));
+    prefix.join("share/trefoil").join(name)
+}
+
+/// What the program is installed under.
+fn prefix() -> Option<PathBuf> {
+    prefix_of(&std::env::current_exe().ok()?)
+}
+
+fn prefix_of(program: &Path) -> Option<PathBuf> {
     let bin = program.parent().filter(|parent| parent.ends_with("bin"))?;
-    Some(bin.parent()?.join("etc/trefoil"))
+    bin.parent().map(Path::to_owned)
 }
 
 #[cfg(test)]
@@ -88,10 +114,21 @@ mod tests {
             defaults.allowed_annotations,
             BTreeSet::from([ISOLATION.to_owned()])
         );
-        assert_eq!(
-            load("empty", &[("config.toml", "")]).expect("empty"),
-            defaults
-        );
+        let microvm = &defaults.microvm;
+        assert_eq!((microvm.default_cpus, microvm.default_memory), (1, 512));
+        assert!(microvm.kernel.ends_with("share/trefoil/vmlinux"));
+        let empty = load("empty", &[("config.toml", "")]).expect("empty");
+        assert_eq!(format!("{empty:?}"), format!("{defaults:?}"));
+    }
+
+    /// What a node is given as an example is what holds without it.
+    #[test]
+    fn the_example_says_the_defaults() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml");
+        let example = std::fs::read_to_string(example).expect("the example");
+        let said = load("example", &[("config.toml", &example)]).expect("right");
+        let defaults = Config::load(Path::new("/nowhere/trefoil")).expect("no file at all");
+        assert_eq!(format!("{said:?}"), format!("{defaults:?}"));
     }
 
     #[test]
@@ -139,12 +176,13 @@ mod tests {
             (
                 "config.d/50-lower.toml",
                 "\n[isolation]\nfloor = 'namespace'\n",
-                "config.d/50-lower.toml:2: unknown field `isolation`, expected `annotations`",
+                "config.d/50-lower.toml:2: unknown field `isolation`, expected `annotations` or `microvm`",
             ),
             (
                 "config.d/a.toml",
                 "[annotations]\nallowed = ['trefoil.dev/isolation',\n'trefoil.dev/no']",
-                "config.d/a.toml:3: there is no annotation trefoil.dev/no: there is trefoil.dev/isolation",
+                "config.d/a.toml:3: there is no annotation trefoil.dev/no: there are trefoil.dev/isolation, \
+                 trefoil.dev/default-cpus, trefoil.dev/default-memory-mib",
             ),
             (
                 "config.toml",
@@ -159,12 +197,89 @@ mod tests {
         ] {
             assert_eq!(refused("wrong", &[(file, content)]), expected);
         }
+        for (line, expected) in [
+            (
+                "default-cpus = 0",
+                "default-cpus is 0, but there may be from 1 to 64",
+            ),
+            (
+                "default-cpus = 65",
+                "default-cpus is 65, but there may be from 1 to 64",
+            ),
+            (
+                "default-cpus = '2'",
+                "invalid type: string \"2\", expected u64",
+            ),
+            (
+                "default-memory-mib = 0",
+                "default-memory-mib is 0, but it may be from 1 to 16777216",
+            ),
+            (
+                "overhead-memory-mib = 99999999",
+                "overhead-memory-mib is 99999999, but it may be from 1 to 16777216",
+            ),
+            (
+                "boot-timeout-seconds = 0",
+                "boot-timeout-seconds is 0, but it may be from 1 to 600",
+            ),
+            (
+                "kernel = 'vmlinux'",
+                "kernel is \"vmlinux\", but it is to be a path from the root",
+            ),
+            (
+                "image = ''",
+                "image is \"\", but it is to be a path from the root",
+            ),
+        ] {
+            let content = format!("[microvm]\n\n{line}\n");
+            let why = refused("value", &[("config.toml", &content)]);
+            assert_eq!(why, format!("config.toml:3: {expected}"));
+        }
         // What the parser says is its own; where is ours to say.
         let why = refused("syntax", &[("config.toml", "[annotations]\nallowed = [\n")]);
         assert!(
             why.starts_with("config.toml:") && !why.contains('\n'),
             "{why}"
         );
+    }
+
+    #[test]
+    fn keys_of_one_table_are_laid_over_each_other_one_by_one() {
+        let files = [
+            (
+                "config.toml",
+                "[microvm]\nkernel = '/k'\ndefault-cpus = 2\noverhead-memory-mib = 50",
+            ),
+            (
+                "config.d/a.toml",
+                "[microvm]\ndefault-cpus = 4\nboot-timeout-seconds = 7",
+            ),
+            ("config.d/b.toml", "[microvm]\nimage = '/i'"),
+        ];
+        let microvm = load("tables", &files).expect("right").microvm;
+        assert_eq!(microvm.kernel, Path::new("/k"));
+        assert_eq!(microvm.initramfs, Path::new("/i"));
+        assert_eq!((microvm.default_cpus, microvm.overhead), (4, 50));
+        assert_eq!(microvm.boot_limit.as_secs(), 7);
+    }
+
+    #[test]
+    fn a_pod_says_what_it_says_and_the_node_the_rest() {
+        let files = [(
+            "config.toml",
+            "[microvm]\ndefault-cpus = 2\ndefault-memory-mib = 99",
+        )];
+        let config = load("own", &files).expect("right");
+        let of = |own| {
+            let settings = config.microvm_of(own);
+            (settings.default_cpus, settings.default_memory)
+        };
+        assert_eq!(of(Own::default()), (2, 99));
+        let own = Own {
+            default_cpus: Some(3),
+            ..Own::default()
+        };
+        assert_eq!(of(own), (3, 99));
     }
 
     #[test]
@@ -233,11 +348,11 @@ mod tests {
     #[test]
     fn it_lies_beside_an_installed_program() {
         for (program, expected) in [
-            ("/opt/trefoil/bin/shim", Some("/opt/trefoil/etc/trefoil")),
-            ("/bin/shim", Some("/etc/trefoil")),
+            ("/opt/trefoil/bin/shim", Some("/opt/trefoil")),
+            ("/bin/shim", Some("/")),
             ("/target/release/shim", None),
         ] {
-            assert_eq!(beside(Path::new(program)), expected.map(PathBuf::from));
+            assert_eq!(prefix_of(Path::new(program)), expected.map(PathBuf::from));
         }
     }
 }

@@ -12,14 +12,20 @@ use std::collections::BTreeSet;
 
 use trefoil_core::{Error, ErrorKind, Isolation};
 
-pub use annotations::{ALL, Annotations, ISOLATION};
+pub use annotations::{ALL, Annotations, ISOLATION, names};
+use annotations::{Meaning, Ours};
 pub use handler::Handler;
+
+use crate::config::amount;
 
 /// Why a pod is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// the pod's annotation {name} is unknown: there is trefoil.dev/isolation
-    #[error("the annotation {name} is none of ours: there is {}", ALL.join(", "))]
+    /// An annotation under `trefoil.dev/` that there is not.
+    #[error(
+        "the annotation {name} is none of ours: there are {}",
+        annotations::names()
+    )]
     UnknownAnnotation {
         /// The annotation.
         name: String,
@@ -53,6 +59,16 @@ pub enum Refusal {
         /// What the annotation asks for.
         asked: Isolation,
     },
+    /// A value that its annotation can't have.
+    #[error("the annotation {name} is {value:?}, but {why}")]
+    BadValue {
+        /// The annotation.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An isolation that can't be had here.
     #[error("the pod is to be {isolation}, but {why}")]
     Lacking {
@@ -76,9 +92,9 @@ pub enum Refusal {
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::UnknownAnnotation { .. } | Refusal::UnknownIsolation { .. } => {
-                ErrorKind::InvalidArgument
-            }
+            Refusal::UnknownAnnotation { .. }
+            | Refusal::UnknownIsolation { .. }
+            | Refusal::BadValue { .. } => ErrorKind::InvalidArgument,
             Refusal::Lacking { .. } => ErrorKind::Unimplemented,
             Refusal::NotAllowed { .. } | Refusal::Lowered { .. } | Refusal::OfContainer { .. } => {
                 ErrorKind::FailedPrecondition
@@ -88,27 +104,26 @@ impl From<Refusal> for Error {
     }
 }
 
-/// Why an isolation can't be had here; `None` for those that can. Namespaces always can.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lacks {
-    /// Why there are no microVMs.
-    pub microvm: Option<String>,
-    /// Why there are no confidential VMs.
-    pub confidential: Option<String>,
+/// What was decided on for a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Its isolation.
+    pub isolation: Isolation,
+    /// What it says of its machine, if it gets one, in place of the node's configuration.
+    pub own: Own,
 }
 
-impl Lacks {
-    fn of(&self, isolation: Isolation) -> Option<&str> {
-        match isolation {
-            Isolation::Namespace => None,
-            Isolation::MicroVm => self.microvm.as_deref(),
-            Isolation::Confidential => self.confidential.as_deref(),
-        }
-    }
+/// What a pod may say in place of the configuration's `[microvm]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Virtual CPUs without a limit.
+    pub default_cpus: Option<u8>,
+    /// Memory without a limit, in MiB.
+    pub default_memory: Option<u32>,
 }
 
-/// Decides on a pod's isolation: `floor` is its handler's, `annotations` are its own container's,
-/// `allowed` are the names of those that the node lets pods use, `lacks` says what can't be had.
+/// Decides on a pod: `floor` is its handler's, `annotations` are its own container's, `allowed` are the
+/// names of those that the node lets pods use, `lack` says why an isolation can't be had here, if it can't.
 ///
 /// # Errors
 /// What the pod asks for and doesn't get. It never gets something else instead.
@@ -116,24 +131,49 @@ pub fn decide(
     floor: Isolation,
     annotations: &Annotations,
     allowed: &BTreeSet<String>,
-    lacks: &Lacks,
-) -> Result<Isolation, Refusal> {
-    let mut isolation = floor;
-    for (name, value) in annotations::ours(annotations)? {
+    lack: impl FnOnce(Isolation) -> Option<String>,
+) -> Result<Decision, Refusal> {
+    let mut decision = Decision {
+        isolation: floor,
+        own: Own::default(),
+    };
+    for Ours {
+        name,
+        meaning,
+        value,
+    } in annotations::ours(annotations)?
+    {
         if !allowed.contains(name) {
             return Err(Refusal::NotAllowed { name });
         }
-        let asked = annotations::isolation(value)?;
-        if asked < floor {
-            return Err(Refusal::Lowered { floor, asked });
+        let bad = |why| Refusal::BadValue {
+            name,
+            value: value.to_owned(),
+            why,
+        };
+        match meaning {
+            Meaning::Isolation => {
+                let asked = annotations::isolation(value)?;
+                if asked < floor {
+                    return Err(Refusal::Lowered { floor, asked });
+                }
+                decision.isolation = asked;
+            }
+            Meaning::DefaultCpus => {
+                let cpus = annotations::number(value).and_then(amount::cpus);
+                decision.own.default_cpus = Some(cpus.map_err(bad)?);
+            }
+            Meaning::DefaultMemory => {
+                let mebibytes = annotations::number(value).and_then(amount::mebibytes);
+                decision.own.default_memory = Some(mebibytes.map_err(bad)?);
+            }
         }
-        isolation = asked;
     }
-    match lacks.of(isolation) {
-        None => Ok(isolation),
+    match lack(decision.isolation) {
+        None => Ok(decision),
         Some(why) => Err(Refusal::Lacking {
-            isolation,
-            why: why.to_owned(),
+            isolation: decision.isolation,
+            why,
         }),
     }
 }
@@ -147,8 +187,11 @@ pub fn check_container<'a>(
     has: Isolation,
     annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> Result<(), Refusal> {
-    for (_, value) in annotations::ours(annotations)? {
-        let asked = annotations::isolation(value)?;
+    for ours in annotations::ours(annotations)? {
+        if ours.meaning != Meaning::Isolation {
+            continue;
+        }
+        let asked = annotations::isolation(ours.value)?;
         if asked != has {
             return Err(Refusal::OfContainer { has, asked });
         }
@@ -178,6 +221,8 @@ mod tests {
             4 => level().prop_map(|level| level.to_string()),
             1 => prop::sample::select(vec!["", " ", "NAMESPACE", "MicroVm", "micro-vm", "microvm ", "none", "0", "true"])
                 .prop_map(str::to_owned),
+            1 => prop::sample::select(vec!["0", "1", "2", "64", "65", "-1", "4294967297"])
+                .prop_map(str::to_owned),
             1 => any::<String>(),
         ]
     }
@@ -186,6 +231,7 @@ mod tests {
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
             6 => Just(ISOLATION.to_owned()),
+            2 => prop::sample::select(&ALL[1..]).prop_map(|(name, _)| name.to_owned()),
             1 => prop::sample::select(vec!["trefoil.dev/", "trefoil.dev/Isolation", "trefoil.dev/isolation ", "trefoil.dev"])
                 .prop_map(str::to_owned),
             1 => "trefoil\\.dev/[a-z-]{0,12}",
@@ -206,21 +252,29 @@ mod tests {
         fn never_below_the_floor(
             floor in level(),
             annotations in prop::collection::btree_map(name(), value(), 0..4),
-            allowed in prop::collection::btree_set(name(), 0..3),
+            allowed in prop::collection::btree_set(name(), 0..4),
             microvm in lack(),
             confidential in lack(),
         ) {
-            let lacks = Lacks { microvm, confidential };
+            let lacks = |isolation| match isolation {
+                Isolation::Namespace => None,
+                Isolation::MicroVm => microvm.clone(),
+                Isolation::Confidential => confidential.clone(),
+            };
             let asked = annotations.get(ISOLATION);
-            match decide(floor, &annotations, &allowed, &lacks) {
-                Ok(got) => {
-                    prop_assert!(got >= floor);
-                    prop_assert_eq!(lacks.of(got), None);
+            let is_named = |name: &str| ALL.iter().any(|(known, _)| *known == name);
+            match decide(floor, &annotations, &allowed, lacks) {
+                Ok(Decision { isolation, own }) => {
+                    prop_assert!(isolation >= floor);
+                    prop_assert_eq!(lacks(isolation), None);
                     let wanted = asked.cloned().unwrap_or_else(|| floor.to_string());
-                    prop_assert_eq!(got.to_string(), wanted);
-                    prop_assert!(asked.is_none() || allowed.contains(ISOLATION));
+                    prop_assert_eq!(isolation.to_string(), wanted);
                     let ours = annotations.keys().filter(|name| name.starts_with("trefoil.dev/"));
-                    prop_assert!(ours.into_iter().all(|name| name == ISOLATION));
+                    prop_assert!(ours.into_iter().all(|name| is_named(name) && allowed.contains(name)));
+                    let cpus = annotations.get("trefoil.dev/default-cpus");
+                    prop_assert_eq!(own.default_cpus, cpus.and_then(|cpus| cpus.parse().ok()));
+                    let memory = annotations.get("trefoil.dev/default-memory-mib");
+                    prop_assert_eq!(own.default_memory, memory.and_then(|memory| memory.parse().ok()));
                 }
                 Err(Refusal::Lowered { floor: named, asked: level }) => {
                     prop_assert!(level < floor && named == floor);
@@ -230,13 +284,18 @@ mod tests {
                     prop_assert!(LEVELS.iter().all(|level| level.to_string() != value));
                 }
                 Err(Refusal::UnknownAnnotation { name }) => {
-                    prop_assert!(name != ISOLATION && annotations.contains_key(&name));
+                    prop_assert!(!is_named(&name) && annotations.contains_key(&name));
                 }
                 Err(Refusal::NotAllowed { name }) => {
                     prop_assert!(!allowed.contains(name) && annotations.contains_key(name));
                 }
+                Err(Refusal::BadValue { name, value, .. }) => {
+                    prop_assert!(name != ISOLATION && annotations.get(name) == Some(&value));
+                    let number = value.parse::<u64>().unwrap_or(0);
+                    prop_assert!(number == 0 || number > 64);
+                }
                 Err(Refusal::Lacking { isolation, .. }) => {
-                    prop_assert!(isolation >= floor && lacks.of(isolation).is_some());
+                    prop_assert!(isolation >= floor && lacks(isolation).is_some());
                 }
                 Err(other @ Refusal::OfContainer { .. }) => prop_assert!(false, "{}", other),
             }
@@ -255,29 +314,24 @@ mod tests {
     fn what_may_be_asked_for_is_given() {
         for floor in LEVELS {
             for asked in LEVELS.into_iter().filter(|asked| *asked >= floor) {
-                let annotations = isolation(&asked.to_string());
-                assert_eq!(decide(floor, &annotations, &all(), &NOTHING), Ok(asked));
+                let decided = decide(floor, &isolation(&asked.to_string()), &all(), |_| None);
+                assert_eq!(decided.map(|decision| decision.isolation), Ok(asked));
             }
         }
     }
-
-    const NOTHING: Lacks = Lacks {
-        microvm: None,
-        confidential: None,
-    };
 
     fn isolation(value: &str) -> Annotations {
         Annotations::from([(ISOLATION.to_owned(), value.to_owned())])
     }
 
     fn all() -> BTreeSet<String> {
-        ALL.map(str::to_owned).into()
+        ALL.map(|(name, _)| name.to_owned()).into()
     }
 
     #[test]
     fn refusals_name_what_the_pod_asked_for() {
         let decide = |value| {
-            decide(Isolation::MicroVm, &isolation(value), &all(), &NOTHING)
+            decide(Isolation::MicroVm, &isolation(value), &all(), |_| None)
                 .expect_err(value)
                 .to_string()
         };
@@ -294,12 +348,11 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_never_replaced_by_less() {
-        let lacks = Lacks {
-            microvm: None,
-            confidential: Some("this build has no confidential runtime".into()),
-        };
         for floor in LEVELS {
-            let outcome = decide(floor, &isolation("confidential"), &all(), &lacks);
+            let outcome = decide(floor, &isolation("confidential"), &all(), |isolation| {
+                (isolation == Isolation::Confidential)
+                    .then(|| "this build has no confidential runtime".into())
+            });
             assert_eq!(
                 outcome.expect_err("refused").to_string(),
                 "the pod is to be confidential, but this build has no confidential runtime"

@@ -25,6 +25,7 @@ pub use process::Status;
 
 use crate::dispatch;
 use crate::record::{ContainerRecord, Record};
+use crate::runtimes::Remains;
 use crate::service::events::Publisher;
 use crate::stdio::{self, Streams};
 
@@ -188,14 +189,25 @@ impl Pod {
 
     /// The pod's sandbox, made with the first container.
     async fn sandbox(&self, bundle: &Path, spec: &Arc<Spec>) -> Result<&Arc<dyn Sandbox>> {
+        let config = SandboxConfig {
+            id: self.id.clone(),
+            namespace: self.namespace.clone(),
+            bundle: bundle.to_owned(),
+            spec: spec.clone(),
+        };
         self.sandbox
-            .get_or_try_init(|| {
-                self.runtime.create_sandbox(SandboxConfig {
-                    id: self.id.clone(),
-                    namespace: self.namespace.clone(),
-                    bundle: bundle.to_owned(),
-                    spec: spec.clone(),
-                })
+            .get_or_try_init(|| async {
+                let remains = Remains::of(self.runtime.isolation(), &config);
+                self.record.sandbox(remains)?;
+                let sandbox = match self.runtime.create_sandbox(config).await {
+                    Ok(sandbox) => sandbox,
+                    Err(why) => {
+                        self.record.sandbox(None)?;
+                        return Err(why);
+                    }
+                };
+                tokio::spawn(watch_sandbox(self.id.clone(), sandbox.clone()));
+                Ok(sandbox)
             })
             .await
     }
@@ -234,13 +246,20 @@ impl Pod {
             exited_at: Some(crate::service::timestamp(status.at)).into(),
             ..Default::default()
         });
-        if self.containers().is_empty()
-            && let Some(sandbox) = self.sandbox.get()
-        {
-            sandbox.stop().await?;
+        if self.containers().is_empty() {
+            self.end().await?;
         }
         self.end_if_idle();
         Ok((pid, status))
+    }
+
+    /// Ends the pod's sandbox, if there is one. May be called again.
+    pub async fn end(&self) -> Result<()> {
+        let Some(sandbox) = self.sandbox.get() else {
+            return Ok(());
+        };
+        sandbox.stop().await?;
+        self.record.sandbox(None)
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
@@ -248,6 +267,12 @@ impl Pod {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Says why a sandbox has ended by itself: its containers end with it, and their ends don't tell.
+async fn watch_sandbox(pod: String, sandbox: Arc<dyn Sandbox>) {
+    let reason = sandbox.ended().await;
+    log::error!("pod {pod} has ended by itself: {reason}");
 }
 
 /// What the container's cleaner must know.

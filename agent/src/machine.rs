@@ -44,6 +44,32 @@ pub(crate) fn fork() -> Result<ForkResult, Errno> {
     unsafe { nix::unistd::fork() }
 }
 
+/// Makes a pid namespace and a process in it, which holds it and reaps for as long as this process lives;
+/// its number. It has nothing of this process's open.
+pub(crate) fn hold_pids() -> Result<u32, Errno> {
+    let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: memory is copied and not shared, so that a new stack is not needed, and the arguments beyond
+    // are unused without the flags that would use them. This process has one thread: what its copy does
+    // can't depend on another.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
+    let pid = Errno::result(pid)?;
+    if pid > 0 {
+        return u32::try_from(pid).map_err(|_| Errno::EOVERFLOW);
+    }
+    // The first process of a namespace gets no signal from within it that it has not asked for.
+    // SAFETY: nothing in this copy uses a descriptor or a signal any more; what is called takes numbers,
+    // a literal that lives for ever, or nothing.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
+        libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+        loop {
+            libc::pause();
+        }
+    }
+}
+
 /// What [`add_entropy`] gives the kernel: `struct rand_pool_info` of `linux/random.h`.
 #[repr(C)]
 struct Entropy {

@@ -13,6 +13,9 @@ pub const ROOT: &str = "root";
 /// A volume with one file, `greeting`.
 pub const VOLUME: &str = "volume";
 
+/// A file of the volume's that the agent dies of, once there is one.
+pub const FATAL: &str = "fatal";
+
 /// Of busybox.
 const APPLETS: &[&str] = &[
     "cat", "dd", "echo", "hostname", "id", "kill", "ls", "nc", "ps", "sh", "sleep", "stty", "true",

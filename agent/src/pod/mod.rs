@@ -11,8 +11,10 @@ mod configuration;
 mod connection;
 mod containers;
 mod forward;
+mod limits;
 mod logger;
 mod names;
+mod pids;
 mod service;
 mod set_up;
 mod streams;
@@ -61,7 +63,9 @@ pub(crate) fn run(host: OwnedFd, received: Vec<u8>) -> Result<()> {
         .context(|| format!("make {SHARE}"))?;
     // The helper is a fork of this process while it is still small and single-threaded, and before it is
     // spared: what the helper makes is not to be.
+    limits::set_for_containers()?;
     let launcher = Launcher::spawn().context(|| "start the helper process")?;
+    limits::set_for_ourselves()?;
     std::fs::write("/proc/self/oom_score_adj", SPARED).context(|| "spare the agent")?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

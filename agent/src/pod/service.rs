@@ -16,6 +16,7 @@ use trefoil_core::{Context, Error, Result, Sandbox, TerminalSize};
 use ttrpc::r#async::TtrpcContext;
 
 use super::containers::{Contained, Containers};
+use super::pids::PodPids;
 use super::streams::Streams;
 use super::{configuration, names, set_up};
 use crate::kernel_log;
@@ -31,6 +32,7 @@ type Answer<T> = ttrpc::Result<T>;
 pub(super) struct Pod {
     containers: Arc<Containers>,
     streams: Streams,
+    pids: Arc<PodPids>,
     /// Whether a set-up was begun, and whether it is done.
     begun: Arc<AtomicBool>,
     is_set_up: Arc<AtomicBool>,
@@ -43,6 +45,7 @@ impl Pod {
         Self {
             containers: Arc::new(Containers::new(sandbox)),
             streams,
+            pids: Arc::default(),
             begun: Arc::default(),
             is_set_up: Arc::default(),
             power_off,
@@ -75,7 +78,10 @@ impl Pod {
     async fn create(&self, request: CreateContainerRequest) -> Result<ProcessStarted> {
         let containers = self.containers()?;
         let id = names::check("container", &request.container)?;
-        let spec = configuration::read(id, &request.configuration)?;
+        let mut spec = configuration::read(id, &request.configuration)?;
+        if let Some(linux) = spec.linux_mut() {
+            self.pids.share_with(linux)?;
+        }
         let rootfs = configuration::shared(&request.rootfs.share)?;
         let stdio = self.streams.open(&request.streams);
         let container = containers.create(id, spec, &rootfs, stdio).await?;

@@ -103,18 +103,24 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_before_anything_is_done() {
-        let wrong: [(&str, fn(&mut SetUpRequest)); 4] = [
-            ("hostname", |request| request.hostname = "x".repeat(65)),
-            ("hostname", |request| request.hostname = "a\0b".into()),
-            ("seed", |request| request.seed = vec![0; 513]),
-            ("vm.overcommit_memory", |request| {
-                let (name, value) = ("vm.overcommit_memory".into(), "1".into());
-                request.sysctls.insert(name, value);
-            }),
-        ];
-        for (named, make) in wrong {
-            let mut request = SetUpRequest::default();
-            make(&mut request);
+        let of_hostname = |hostname: &str| SetUpRequest {
+            hostname: hostname.into(),
+            ..Default::default()
+        };
+        let of_seed = SetUpRequest {
+            seed: vec![0; 513],
+            ..Default::default()
+        };
+        let of_sysctl = SetUpRequest {
+            sysctls: [("vm.overcommit_memory".into(), "1".into())].into(),
+            ..Default::default()
+        };
+        for (named, request) in [
+            ("hostname", of_hostname(&"x".repeat(65))),
+            ("hostname", of_hostname("a\0b")),
+            ("seed", of_seed),
+            ("vm.overcommit_memory", of_sysctl),
+        ] {
             let why = check(&request).expect_err(named);
             assert_eq!(why.kind(), ErrorKind::InvalidArgument);
             assert!(why.to_string().contains(named), "{why}");

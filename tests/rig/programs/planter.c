@@ -1,9 +1,11 @@
 /* The init of a guest whose agent finds files shared that nobody shares: those of the image's own
    /share. It becomes the agent, and leaves a child behind that puts them where shared files are, once
-   the agent has made the place. */
+   the agent has made the place; and that kills what the agent has made to serve its host, once there
+   is a file that says so. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,6 +14,7 @@
 
 #define AGENTS_ROOT "1/root"
 #define PLACE "/run/trefoil/share"
+#define FATAL PLACE "/volume/fatal"
 
 static void say(const char *what, int why) {
   char line[128];
@@ -26,6 +29,12 @@ static void wait_for(int proc, const char *path) {
   while (fstatat(proc, path, &found, 0) != 0) usleep(2000);
 }
 
+static void kill_siblings(void) {
+  FILE *children = fopen("/proc/1/task/1/children", "r");
+  for (int pid; children && fscanf(children, "%d", &pid) == 1;)
+    if (pid != getpid()) kill(pid, SIGKILL);
+}
+
 static void plant(void) {
   wait_for(AT_FDCWD, "/proc/self");
   int proc = open("/proc", O_PATH | O_CLOEXEC);
@@ -35,7 +44,10 @@ static void plant(void) {
   int failed = files < 0 || fchdir(proc) || chroot(AGENTS_ROOT) || chdir("/") ||
                syscall(SYS_move_mount, files, "", AT_FDCWD, PLACE, 4 /* F_EMPTY_PATH */);
   say(failed ? "failed" : "done", failed ? errno : 0);
-  _exit(failed);
+  if (failed) _exit(1);
+  wait_for(AT_FDCWD, FATAL);
+  kill_siblings();
+  _exit(0);
 }
 
 int main(void) {

@@ -100,7 +100,6 @@ pub fn process(script: &str) -> Value {
             "permitted": ["CAP_KILL", "CAP_CHOWN"],
         },
         "noNewPrivileges": true,
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
     })
 }
 

@@ -15,6 +15,8 @@ use trefoil_vmm::exit::Exit;
 
 use host::{Ends, Plumbing, Pod, a_process, configuration, container, now, process, refused};
 
+use rig::pod_guest::FATAL;
+
 use crate::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
@@ -28,7 +30,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("pod::limits", limits),
     ("pod::memory", memory),
     ("pod::two_share", two_share),
-    ("pod::left_behind", left_behind),
+    ("pod::shared_processes", shared_processes),
     ("pod::forward", forward),
     ("pod::hang_up", hang_up),
     ("pod::killed_agent", killed_agent),
@@ -330,6 +332,10 @@ fn terminal(setting: &Setting) -> Result<()> {
 fn limits(setting: &Setting) -> Result<()> {
     let mut pod = Pod::boot(setting)?;
     let files = "cd /sys/fs/cgroup; cat memory.max pids.max cpu.max";
+    let script = "ulimit -n; ulimit -Hn; ulimit -u; cat /proc/self/oom_score_adj";
+    let mut ends = pod.run("c", &configuration(script), Plumbing::Output)?;
+    says(&mut ends, "1024\n524288\nunlimited\n0\n")?;
+    ended_with(pod.finish("c")?, 0)?;
     let mut ends = pod.run(
         "c",
         &configuration(&format!("{files}; sleep 1000")),
@@ -416,19 +422,34 @@ fn two_share(setting: &Setting) -> Result<()> {
     pod.power_off()
 }
 
-/// Processes whose parents are gone, in a container without a pid namespace of its own.
-fn left_behind(setting: &Setting) -> Result<()> {
+/// Two containers in the pod's pid namespace: processes whose parents are gone, and signals to all.
+fn shared_processes(setting: &Setting) -> Result<()> {
     let mut pod = Pod::boot(setting)?;
-    let script = "for i in 1 2 3 4 5; do (sleep 0.2 & ); done; sleep 1; cat /proc/*/stat; exit 0";
-    let mut config = configuration(script);
-    config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}]);
-    let mut ends = pod.run("c", &config, Plumbing::Output)?;
+    let shared = |script: &str| {
+        let mut config = configuration(script);
+        config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}]);
+        config
+    };
+    let mut other = pod.run("other", &shared("sleep 1000"), Plumbing::Output)?;
+    let script = "for i in 1 2 3 4 5; do (sleep 0.2 & ); done; sleep 1; \
+                  cat /proc/[0-9]*/stat 2>/dev/null; kill -9 -1; exit 7";
+    let mut ends = pod.run("c", &shared(script), Plumbing::Output)?;
     let said = ends.output()?;
-    let zombies: Vec<&str> = said.lines().filter(|line| line.contains(") Z ")).collect();
+    let names: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split(['(', ')']).nth(1))
+        .collect();
+    // The other's, this one's own, and what says so.
     ensure!(
-        said.contains("1 (agent) S") && zombies.is_empty(),
-        "there are {zombies:?} in {said}"
+        said.starts_with("1 (pause) S") && names.len() == 4,
+        "the pod's processes are {names:?}"
     );
+    ended_with(pod.finish("c")?, 7)?;
+    says(&mut other, "")?;
+    ended_with(pod.finish("other")?, KILLED)?;
+    let mut again = pod.run("c", &shared("echo $$"), Plumbing::Output)?;
+    let number: u32 = again.output()?.trim().parse()?;
+    ensure!(number > 1, "it is the first process of its namespace");
     ended_with(pod.finish("c")?, 0)?;
     pod.power_off()
 }
@@ -479,12 +500,11 @@ fn hang_up(setting: &Setting) -> Result<()> {
     pod.hang_up()
 }
 
-/// Whoever is in the pod's pid namespace can kill what serves the host, and that is the guest's end.
+/// What serves the host is gone, and so the guest: at once, and with a reason.
 fn killed_agent(setting: &Setting) -> Result<()> {
     let mut pod = Pod::boot(setting)?;
-    let mut config = configuration("kill -9 -1; kill -9 2; sleep 1000");
-    config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}]);
-    let _ends = pod.create("c", &config, Plumbing::Output)?;
+    let script = format!("echo > /volume/{FATAL}; sleep 1000");
+    let _ends = pod.create("c", &configuration(&script), Plumbing::Output)?;
     let outcome = pod.start("c").and_then(|()| pod.wait("c", "").map(drop));
     refused(outcome, ErrorKind::Unavailable, "does not answer")?;
     pod.machine
@@ -492,7 +512,7 @@ fn killed_agent(setting: &Setting) -> Result<()> {
         .expect(|exit| *exit == Exit::Reset)?;
     let said = pod.machine.last_lines();
     ensure!(
-        said.contains("the pod's process has ended"),
+        said.contains("the pod's process has ended: Signaled"),
         "its last lines are: {said}"
     );
     Ok(())

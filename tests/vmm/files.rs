@@ -34,6 +34,10 @@ const TAG: &str = "trefoil";
 const AT: &str = "/run/share";
 const MIB: u64 = 1 << 20;
 
+/// Linux gives the filesystem that begins where another mount does (`fuse_fill_super_submount`) no
+/// access lists, whatever the one above it has: seen in 6.12.
+const NOT_BELOW_A_MOUNT: &str = "access-lists";
+
 /// How long the host's changes may take to be seen.
 const SEEN: Duration = Duration::from_millis(1500);
 
@@ -114,7 +118,8 @@ fn make(scratch: &Scratch, name: &str) -> Result<PathBuf> {
 
 fn run_all(guest: &mut Guest, below: &str) -> Result<()> {
     let mut wrong = Vec::new();
-    for (name, _) in trefoil_probe::files::TRIALS {
+    let names = trefoil_probe::files::TRIALS.iter().map(|(name, _)| *name);
+    for name in names.filter(|name| *name != NOT_BELOW_A_MOUNT) {
         if let Err(why) = guest.probe.try_files(name, below) {
             wrong.push(format!("{why:#}"));
         }

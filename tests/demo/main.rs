@@ -1,15 +1,29 @@
-//! The main job on one screen: a Kubernetes pod, run by Trefoil for a real containerd.
+//! The main job on one screen: a Kubernetes pod, run by Trefoil for a real containerd; and then the same
+//! pod in each isolation.
+
+mod isolations;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
+use rig::node::init;
 use rig::{Handler, Rig, command, containerd, guard, images};
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    init::take_part()?;
     guard::take_part()?;
+    if std::env::args().nth(1).as_deref() != Some(isolations::ARGUMENT) {
+        one_pod()?;
+    }
+    isolations::show_all()
+}
+
+/// A pod of namespaces, by all that crictl does with it.
+fn one_pod() -> Result<()> {
     let shim = containerd::shim_binary();
     Handler::Trefoil.require()?;
 

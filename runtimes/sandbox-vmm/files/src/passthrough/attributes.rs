@@ -34,10 +34,13 @@ impl Status {
 pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
     // SAFETY: an all-zero statx is one.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // Not libc::statx: to the standard library that is a function which may be missing, and so it is in
+    // what is linked statically and optimised as a whole.
     // SAFETY: the path ends with zero, and the kernel writes to the structure; both live through the
     // call.
     let outcome = unsafe {
-        libc::statx(
+        libc::syscall(
+            libc::SYS_statx,
             file.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW,

@@ -215,7 +215,7 @@ fn handlers_share_no_pod(env: &Env) -> Result<()> {
 }
 
 /// Writes a drop-in for as long as `then` takes.
-fn with_drop_in(
+pub fn with_drop_in(
     env: &Env,
     content: &str,
     mode: u32,

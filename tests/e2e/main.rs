@@ -8,6 +8,7 @@
 mod chaos;
 mod ctr;
 mod dispatch;
+mod machines;
 mod pods;
 mod streams;
 
@@ -69,6 +70,30 @@ const BEYOND_STOCK: &[(&str, &str)] = &[
 /// What needs a KVM that boots Linux, whatever the handler.
 const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
 
+/// What a microVM doesn't do, and why.
+const BEYOND_MACHINES: &[(&str, &str)] = &[
+    (
+        "pods::exit_by_signal",
+        "a guest's processes have no numbers on the node",
+    ),
+    (
+        "pods::shared_namespaces",
+        "a guest's processes have no namespaces on the node",
+    ),
+    (
+        "pods::host_processes",
+        "refused, see machines::host_namespaces",
+    ),
+    (
+        "pods::host_network",
+        "refused, see machines::host_namespaces",
+    ),
+    (
+        "chaos::container_killed",
+        "a guest's processes have no numbers on the node",
+    ),
+];
+
 /// What containerd itself leaves when it is killed between having made a pod's network and having
 /// written down that it has. No shim hears of these.
 const CONTAINERDS_OWN: &[&str] = &[
@@ -104,6 +129,7 @@ fn main() -> Result<ExitCode> {
         ctr::TRIALS,
         chaos::TRIALS,
         dispatch::TRIALS,
+        machines::TRIALS,
     ]
     .concat();
     let env = if arguments.list {
@@ -126,9 +152,9 @@ fn main() -> Result<ExitCode> {
         .into_iter()
         .map(|(name, body)| {
             let env = env.clone();
-            let beyond = BEYOND_STOCK
-                .iter()
-                .find(|(of, _)| name.starts_with(of) && handler == Handler::Runc);
+            let beyond = beyond(handler)
+                .into_iter()
+                .find(|(of, _)| name.starts_with(of));
             let wanted = filter
                 .as_ref()
                 .is_none_or(|part| name.contains(part.as_str()));
@@ -171,6 +197,17 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
     let mut arguments = vec![format!("--handler={}", options.handler)];
     arguments.extend(options.rest.into_iter().skip(1));
     node.run_again("e2e", &arguments)
+}
+
+/// What isn't asked of a handler, and why.
+fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
+    let no_machines = (machines::PART, "it makes no machines");
+    match handler {
+        Handler::Runc => [BEYOND_STOCK, &[no_machines]].concat(),
+        Handler::Trefoil => vec![no_machines],
+        Handler::TrefoilVm => BEYOND_MACHINES.to_vec(),
+        Handler::TrefoilConfidential => Vec::new(),
+    }
 }
 
 /// What is asked for besides what the trials' harness understands.
@@ -247,6 +284,15 @@ fn clean(env: &Env, midway: bool) -> Result<()> {
     known.extend(leftovers.0.iter().cloned());
     ensure!(leftovers.is_empty(), "left behind:\n{leftovers}");
     Ok(())
+}
+
+/// How long to wait for what takes at most this long on a machine: in a node all is slower, and in a
+/// guest of the node's slower still.
+fn patience(time: Duration) -> Duration {
+    match rig::node::inside() {
+        true => time * 10,
+        false => time,
+    }
 }
 
 /// An error that shows both sides unless they are equal.

@@ -12,7 +12,7 @@ use nix::unistd::Pid as ProcessId;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::{command, images};
 
-use crate::{Body, Env, same};
+use crate::{Body, Env, patience, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("pods::lifecycle", lifecycle),
@@ -342,7 +342,7 @@ fn front_page(env: &Env, address: &str) -> Result<()> {
     let mut last = String::new();
     command::until(
         &format!("a web page from {address}"),
-        Duration::from_secs(10),
+        patience(Duration::from_secs(10)),
         || {
             let page = env.rig.namespaces().enter(|| {
                 let mut connection = TcpStream::connect(address)?;
@@ -359,6 +359,12 @@ fn front_page(env: &Env, address: &str) -> Result<()> {
     .with_context(|| format!("the last answer: {last}"))
 }
 
+fn address(pod: &Pod<'_>) -> Result<String> {
+    let inspected = pod.inspect()?;
+    let address = inspected["status"]["network"]["ip"].as_str();
+    Ok(address.context("no address")?.to_owned())
+}
+
 fn host_port(env: &Env) -> Result<()> {
     let pod = Pod::run(
         &env.rig,
@@ -369,17 +375,15 @@ fn host_port(env: &Env) -> Result<()> {
         },
     )?;
     pod.start(&ContainerSpec::of(images::WEB))?;
-    let address = pod.inspect()?["status"]["network"]["ip"]
-        .as_str()
-        .context("no address")?
-        .to_owned();
-    front_page(env, &format!("{address}:80"))?;
+    front_page(env, &format!("{}:80", address(&pod)?))?;
     front_page(env, "127.0.0.1:8080")
 }
 
 fn port_forward(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     pod.start(&ContainerSpec::of(images::WEB))?;
+    // A client that finds nobody listening gives up for good.
+    front_page(env, &format!("{}:80", address(&pod)?))?;
     let mut forward = env
         .rig
         .crictl_command(&["port-forward", &pod.id, "18080:80"])?
@@ -402,7 +406,7 @@ fn stats(env: &Env) -> Result<()> {
             &env.rig.crictl(arguments)?.success()?.stdout,
         )?)
     };
-    command::until("statistics", Duration::from_secs(15), || {
+    command::until("statistics", patience(Duration::from_secs(15)), || {
         let all = read(&["stats", "--output", "json", "--id", &container.id])?;
         let all = &all["stats"][0];
         same(

@@ -308,6 +308,11 @@ impl Rig {
         fs::create_dir_all(&share)?;
         symlink(&images.kernel, share.join("vmlinux"))?;
         symlink(&images.image, share.join("initramfs"))?;
+        if crate::node::inside() {
+            // There guests boot ten times slower, and all of them share one processor.
+            let limit = "[microvm]\nboot-timeout-seconds = 300\n";
+            fs::write(self.drop_in("00-node.toml"), limit)?;
+        }
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub struct PodSpec {
     pub port: Option<(u16, u16)>,
     /// Annotations.
     pub annotations: Vec<(String, String)>,
+    /// The most memory that its containers may use together, in bytes.
+    pub memory: Option<i64>,
 }
 
 impl PodSpec {
@@ -138,6 +140,7 @@ impl<'a> Pod<'a> {
                 // Of its own, so that what is left in it is known to be ours.
                 "cgroup_parent": format!("/{}", rig.name()),
                 "security_context": { "namespace_options": spec.namespaces() },
+                "resources": { "memory_limit_in_bytes": spec.memory.unwrap_or(0) },
             },
         });
         fs::write(&config, serde_json::to_vec_pretty(&content)?)?;

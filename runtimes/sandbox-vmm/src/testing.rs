@@ -120,7 +120,7 @@ pub(crate) struct Fake {
     pub(crate) created: Mutex<Option<CreateContainerRequest>>,
     /// The last that ran a process.
     pub(crate) run: Mutex<Option<ExecRequest>>,
-    processes: Mutex<HashMap<(String, String), watch::Sender<Option<u32>>>>,
+    processes: Mutex<HashMap<(String, String), End>>,
     /// Has a kill for want of memory be told.
     pub(crate) kill: Notify,
     /// Whether requests that end something are left without an answer.
@@ -130,6 +130,9 @@ pub(crate) struct Fake {
     /// The connection once more.
     connection: Option<UnixStream>,
 }
+
+/// The exit code of a process, once it has ended.
+type End = watch::Sender<Option<u32>>;
 
 /// The agent's number of a process: one for all.
 pub(crate) const PID: u32 = 42;
@@ -146,7 +149,7 @@ impl Fake {
         connection.shutdown(Shutdown::Both).expect("open");
     }
 
-    fn process(&self, container: &str, process: &str) -> watch::Sender<Option<u32>> {
+    fn process(&self, container: &str, process: &str) -> End {
         let name = (container.to_owned(), process.to_owned());
         let mut processes = self.processes.lock().expect("lock");
         let sender = processes

@@ -1,0 +1,237 @@
+//! What is a microVM pod's alone: how large it is, what it refuses, and what its end looks like when a
+//! part of it is killed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rig::command;
+use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
+
+use crate::{Body, Env, dispatch, same};
+
+/// What the names of these trials begin with.
+pub const PART: &str = "machines::";
+
+pub const TRIALS: &[(&str, Body)] = &[
+    ("machines::of_64_mib", of_64_mib),
+    ("machines::volume_of_two", volume_of_two),
+    ("machines::localhost_of_two", localhost_of_two),
+    ("machines::shared_memory_of_two", shared_memory_of_two),
+    ("machines::host_namespaces", host_namespaces),
+    ("machines::boot_that_fails", boot_that_fails),
+    ("machines::vmm_killed", vmm_killed),
+    ("machines::file_server_killed", file_server_killed),
+    ("machines::agent_killed", agent_killed),
+    ("machines::vmm_killed_in_an_exec", vmm_killed_in_an_exec),
+];
+
+fn run(env: &Env, spec: PodSpec) -> Result<Pod<'_>> {
+    Pod::run(&env.rig, env.handler, spec)
+}
+
+/// The smallest pod that people run. What it may use is there for it.
+fn of_64_mib(env: &Env) -> Result<()> {
+    let pod = run(
+        env,
+        PodSpec {
+            memory: Some(64 << 20),
+            ..PodSpec::default()
+        },
+    )?;
+    let mut spec = ContainerSpec::shell(
+        "sed -n 's/^MemTotal: *//p' /proc/meminfo; tail -c 41943040 /dev/zero | head -c 41943040 | wc -c",
+    );
+    spec.memory = Some(64 << 20);
+    let container = pod.start(&spec)?;
+    same("end", container.ended()?.0, 0)?;
+    let said = String::from_utf8(container.logged("stdout")?)?;
+    let (total, used) = said.split_once('\n').context("two lines")?;
+    let total: u64 = total.trim_end_matches(" kB").parse()?;
+    ensure!(
+        (64 * 1024..160 * 1024).contains(&total),
+        "the machine has {total} kB"
+    );
+    same("used", used.trim(), "41943040")
+}
+
+/// What one container writes into a volume the other sees, and their locks are one.
+fn volume_of_two(env: &Env) -> Result<()> {
+    let volume = env.rig.directory().join("logs/volume-of-two");
+    fs::create_dir_all(&volume)?;
+    let mut spec = ContainerSpec::idle();
+    spec.mounts = vec![(volume.clone(), "/volume".into())];
+    let pod = run(env, PodSpec::default())?;
+    let (one, other) = (pod.start(&spec)?, pod.start(&spec)?);
+    one.exec(&["sh", "-c", "echo from one > /volume/file"])?
+        .success()?;
+    same(
+        "what the other reads",
+        other.exec(&["cat", "/volume/file"])?.text()?,
+        "from one".to_owned(),
+    )?;
+    other
+        .exec(&["sh", "-c", "echo and more >> /volume/file"])?
+        .success()?;
+    same(
+        "what the first reads",
+        one.exec(&["cat", "/volume/file"])?.text()?,
+        "from one\nand more".to_owned(),
+    )?;
+    same(
+        "what the node reads",
+        fs::read_to_string(volume.join("file"))?,
+        "from one\nand more\n".to_owned(),
+    )
+}
+
+fn localhost_of_two(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    pod.start(&ContainerSpec::of(rig::images::WEB))?;
+    let other = pod.start(&ContainerSpec::idle())?;
+    command::until("a web page", Duration::from_secs(60), || {
+        let page = other.exec(&["wget", "-q", "-O", "-", "http://127.0.0.1/"])?;
+        Ok(String::from_utf8_lossy(&page.stdout).contains("Welcome"))
+    })
+}
+
+fn shared_memory_of_two(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    let spec = ContainerSpec::idle();
+    let (one, other) = (pod.start(&spec)?, pod.start(&spec)?);
+    one.exec(&["sh", "-c", "echo shared > /dev/shm/file"])?
+        .success()?;
+    same(
+        "what the other reads",
+        other.exec(&["cat", "/dev/shm/file"])?.text()?,
+        "shared".to_owned(),
+    )
+}
+
+/// A machine has none of the node's namespaces, and a pod that asks for one is told so.
+fn host_namespaces(env: &Env) -> Result<()> {
+    for (name, spec) in [
+        (
+            "hostPID",
+            PodSpec {
+                host_processes: true,
+                ..PodSpec::default()
+            },
+        ),
+        (
+            "hostNetwork",
+            PodSpec {
+                host_network: true,
+                ..PodSpec::default()
+            },
+        ),
+    ] {
+        let said = refused(env, spec)?;
+        ensure!(
+            said.contains(&format!("a microVM pod can't have {name}")),
+            "{name}: {said}"
+        );
+    }
+    Ok(())
+}
+
+fn refused(env: &Env, spec: PodSpec) -> Result<String> {
+    match run(env, spec) {
+        Ok(pod) => bail!("pod {} runs", pod.id),
+        Err(why) => Ok(format!("{why:#}")),
+    }
+}
+
+/// A guest that does not come up says why in the pod's event, in the words of its kernel.
+fn boot_that_fails(env: &Env) -> Result<()> {
+    let broken = env.rig.directory().join("no-image");
+    fs::write(&broken, "this is no initramfs")?;
+    let content = format!("[microvm]\nimage = '{}'\n", broken.display());
+    dispatch::with_drop_in(env, &content, 0o644, || {
+        let said = refused(env, PodSpec::default())?;
+        ensure!(
+            said.contains("its last lines: ") && said.contains("Kernel panic"),
+            "{said}"
+        );
+        Ok(())
+    })
+}
+
+/// The pod's processes of this name.
+fn process_of(pod: &Pod<'_>, name: &str) -> Result<u32> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?.path();
+        let words = fs::read(entry.join("cmdline")).unwrap_or_default();
+        let mut words = words.split(|byte| *byte == 0);
+        if words.next() == Some(name.as_bytes()) && words.next() == Some(pod.id.as_bytes()) {
+            let number = entry.file_name().and_then(|name| name.to_str());
+            return Ok(number.context("no number")?.parse()?);
+        }
+    }
+    bail!("pod {} has no process {name}", pod.id)
+}
+
+fn shoot(pid: u32) -> Result<()> {
+    let pid = nix::unistd::Pid::from_raw(pid.try_into()?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// containerd is told of the end of all there was; what is left of the pod can be removed.
+fn is_dead(env: &Env, pod: &Pod<'_>, container: &Container<'_>) -> Result<()> {
+    same("exit code", container.ended()?.0, 137)?;
+    command::until("the pod's end", Duration::from_secs(20), || {
+        let list = ["pods", "--state", "notready", "--quiet", "--no-trunc"];
+        Ok(env.rig.crictl(&list)?.text()?.contains(&pod.id))
+    })?;
+    pod.stop()?;
+    pod.remove()
+}
+
+fn vmm_killed(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    let container = pod.start(&ContainerSpec::idle())?;
+    shoot(process_of(&pod, "trefoil-vmm")?)?;
+    is_dead(env, &pod, &container)
+}
+
+fn file_server_killed(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    let container = pod.start(&ContainerSpec::idle())?;
+    shoot(process_of(&pod, "trefoil-files")?)?;
+    is_dead(env, &pod, &container)
+}
+
+fn agent_killed(env: &Env) -> Result<()> {
+    let pod = run(
+        env,
+        PodSpec {
+            share_processes: true,
+            ..PodSpec::default()
+        },
+    )?;
+    let container = pod.start(&ContainerSpec::idle())?;
+    // Of what runs the guest the first can't be killed from within; the one that serves can.
+    let kill = "for pid in $(pgrep -P 1); do \
+                [ \"$(cat /proc/$pid/comm)\" = init ] && kill -9 $pid; done";
+    drop(container.exec(&["sh", "-c", kill]));
+    is_dead(env, &pod, &container)
+}
+
+fn vmm_killed_in_an_exec(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    let container = pod.start(&ContainerSpec::idle())?;
+    let vmm = process_of(&pod, "trefoil-vmm")?;
+    ensure!(Path::new(&format!("/proc/{vmm}")).exists(), "no VMM");
+    let mut exec = container
+        .exec_command(&["--timeout", "60"], &["sleep", "3600"])?
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    std::thread::sleep(Duration::from_secs(5));
+    shoot(vmm)?;
+    let status = exec.wait()?;
+    ensure!(!status.success(), "the exec ended with {status}");
+    is_dead(env, &pod, &container)
+}

@@ -75,7 +75,8 @@ impl Passthrough {
         let valid = seconds(belongs.changes);
         Ok(EntryOut {
             nodeid,
-            entry_valid: valid,
+            // A tree may be taken away at any time, and another have its name.
+            entry_valid: if parent == ROOT { 0 } else { valid },
             attr_valid: valid,
             attr,
             ..EntryOut::default()

@@ -1,6 +1,7 @@
 //! What the parent can do, and what the server can't.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub const TRIALS: &[(&str, fn())] = &[
     ("what_is_taken_away_is_let_go", let_go),
     ("a_server_ends_with_its_vmm", ends_with_vmm),
     ("a_server_that_is_gone_is_told_of", gone),
+    ("a_vmm_that_makes_no_sense_ends_its_server_only", hostile),
+    ("a_server_is_small", small),
 ];
 
 const JAIL: Jail = Jail {
@@ -376,5 +379,65 @@ fn gone() {
                 .ends_with("tell the file server: it is gone"),
             "{why}"
         );
+    });
+}
+
+/// Messages that are none, cut short, with descriptors that are nothing of use.
+fn hostile() {
+    let header =
+        |request: u32, flags: u32, size: u32| [request, flags, size].map(u32::to_ne_bytes).concat();
+    let queue = |request, index: u32, number: u32| {
+        let mut message = header(request, 1, 8);
+        message.extend([index, number].map(u32::to_ne_bytes).concat());
+        message
+    };
+    // Rings of what queues there are not, too large ones, and addresses in no memory.
+    let addresses = [header(9, 1, 40), vec![0xff; 40]].concat();
+    for bytes in [
+        vec![0; 12],
+        vec![0xff; 64],
+        header(1, 1, u32::MAX),
+        header(99, 1, 0),
+        queue(8, 2, 16),
+        queue(8, 0, 3),
+        queue(8, u32::MAX, 16),
+        queue(10, 0, 1 << 16),
+        addresses,
+    ] {
+        with_server(async |server, mut vmm| {
+            let tree = tempfile::tempdir().expect("tree");
+            server
+                .share("tree", path(tree.path()))
+                .await
+                .expect("share");
+            vmm.write_all(&bytes).expect("write");
+            drop(vmm.shutdown(std::net::Shutdown::Write));
+            let _ = await_end(server);
+        });
+    }
+    // One that says nothing, or the half, does not keep us from ending it.
+    with_server(async |server, mut vmm| {
+        vmm.write_all(&[1, 0, 0]).expect("write");
+        server.kill();
+        let _ = await_end(server);
+    });
+}
+
+/// What it costs beside the program, which the shim's other processes have too.
+fn small() {
+    with_server(async |server, _vmm| {
+        let tree = tempfile::tempdir().expect("tree");
+        server
+            .share("tree", path(tree.path()))
+            .await
+            .expect("share");
+        let rollup = format!("/proc/{}/smaps_rollup", server.pid());
+        let rollup = fs::read_to_string(rollup).expect("memory");
+        let own: u64 = rollup
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss_Anon:"))
+            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+            .expect("kB");
+        assert!(own < 1024, "{own} kB are its own");
     });
 }

@@ -60,6 +60,9 @@ impl Mappings {
             ForkResult::Parent { child } => {
                 drop(theirs);
                 let namespace = self.fill(&ours, child);
+                // Said, and not only meant by closing: another process that was forked meanwhile has
+                // our end, too, and may itself wait for one that the child has.
+                let _ = write(&ours, &[0]);
                 drop(ours);
                 while waitpid(child, None) == Err(Errno::EINTR) {}
                 namespace.context(doing)

@@ -103,6 +103,22 @@ fn source_of(spec: &Spec, number: usize) -> PathBuf {
     mounts[number].source().clone().expect("source")
 }
 
+/// Each child that is forked for one has what is open for the others.
+#[test]
+fn namespaces_are_made_at_once() {
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mappings = Mappings::given(Some(&ids()), Some(&ids())).expect("mappings");
+                let mappings = mappings.expect("some");
+                for _ in 0..20 {
+                    mappings.namespace().expect("namespace");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_namespace_has_its_mapping() {
     let mappings = Mappings::given(Some(&ids()), Some(&ids())).expect("mappings");

@@ -41,7 +41,8 @@ fn of_64_mib(env: &Env) -> Result<()> {
         },
     )?;
     let mut spec = ContainerSpec::shell(
-        "sed -n 's/^MemTotal: *//p' /proc/meminfo; tail -c 41943040 /dev/zero | head -c 41943040 | wc -c",
+        "sed -n 's/^MemTotal: *//p' /proc/meminfo; \
+         head -c 41943040 /dev/zero > /dev/shm/file && wc -c < /dev/shm/file",
     );
     spec.memory = Some(64 << 20);
     let container = pod.start(&spec)?;

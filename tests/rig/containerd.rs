@@ -310,7 +310,7 @@ impl Rig {
         symlink(&images.image, share.join("initramfs"))?;
         if crate::node::inside() {
             // There guests boot ten times slower, and all of them share one processor.
-            let limit = "[microvm]\nboot-timeout-seconds = 300\n";
+            let limit = "[microvm]\nboot-timeout-seconds = 100\n";
             fs::write(self.drop_in("00-node.toml"), limit)?;
         }
         Ok(())

@@ -9,8 +9,12 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use trefoil_core::{Context, Result};
 
-/// How much is kept, in bytes.
-const KEPT: usize = 2048;
+/// How much is kept, in bytes: more than a kernel's panic prints.
+const KEPT: usize = 8192;
+
+/// What a kernel says when it gives up. What it was doing then follows, and is of little use; what led to
+/// it comes before.
+const PANIC: &str = "Kernel panic";
 
 /// How many lines an event shows.
 const SHOWN: usize = 6;
@@ -72,8 +76,10 @@ fn last_lines(text: &[u8]) -> String {
         .map(|line: String| line.trim().to_owned())
         .filter(|line| !line.is_empty())
         .collect();
-    let first = lines.len().saturating_sub(SHOWN);
-    lines.get(first..).unwrap_or_default().join(" | ")
+    let panic = lines.iter().rposition(|line| line.contains(PANIC));
+    let end = panic.map_or(lines.len(), |panic| panic + 1);
+    let first = end.saturating_sub(SHOWN);
+    lines.get(first..end).unwrap_or_default().join(" | ")
 }
 
 #[cfg(test)]
@@ -88,6 +94,13 @@ mod tests {
         assert_eq!(last_lines(b"\n\r\n"), "");
         let text = b"zero\r\n1\r\n2\n3\n4\n\x1b[31m5\x07\n\xff6";
         assert_eq!(last_lines(text), "1 | 2 | 3 | 4 | [31m5 | \u{fffd}6");
+    }
+
+    #[test]
+    fn a_panic_is_shown_with_what_led_to_it() {
+        let text = b"0\n1\n2\n3\n4\nno init\nKernel panic - not syncing: 6\nCall Trace:\n f+0x1\n";
+        let shown = "1 | 2 | 3 | 4 | no init | Kernel panic - not syncing: 6";
+        assert_eq!(last_lines(text), shown);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -42,6 +42,9 @@ const QUIET: &str = " quiet";
 /// The tag of what the host shares.
 const SHARE_TAG: &str = "trefoil";
 
+/// The unit of `/proc/<pid>/stat`, in milliseconds: the same for all of Linux's programs.
+const TICK: u64 = 10;
+
 /// How often, and how long, the door is tried again while the VMM has too many connections to take.
 const CROWDED: Duration = Duration::from_millis(5);
 const CROWDED_TRIES: u32 = 200;
@@ -262,6 +265,17 @@ impl Machine {
     pub fn kill(&self, cause: &str) {
         lock(&self.cause).get_or_insert_with(|| cause.to_owned());
         lock(&self.process).kill();
+    }
+
+    /// How much processor time it has used, if that can be told: what stands still has used none lately.
+    pub fn processor_time(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // The name may contain anything; after it come the state, ten other fields, and the time in user
+        // mode and in the kernel.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut times = fields.split_ascii_whitespace().skip(11);
+        let mut next = || times.next()?.parse::<u64>().ok();
+        Some(Duration::from_millis((next()? + next()?) * TICK))
     }
 
     /// Makes the kernel at least as ready to kill it for want of memory.

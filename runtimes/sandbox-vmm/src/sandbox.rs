@@ -151,10 +151,13 @@ async fn ready(settings: &Settings, machine: &Machine) -> Result<Agent> {
             log::debug!("the guest says: {ready}");
             Ok(agent)
         }
-        Err(_) => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the guest was not ready within {limit:?}"),
-        )),
+        Err(_) => {
+            let used = machine.processor_time().unwrap_or_default();
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the guest was not ready within {limit:?}, of which it ran for {used:?}"),
+            ))
+        }
     }
 }
 

@@ -145,6 +145,11 @@ const STEPS: &[Step] = &[
         &tests_program_with("vmm", ["--", "trefoil::"]),
     ),
     Step::in_a_node(
+        "microVM pods",
+        40,
+        &tests_program_with("e2e", ["--", "--handler=trefoil-vm"]),
+    ),
+    Step::in_a_node(
         "end to end, in the node",
         30,
         &tests_program_with("e2e", IN_NODE),

@@ -146,8 +146,18 @@ const STEPS: &[Step] = &[
     ),
     Step::in_a_node(
         "microVM pods",
-        40,
-        &tests_program_with("e2e", ["--", "--handler=trefoil-vm"]),
+        30,
+        &[
+            "run",
+            "--quiet",
+            "-p",
+            "trefoil-tests",
+            "--bin",
+            "e2e",
+            "--",
+            "--handler=trefoil-vm",
+            "pods::",
+        ],
     ),
     Step::in_a_node(
         "end to end, in the node",

@@ -66,7 +66,7 @@ fn processors(setting: &Setting) -> Result<()> {
 
 fn memory(setting: &Setting) -> Result<()> {
     // With less than the first, the kernel as it is allows itself too few threads for its own.
-    for mib in [26, 64, 4096] {
+    for mib in [40, 64, 4096] {
         let mut machine = machine(setting);
         machine.memory = mib;
         ready(&machine).with_context(|| format!("with {mib} MiB"))?;

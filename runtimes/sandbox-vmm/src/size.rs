@@ -18,7 +18,7 @@ mod annotation {
 const DEFAULT_PERIOD: i64 = 100_000;
 
 /// The least memory that the guest boots with, in MiB.
-pub(crate) const LEAST_MEMORY: u32 = 26;
+pub(crate) const LEAST_MEMORY: u32 = 40;
 
 const MIB: u64 = 1 << 20;
 

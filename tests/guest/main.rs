@@ -137,7 +137,8 @@ fn agent_is_small(images: &Images) -> Result<()> {
         "the agent has {resident} bytes resident"
     );
     let size = std::fs::metadata(&images.image)?.len();
-    ensure!(size <= 3 << 19, "the image has {size} bytes");
+    // Of which a fifth is the init; the rest makes containers, and is not touched before.
+    ensure!(size <= 6_000_000, "the image has {size} bytes");
     Ok(())
 }
 

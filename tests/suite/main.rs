@@ -116,10 +116,10 @@ const STEPS: &[Step] = &[
             "--verify",
         ],
     ),
-    // Nine targets, two at a time, and a minute or two to build them.
+    // Ten targets, two at a time, and some minutes to build them.
     Step::tests(
         "fuzz targets, 60 s each",
-        15,
+        25,
         &[
             "run",
             "--quiet",
@@ -141,7 +141,7 @@ const STEPS: &[Step] = &[
     // time: `vmm -- qemu::`.
     Step::in_a_node(
         "machines and devices",
-        30,
+        45,
         &tests_program_with("vmm", ["--", "trefoil::"]),
     ),
     Step::in_a_node(

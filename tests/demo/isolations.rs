@@ -92,7 +92,7 @@ fn here(guest: &Images) -> Result<()> {
     );
     let row = |what: &str, cells: &[&str]| {
         show(&format!(
-            "{what:<18}{}",
+            "{what:<21}{}",
             cells
                 .iter()
                 .map(|cell| format!("{cell:<44}"))

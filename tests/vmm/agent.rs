@@ -65,7 +65,7 @@ fn processors(setting: &Setting) -> Result<()> {
 }
 
 fn memory(setting: &Setting) -> Result<()> {
-    // With less than the first, the kernel as it is allows itself too few threads for its own.
+    // The image is in memory twice while it is unpacked: 26 MiB are too few.
     for mib in [40, 64, 4096] {
         let mut machine = machine(setting);
         machine.memory = mib;

@@ -17,7 +17,7 @@ mod annotation {
 /// The period of a quota that comes without one, in microseconds: the kernel's own.
 const DEFAULT_PERIOD: i64 = 100_000;
 
-/// The least memory that the guest boots with, in MiB.
+/// The least memory that a guest is booted with, in MiB: what the trials boot it with, too.
 pub(crate) const LEAST_MEMORY: u32 = 40;
 
 const MIB: u64 = 1 << 20;

@@ -5,7 +5,7 @@
 //! Steps that take one processor each run two at a time, each line of theirs under the step's name.
 //!
 //! The last line is `N passed, N failed`, with `, N skipped` if any were; all that was skipped
-//! everywhere is listed before, with its reason.
+//! everywhere is listed before, with its reason, and so is what failed: the last lines alone tell.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -204,6 +204,8 @@ struct Outcome {
     ignored: Vec<(String, String)>,
     /// The tests that passed, where they are named.
     names: BTreeSet<String>,
+    /// What failed, each with the beginning of why.
+    failures: Failures,
     time: Duration,
 }
 
@@ -249,6 +251,17 @@ fn main() -> Result<ExitCode> {
     for (name, result) in &results {
         for skip in &result.skips {
             println!("  {name}: {skip}");
+        }
+    }
+    if failed > 0 {
+        println!("\nFailed:");
+    }
+    for (name, result) in &results {
+        if result.failed > 0 && result.failures.seen.is_empty() {
+            println!("  {name}: as a whole");
+        }
+        for failure in &result.failures.seen {
+            println!("  {name}: {failure}");
         }
     }
     println!();
@@ -331,12 +344,15 @@ fn run(step: &Step, before: &str) -> Result<Outcome> {
         // One that reads our output may have gone; what we count is no less true.
         drop(writeln!(std::io::stdout(), "{before}{line}"));
         counted |= count(&line, &mut result);
+        result.failures.read(&line);
     }
     drop(done);
     let late = watch.join().unwrap_or_default();
     let status = child.wait()?;
     if late {
         println!("{before}still running after {limit:?}, and killed");
+        let failure = format!("still running after {limit:?}, and killed");
+        result.failures.seen.push(failure);
     }
     if !step.tests && !counted {
         result.passed = usize::from(status.success());
@@ -351,6 +367,47 @@ fn run(step: &Step, before: &str) -> Result<Outcome> {
     }
     result.time = started.elapsed();
     Ok(result)
+}
+
+/// What a step's programs say has failed.
+#[derive(Default)]
+struct Failures {
+    seen: Vec<String>,
+    /// How many more lines belong to the last one.
+    more: usize,
+}
+
+impl Failures {
+    /// How much is kept of why something failed.
+    const LINES: usize = 4;
+    const LENGTH: usize = 400;
+
+    fn read(&mut self, line: &str) {
+        // libtest's "---- NAME stdout ----", libtest-mimic's "---- NAME ----", and "FAILED NAME" and
+        // "NAME: FAILED: WHY" of programs of ours.
+        let heading = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" ----"))
+            .map(|name| name.trim_end_matches(" stdout"))
+            .or_else(|| line.strip_prefix("FAILED "))
+            .or_else(|| line.contains(": FAILED: ").then_some(line));
+        if let Some(heading) = heading {
+            self.seen.push(heading.to_owned());
+            self.more = Self::LINES;
+            return;
+        }
+        let text = line.trim();
+        if self.more == 0 || text.is_empty() {
+            return;
+        }
+        self.more -= 1;
+        if let Some(last) = self.seen.last_mut()
+            && last.len() < Self::LENGTH
+        {
+            last.push_str(" | ");
+            last.extend(text.chars().take(Self::LENGTH));
+        }
+    }
 }
 
 /// Takes the numbers out of a line, if it is one with numbers.
@@ -417,6 +474,32 @@ fn count(line: &str, result: &mut Outcome) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_told_with_the_beginning_of_why() {
+        let mut failures = Failures::default();
+        for line in [
+            "running 3 tests",
+            "test a ... FAILED",
+            "---- a stdout ----",
+            "",
+            "thread 'a' panicked at here:",
+            "1 is not 2",
+            "FAILED [sig] spec",
+            "       it stood still",
+            "bus: FAILED: no corpus",
+        ] {
+            failures.read(line);
+        }
+        assert_eq!(
+            failures.seen,
+            [
+                "a | thread 'a' panicked at here: | 1 is not 2",
+                "[sig] spec | it stood still",
+                "bus: FAILED: no corpus"
+            ]
+        );
+    }
 
     #[test]
     fn numbers_are_taken_from_both_forms() {

@@ -81,7 +81,10 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
             handler,
             pod: &pod,
             isolation,
-            microvm,
+            microvm: Settings {
+                count_shim: request.shim_cgroup.is_empty(),
+                ..microvm
+            },
             address: &address,
         };
         let server = fork_server(&task, listener)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 use trefoil_core::{Context, Error, Result};
-use trefoil_runc::cgroup::Cgroup;
+use trefoil_runc::cgroup::{Cgroup, Origin};
 
 /// How long what was killed may take to leave it.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -19,6 +19,13 @@ pub(crate) async fn add(cgroup: &Cgroup, pid: u32) -> Result<()> {
     let number = i32::try_from(pid).context(doing)?;
     let add = move |cgroup: Cgroup| cgroup.add(Pid::from_raw(number));
     by_itself(cgroup, add).await?.context(doing)
+}
+
+/// Puts ourselves into the cgroup, which is made: what serves one pod counts as that pod's.
+pub(crate) async fn enter(cgroup: &Cgroup) -> Result<Origin> {
+    by_itself(cgroup, |cgroup| cgroup.enter())
+        .await?
+        .context(|| "enter the pod's cgroup")
 }
 
 /// Removes the cgroup once the last process has left it.

@@ -24,6 +24,8 @@ pub struct Settings {
     pub overhead: u32,
     /// How long a guest may take to be ready.
     pub boot_limit: Duration,
+    /// Whether the shim counts as the pod's; it doesn't where the operator gave it a cgroup.
+    pub count_shim: bool,
 }
 
 /// The runtime of microVM pods.

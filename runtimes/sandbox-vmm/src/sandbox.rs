@@ -11,7 +11,7 @@ use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     annotations,
 };
-use trefoil_runc::cgroup::Cgroup;
+use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
@@ -39,6 +39,8 @@ pub(crate) struct MicroVmSandbox {
     /// While the machine runs.
     forwarding: Mutex<Option<Forwarding>>,
     cgroup: Cgroup,
+    /// Where the shim was before it entered the cgroup, if it has.
+    origin: Option<Origin>,
     remains: Remains,
     /// Whether the pod is one container that knows nothing of pods.
     lone: bool,
@@ -55,14 +57,19 @@ impl MicroVmSandbox {
         let remains = Remains::of(config);
         let path = remains.cgroups_path.as_deref();
         let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
+        let failed = |why: Error| why.context(format!("boot the machine of pod {}", config.id));
+        let origin = match settings.count_shim {
+            true => Some(cgroup::enter(&cgroup).await.map_err(failed)?),
+            false => None,
+        };
         let booted = Self::boot_in(settings, config, &needs, size, &cgroup).await;
         let (guest, shares, identity) = match booted {
             Ok(booted) => booted,
             Err(why) => {
-                if let Err(and) = leave(&remains, &cgroup).await {
+                if let Err(and) = leave(&remains, &cgroup, origin.as_ref()).await {
                     log::warn!("{and}");
                 }
-                return Err(why.context(format!("boot the machine of pod {}", config.id)));
+                return Err(failed(why));
             }
         };
         log::info!(
@@ -90,6 +97,7 @@ impl MicroVmSandbox {
             shares,
             forwarding: Mutex::new(forwarding),
             cgroup,
+            origin,
             remains,
             lone: !is_of_cri(&config.spec),
             _identity: identity,
@@ -106,8 +114,11 @@ impl MicroVmSandbox {
         let pod = &config.id;
         let identity = Identity::claim()?;
         let embryo = Embryo::start(pod, oom_score_adj(&config.spec))?;
-        // It does nothing yet: all that the machine will use counts as the pod's.
-        cgroup::add(cgroup, embryo.pid()).await?;
+        if !settings.count_shim {
+            // It does nothing yet: all that the machine will use counts as the pod's. Otherwise it has
+            // inherited the cgroup.
+            cgroup::add(cgroup, embryo.pid()).await?;
+        }
         let (shares, files) = Shares::start(pod, &embryo, &identity, size, cgroup)?;
         let Network { nics, told } = match &needs.netns {
             Some(netns) => network::attach(netns)?,
@@ -227,11 +238,14 @@ fn oom_score_adj(spec: &Spec) -> Option<i16> {
 }
 
 /// Takes away what of a pod is no process.
-async fn leave(remains: &Remains, cgroup: &Cgroup) -> Result<()> {
+async fn leave(remains: &Remains, cgroup: &Cgroup, origin: Option<&Origin>) -> Result<()> {
     let left = match &remains.netns {
         Some(netns) => network::detach(netns),
         None => Ok(()),
     };
+    if let Some(origin) = origin {
+        origin.back().context(|| "leave the pod's cgroup")?;
+    }
     cgroup::remove(cgroup).await?;
     left
 }
@@ -282,7 +296,7 @@ impl Sandbox for MicroVmSandbox {
         let stopped = self.guest.stop().await;
         lock(&self.forwarding).take();
         self.shares.stop().await;
-        leave(&self.remains, &self.cgroup).await?;
+        leave(&self.remains, &self.cgroup, self.origin.as_ref()).await?;
         stopped
     }
 }

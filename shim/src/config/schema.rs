@@ -198,6 +198,7 @@ impl Keys {
                     Some(set) => set.check("boot-timeout-seconds", boot_limit)?,
                     None => default::BOOT_LIMIT,
                 },
+                count_shim: true,
             },
         })
     }

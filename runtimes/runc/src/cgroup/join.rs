@@ -1,4 +1,7 @@
-//! Putting a process that is no container's init into a cgroup.
+//! Putting a process that is no container's init into a cgroup, and ourselves out of it again.
+
+use std::fs;
+use std::path::PathBuf;
 
 use nix::unistd::Pid;
 
@@ -6,6 +9,33 @@ use libcgroups::common::CgroupManager;
 
 use super::Cgroup;
 use super::error::{Error, Result};
+use super::layout;
+
+/// The cgroups that this process was in before it entered another.
+#[derive(Clone, Debug)]
+pub struct Origin(Vec<PathBuf>);
+
+impl Origin {
+    /// Puts this process back into them.
+    ///
+    /// # Errors
+    /// If one of them is gone, or takes no process any more. It is back in the others.
+    pub fn back(&self) -> Result<()> {
+        let mut outcome = Ok(());
+        for directory in &self.0 {
+            let file = directory.join("cgroup.procs");
+            // 0 is the process that writes.
+            if let Err(source) = fs::write(&file, "0") {
+                outcome = Err(Error::Write {
+                    value: "0".into(),
+                    path: file,
+                    source,
+                });
+            }
+        }
+        outcome
+    }
+}
 
 impl Cgroup {
     /// Whether systemd keeps it, so that making and removing it talks D-Bus, which may take seconds if
@@ -29,5 +59,16 @@ impl Cgroup {
         let manager = self.manager().map_err(|why| failed(why.to_string()))?;
         let pid = nix_of_libcgroups::unistd::Pid::from_raw(pid.as_raw());
         manager.add_task(pid).map_err(|why| failed(why.to_string()))
+    }
+
+    /// Puts this process into the cgroup, which is made if it isn't there: what it starts from then on
+    /// is in it as well. It can't be removed before this process is [`back`](Origin::back) where it was.
+    ///
+    /// # Errors
+    /// If it can't be made, or where this process is can't be told.
+    pub fn enter(&self) -> Result<Origin> {
+        let origin = Origin(layout::own()?);
+        self.add(Pid::this())?;
+        Ok(origin)
     }
 }

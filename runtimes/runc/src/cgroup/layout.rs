@@ -125,14 +125,54 @@ pub(super) fn find(
     Ok((Layout::V1(dirs), None))
 }
 
+/// The directories of the cgroups that this process is in, of the hierarchies that containers are put
+/// under.
+pub(super) fn own() -> Result<Vec<PathBuf>> {
+    let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
+    let file = Path::new("/proc/self/cgroup");
+    let cgroups = fs::read_to_string(file).doing("read", file)?;
+    if matches!(setup, CgroupSetup::Unified) {
+        let path = path_in(&cgroups, "").unwrap_or("/");
+        return Ok(vec![below_mount(Path::new(DEFAULT_CGROUP_ROOT), path)]);
+    }
+    let mountinfo = Path::new("/proc/self/mountinfo");
+    let mounts = v1_mounts(&fs::read(mountinfo).doing("read", mountinfo)?);
+    let own = mounts.iter().map(|(_, mount)| {
+        let names = mount.file_name().unwrap_or_default().to_string_lossy();
+        let name = names.split(',').next().unwrap_or_default();
+        below_mount(mount, path_in(&cgroups, name).unwrap_or("/"))
+    });
+    Ok(own.collect())
+}
+
+/// The path that `/proc/<pid>/cgroup` tells for a v1 controller, or for v2's hierarchy, which has no
+/// name.
+pub(super) fn path_in<'a>(cgroups: &'a str, name: &str) -> Option<&'a str> {
+    cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        let path = fields.next()?;
+        controllers
+            .split(',')
+            .any(|one| one == name)
+            .then_some(path)
+    })
+}
+
+/// A process that is itself in a container may see nothing but its own cgroup mounted, and its path as
+/// the host knows it: then the mount is where it is.
+fn below_mount(mount: &Path, path: &str) -> PathBuf {
+    match normalise(Path::new(path)).map(|relative| mount.join(relative)) {
+        Ok(directory) if directory.is_dir() => directory,
+        _ => mount.to_owned(),
+    }
+}
+
 /// The cgroup that systemd's tree starts at: systemd itself lives in `init.scope` below it.
 fn systemd_root() -> Result<PathBuf> {
     let file = Path::new("/proc/1/cgroup");
     let content = fs::read_to_string(file).doing("read", file)?;
-    let own = content
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/");
+    let own = path_in(&content, "").unwrap_or("/");
     Ok(PathBuf::from(
         own.strip_suffix("/init.scope").unwrap_or(own),
     ))
@@ -296,6 +336,16 @@ mod tests {
         assert_eq!(relative("/k8s.io/abc", false).unwrap(), "k8s.io/abc");
         assert_eq!(relative("k8s.io//./abc/", false).unwrap(), "k8s.io/abc");
         assert_eq!(relative("/k8s.io/abc", true).unwrap(), "k8s.io/abc");
+    }
+
+    #[test]
+    fn a_processs_own_paths_are_told_by_controller() {
+        let cgroups = "4:cpu,cpuacct:/a\n3:name=systemd:/b:c\n0::/d\n";
+        assert_eq!(path_in(cgroups, "cpuacct"), Some("/a"));
+        assert_eq!(path_in(cgroups, "name=systemd"), Some("/b:c"));
+        assert_eq!(path_in(cgroups, ""), Some("/d"));
+        assert_eq!(path_in(cgroups, "memory"), None);
+        assert_eq!(path_in("nonsense", ""), None);
     }
 
     #[test]

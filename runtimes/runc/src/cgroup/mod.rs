@@ -36,6 +36,7 @@ mod update;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Result};
+pub use join::Origin;
 use layout::{Controller, Layout};
 pub use oom::OomWatch;
 

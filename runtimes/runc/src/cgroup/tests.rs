@@ -586,6 +586,32 @@ fn property(unit: &str, name: &str) -> String {
     String::from_utf8(shown.stdout).unwrap().trim().to_owned()
 }
 
+/// By a process of its own: the other tests' children would be in the cgroup as well.
+#[test]
+fn a_process_enters_and_goes_back() {
+    const PART: &str = "TREFOIL_TEST_ENTERS";
+    if std::env::var_os(PART).is_none() {
+        let name = "cgroup::tests::a_process_enters_and_goes_back";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(PART, "")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let rig = Rig::new();
+    let places = || fs::read_to_string("/proc/self/cgroup").unwrap();
+    let before = places();
+    let origin = rig.cgroup.enter().unwrap();
+    assert_ne!(places(), before);
+    assert_eq!(rig.cgroup.processes().unwrap(), [Pid::this()]);
+    assert!(!rig.cgroup.try_remove().unwrap(), "with us in it");
+    origin.back().unwrap();
+    assert_eq!(places(), before);
+    assert!(rig.cgroup.try_remove().unwrap());
+}
+
 #[test]
 #[ignore = "needs a machine on cgroup v2 whose init is systemd"]
 fn a_unit_of_systemd() {

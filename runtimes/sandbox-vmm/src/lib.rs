@@ -20,6 +20,7 @@ mod machine;
 mod network;
 mod parts;
 mod pause;
+mod phases;
 mod process;
 mod remains;
 mod runtime;

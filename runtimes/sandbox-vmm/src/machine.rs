@@ -16,7 +16,7 @@ use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::jail::Jail;
-use trefoil_vmm::metrics;
+use trefoil_vmm::metrics::{self, Metrics, Shared};
 use trefoil_vmm::process::{self, Process, Start};
 use trefoil_vmm::ram::Pages;
 
@@ -55,6 +55,7 @@ pub(crate) struct Machine {
     process: Arc<Mutex<Process>>,
     pid: u32,
     door: Arc<Door>,
+    metrics: Arc<Shared>,
     /// Why it has ended, once it has.
     ended: watch::Receiver<Option<String>>,
     /// Why we have killed it.
@@ -129,10 +130,10 @@ impl Embryo {
     /// Has it become the machine.
     pub fn launch(self, plan: &Plan<'_>) -> Result<Machine> {
         let (door, theirs) = Door::pair().context(|| "make a door to the guest")?;
-        launch(&self.process, plan, &theirs, &self.log)?;
+        let metrics = launch(&self.process, plan, &theirs, &self.log)?;
         // Of the console's writing end the VMM's is the last, so that it ends with it.
         drop(self.log);
-        Machine::watch(self.process, door, self.console)
+        Machine::watch(self.process, door, self.console, metrics)
     }
 }
 
@@ -148,7 +149,12 @@ impl<'a> Handing<'a> {
     }
 }
 
-fn launch(process: &Process, plan: &Plan<'_>, door: &OwnedFd, log: &OwnedFd) -> Result<()> {
+fn launch(
+    process: &Process,
+    plan: &Plan<'_>,
+    door: &OwnedFd,
+    log: &OwnedFd,
+) -> Result<Arc<Shared>> {
     let open = |path: &std::path::Path, write| {
         File::options()
             .read(true)
@@ -209,12 +215,18 @@ fn launch(process: &Process, plan: &Plan<'_>, door: &OwnedFd, log: &OwnedFd) -> 
     };
     process
         .launch(&configuration, &handing.0)
-        .context(|| format!("start the machine of pod {}", plan.pod))
+        .context(|| format!("start the machine of pod {}", plan.pod))?;
+    Shared::map(Some(&metrics)).context(|| "map the VMM's metrics")
 }
 
 impl Machine {
     /// A machine whose process has been told what to be, and what it prints.
-    pub(crate) fn watch(process: Process, door: Door, mut console: Console) -> Result<Self> {
+    pub(crate) fn watch(
+        process: Process,
+        door: Door,
+        mut console: Console,
+        metrics: Arc<Shared>,
+    ) -> Result<Self> {
         let doing = || "watch the VMM";
         let pid = process.pid();
         let pidfd = process.pidfd().try_clone_to_owned().context(doing)?;
@@ -236,6 +248,7 @@ impl Machine {
             process,
             pid,
             door: Arc::new(door),
+            metrics,
             ended,
             cause,
         })
@@ -244,6 +257,11 @@ impl Machine {
     /// The VMM's process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What its VMM counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Resolves, with the reason, when the machine has ended.

@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::machine::{Embryo, Machine, Plan};
 use crate::network::{self, Network};
 use crate::pause::Pause;
+use crate::phases::Phases;
 use crate::remains::Remains;
 use crate::runtime::Settings;
 use crate::share::Shares;
@@ -52,6 +53,7 @@ impl MicroVmSandbox {
     /// Boots a pod's machine, ready for its first container. When this fails nothing of it is left.
     pub async fn boot(settings: &Settings, config: &SandboxConfig) -> Result<Self> {
         let begun = Instant::now();
+        let mut phases = Phases::begin();
         let needs = specification::needs(&config.spec)?;
         let size = size::of(&config.spec, &bounds(settings))?;
         let remains = Remains::of(config);
@@ -62,7 +64,8 @@ impl MicroVmSandbox {
             true => Some(cgroup::enter(&cgroup).await.map_err(failed)?),
             false => None,
         };
-        let booted = Self::boot_in(settings, config, &needs, size, &cgroup).await;
+        phases.done("cgroup");
+        let booted = Self::boot_in(settings, config, &needs, size, &cgroup, &mut phases).await;
         let (guest, shares, identity) = match booted {
             Ok(booted) => booted,
             Err(why) => {
@@ -79,6 +82,7 @@ impl MicroVmSandbox {
             size.memory,
             begun.elapsed().as_millis()
         );
+        log::debug!("milliseconds of the boot of {}: {phases}", config.id);
         let forwarding = remains
             .netns
             .as_deref()
@@ -110,6 +114,7 @@ impl MicroVmSandbox {
         needs: &Needs,
         size: Size,
         cgroup: &Cgroup,
+        phases: &mut Phases,
     ) -> Result<(Arc<Guest>, Arc<Shares>, Identity)> {
         let pod = &config.id;
         let identity = Identity::claim()?;
@@ -120,10 +125,12 @@ impl MicroVmSandbox {
             cgroup::add(cgroup, embryo.pid()).await?;
         }
         let (shares, files) = Shares::start(pod, &embryo, &identity, size, cgroup)?;
+        phases.done("processes");
         let Network { nics, told } = match &needs.netns {
             Some(netns) => network::attach(netns)?,
             None => Network::default(),
         };
+        phases.done("network");
         let machine = embryo.launch(&Plan {
             pod,
             settings,
@@ -135,8 +142,11 @@ impl MicroVmSandbox {
         let machine = Arc::new(machine);
         let booted = async {
             let agent = ready(settings, &machine).await?;
+            phases.done_at("VMM", machine.metrics().phases.running.get());
+            phases.done("guest");
             let guest = Guest::new(machine.clone(), agent);
             set_up(&guest, needs, told).await?;
+            phases.done("set-up");
             Ok(guest)
         };
         let why: Error = match booted.await {

@@ -20,6 +20,7 @@ use trefoil_agent_protocol::service::{
 use trefoil_agent_protocol::{READY_PORT, status};
 use trefoil_core::{Error, watched};
 use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::metrics::Shared;
 use trefoil_vmm::process::{self, Start};
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{Server, TtrpcContext};
@@ -40,9 +41,10 @@ pub(crate) fn machine() -> (Arc<Machine>, Gate) {
         oom_score_adj: None,
     })
     .expect("start");
+    let metrics = Shared::map(None).expect("metrics");
     let (door, theirs) = Door::pair().expect("door");
     let gate = Gate(watched::readable(theirs).expect("watch"));
-    let machine = Machine::watch(process, door, console).expect("machine");
+    let machine = Machine::watch(process, door, console, metrics).expect("machine");
     (Arc::new(machine), gate)
 }
 

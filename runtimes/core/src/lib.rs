@@ -14,6 +14,7 @@ mod error;
 mod exit;
 mod isolation;
 pub mod relay;
+pub mod relays;
 mod runtime;
 pub mod stats;
 mod stdio;

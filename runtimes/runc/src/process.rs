@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use trefoil_core::child::Child;
-use trefoil_core::relay::{self, Stream};
+use trefoil_core::relay::Stream;
+use trefoil_core::relays::Relays;
 use trefoil_core::{
     Context, Error, ExitStatus, Input, Output, Process, Result, Stdio, TerminalSize,
 };
@@ -23,18 +23,10 @@ use crate::terminal;
 /// comes through a pipe always: only we can give it an end on request. A terminal is relayed by nature.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    /// Kept open for as long as the process may be read from and written to.
-    holds: Mutex<Holds>,
+    relays: Relays,
+    /// Kept open for as long as the process may be read from.
+    holds: Mutex<Vec<OwnedFd>>,
     master: Option<Arc<Stream>>,
-    output: Mutex<Vec<JoinHandle<()>>>,
-    input: Mutex<Option<JoinHandle<()>>>,
-    input_closed: Arc<Notify>,
-}
-
-#[derive(Debug, Default)]
-struct Holds {
-    stdin: Option<OwnedFd>,
-    outputs: Vec<OwnedFd>,
 }
 
 /// What the process itself is given.
@@ -51,7 +43,7 @@ impl Streams {
         let streams = Self::default();
         let mut ends = Ends::default();
         let give = |output: Output| {
-            lock(&streams.holds).outputs.extend(output.hold);
+            lock(&streams.holds).extend(output.hold);
             output.write
         };
         ends.stdout = stdio.stdout.map(give);
@@ -68,10 +60,10 @@ impl Streams {
             ..Default::default()
         };
         if let Some(output) = stdio.stdout {
-            streams.relay_output(master.clone(), output)?;
+            streams.relays.output(master.clone(), output)?;
         }
         if let Some(input) = stdio.stdin {
-            streams.relay_input(input, master)?;
+            streams.relays.input(input, master, |_| {})?;
         }
         Ok(streams)
     }
@@ -90,7 +82,8 @@ impl Streams {
     fn pipe_input(&self, input: Option<Input>) -> io::Result<Option<OwnedFd>> {
         let Some(input) = input else { return Ok(None) };
         let (read, write) = pipe()?;
-        self.relay_input(input, Arc::new(Stream::new(write)?))?;
+        let write = Arc::new(Stream::new(write)?);
+        self.relays.input(input, write, |_| {})?;
         Ok(Some(read))
     }
 
@@ -99,87 +92,19 @@ impl Streams {
             return Ok(None);
         };
         let (read, write) = pipe()?;
-        self.relay_output(Arc::new(Stream::new(read)?), output)?;
+        self.relays.output(Arc::new(Stream::new(read)?), output)?;
         Ok(Some(write))
     }
 
-    fn relay_output(&self, from: Arc<Stream>, to: Output) -> io::Result<()> {
-        let Output { write, hold } = to;
-        let write = Stream::new(write)?;
-        let relay = tokio::spawn(async move {
-            if let Err(why) = relay::copy(&from, &write).await {
-                log::debug!("relay output: {why}");
-            }
-            // Only now may the reader see the end.
-            drop((write, hold));
-        });
-        lock(&self.output).push(relay);
-        Ok(())
-    }
-
-    fn relay_input(&self, from: Input, to: Arc<Stream>) -> io::Result<()> {
-        let Input { read, hold } = from;
-        let read = Stream::new(read)?;
-        lock(&self.holds).stdin = hold;
-        let closed = self.input_closed.clone();
-        let relay = tokio::spawn(async move {
-            // A process that doesn't read all its input is no failure.
-            let _ = relay::copy_until(&read, &to, &closed).await;
-        });
-        *lock(&self.input) = Some(relay);
-        Ok(())
-    }
-
-    /// Resolves when all output has been handed on.
-    async fn drain(&self) {
-        let relays = std::mem::take(&mut *lock(&self.output));
-        let mut relays = Unfinished {
-            relays,
-            streams: self,
-        };
-        while let Some(relay) = relays.relays.last_mut() {
-            let _ = relay.await;
-            relays.relays.pop();
-        }
-    }
-
-    fn close(&self) {
-        for relay in lock(&self.output).drain(..) {
-            relay.abort();
-        }
-        self.end_input();
-        lock(&self.holds).outputs.clear();
-    }
-
-    /// The process is to see the end of its input, after all that has been sent to it.
-    fn close_input(&self) {
-        lock(&self.holds).stdin = None;
-        self.input_closed.notify_one();
-    }
-
-    /// The process reads no more.
-    fn end_input(&self) {
-        lock(&self.holds).stdin = None;
-        if let Some(relay) = lock(&self.input).take() {
-            relay.abort();
-        }
+    /// Nobody reads any more; and what nobody else holds open ends for the reader.
+    fn end(&self) {
+        self.relays.end_input();
+        lock(&self.holds).clear();
     }
 }
 
 fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-}
-
-/// Puts the relays back that were being waited for when the wait was given up.
-struct Unfinished<'a> {
-    relays: Vec<JoinHandle<()>>,
-    streams: &'a Streams,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        lock(&self.streams.output).append(&mut self.relays);
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -241,9 +166,7 @@ impl RuncProcess {
                     ExitStatus::now(255)
                 }
             };
-            // Nobody reads any more; and what nobody else holds open ends for the reader.
-            its_streams.end_input();
-            lock(&its_streams.holds).outputs.clear();
+            its_streams.end();
             sender.send_replace(Some(status));
         });
         Self {
@@ -304,15 +227,16 @@ impl Process for RuncProcess {
     }
 
     async fn close_stdin(&self) {
-        self.streams.close_input();
+        self.streams.relays.close_input();
     }
 
     async fn drain(&self) {
-        self.streams.drain().await;
+        self.streams.relays.drain().await;
     }
 
     async fn close_stdio(&self) {
-        self.streams.close();
+        self.streams.relays.close();
+        self.streams.end();
     }
 }
 

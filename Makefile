@@ -34,8 +34,10 @@ install: build ## Install the shim under PREFIX, by its three names
 install-guest: ## Install what microVMs boot under PREFIX (minutes the first time)
 	kernel=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- kernel | sed -n 1p); \
 	image=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- image | sed -n 1p); \
+	agent=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- agent | sed -n 1p); \
 	install -D -m 0644 "$$kernel/vmlinux" $(DESTDIR)$(PREFIX)/share/trefoil/vmlinux; \
-	install -D -m 0644 "$$image" $(DESTDIR)$(PREFIX)/share/trefoil/initramfs
+	install -D -m 0644 "$$image" $(DESTDIR)$(PREFIX)/share/trefoil/initramfs; \
+	install -D -m 0755 "$$agent" $(DESTDIR)$(PREFIX)/share/trefoil/agent
 
 .PHONY: demo
 demo: prerequisites build ## Run a pod in a private containerd, on one screen

@@ -1,148 +1,139 @@
-//! The agent: PID 1 of a guest, and all that its first root holds.
+//! The agent: makes a pod's containers in its guest when the host asks for them, by the very code that
+//! makes them on a host.
 //!
-//! It mounts what a guest needs, tells the host over vsock that it is ready, does what the host
-//! asks, and ends the guest. Its time to ready is part of every pod's start and its memory is part
-//! of every pod, so it does little, and waits in a blocking read. When the host asks for containers, a
-//! process of their own is forked for them ([`init`], [`pod`]).
+//! It is a child of the guest's init, which hands it the connection to the host as its standard input. Its
+//! own children are the containers' processes and nothing else, as the runtime below expects; whoever is
+//! left behind becomes the init's.
 //!
-//! It never waits for anything but the host, never takes a path from it, and never returns: what
-//! goes wrong is one sentence in the kernel's log, and the end of the guest ([`end`]).
-//!
-//! Start reading at [`main`]; the words it speaks are in `trefoil-agent-protocol`.
+//! Start reading at [`main`], then [`service`].
 
-#![cfg_attr(not(test), no_main)]
-
-mod end;
-mod host;
-mod init;
-mod kernel_log;
+mod configuration;
+mod connection;
+mod containers;
+mod forward;
+mod limits;
+mod logger;
 mod machine;
-mod mounts;
-mod pod;
-mod root;
-mod serve;
+mod names;
+mod pids;
+mod service;
+mod set_up;
+mod streams;
+mod sysctls;
+mod vsock;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
 
-use libc::c_int;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::Mode;
-use serve::Next;
-use trefoil_agent_protocol::{READY_PORT, Ready};
+use nix::sys::prctl;
+use nix::sys::socket::{VsockAddr, getpeername};
+use nix::unistd::dup2_stdin;
+use oci_spec::runtime::Spec;
+use tokio::sync::Notify;
+use trefoil_agent_common::kernel_log;
+use trefoil_agent_protocol::HOST;
+use trefoil_agent_protocol::service::create_agent;
+use trefoil_core::{Context, Result, Runtime, SandboxConfig};
+use trefoil_runc::{Launcher, Runc};
+use ttrpc::r#async::Server;
+use ttrpc::r#async::transport::Listener;
 
-/// Why a guest ends that wasn't asked to.
-#[derive(Debug)]
-enum Error {
-    /// opening /dev/null for want of a console failed
-    Descriptors(Errno),
-    /// mounting {what} failed
-    Mount(&'static str, Errno),
-    /// leaving the reaping of processes to the kernel failed
-    Reaping(Errno),
-    /// no vsock leads to the host
-    Connect(Errno),
-    /// saying ready to the host failed
-    Ready(io::Error),
-    /// serving the host failed
-    Serve(serve::Error),
-    /// serving the host's containers failed
-    Pod(init::Error),
-}
+use connection::Connection;
+use service::Pod;
+use streams::Streams;
 
-impl fmt::Display for Error {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Descriptors(why) => write!(
-                formatter,
-                "opening /dev/null for want of a console failed: {why}"
-            ),
-            Self::Mount(path, why) => write!(formatter, "mounting {path} failed: {why}"),
-            Self::Reaping(why) => write!(
-                formatter,
-                "leaving the reaping of processes to the kernel failed: {why}"
-            ),
-            Self::Connect(why) => write!(
-                formatter,
-                "no vsock leads to the host's port {READY_PORT}: {why}"
-            ),
-            Self::Ready(why) => write!(formatter, "saying ready to the host failed: {why}"),
-            Self::Serve(why) => write!(formatter, "serving the host failed: {why}"),
-            Self::Pod(why) => why.fmt(formatter),
-        }
+/// The program's name.
+const NAME: &str = "trefoil-agent";
+
+/// The OOM score of this process: without it the guest is of no use, so all others go first.
+const SPARED: &str = "-1000";
+
+fn main() -> ExitCode {
+    let action = std::env::args_os().nth(1);
+    if action.is_some_and(|action| action == trefoil_runc::HELPER_ACTION) {
+        trefoil_runc::run_as_helper();
     }
-}
-
-/// What the C runtime calls, without Rust's before it: that one makes ready for threads, stack
-/// overflows and broken pipes, which costs each guest's start 180 thousand instructions and 130 KiB.
-/// PID 1 dies of no signal that it doesn't ask for, but for a fault, and a fault ends the guest.
-// SAFETY: there is no other function of this name, and it has C's signature, whose parameters may be
-// left out.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn main() -> c_int {
-    if std::process::id() != 1 {
-        let action = std::env::args_os().nth(1);
-        if action.is_some_and(|action| action == trefoil_runc::HELPER_ACTION) {
-            trefoil_runc::run_as_helper();
-        }
-        eprintln!("trefoil-agent: this is the init of a guest and runs as nothing but process 1");
-        return 1;
-    }
-    // A defect of ours is said where everything else is; then the abort of a PID 1 is the kernel's
-    // panic.
-    std::panic::set_hook(Box::new(|defect| {
-        let what = defect.payload_as_str().unwrap_or("it is not said what");
-        match defect.location() {
-            Some(place) => kernel_log::say(format_args!("a defect at {place}: {what}")),
-            None => kernel_log::say(format_args!("a defect: {what}")),
-        }
-    }));
-    match run() {
-        Ok(()) => end::power_off(),
-        Err(error) => {
-            kernel_log::say(format_args!("{error}"));
-            end::guest()
-        }
-    }
-}
-
-/// All of a guest's life; done when the host has no more use for it.
-fn run() -> Result<(), Error> {
-    keep_standard_descriptors().map_err(Error::Descriptors)?;
-    mounts::make().map_err(|(path, why)| Error::Mount(path, why))?;
-    machine::leave_reaping_to_the_kernel().map_err(Error::Reaping)?;
-    let mut host = host::connect().map_err(Error::Connect)?;
-    say_ready(&mut host).map_err(Error::Ready)?;
-    match serve::serve(&mut host, kernel_log::read).map_err(Error::Serve)? {
-        Next::End => Ok(()),
-        Next::Pod(received) => init::serve(host, received).map_err(Error::Pod),
-    }
-}
-
-/// A guest without a console starts without the descriptors 0 to 2. What is opened first must not
-/// take their place: it would be written to as standard error.
-fn keep_standard_descriptors() -> Result<(), Errno> {
-    if fcntl(io::stderr(), FcntlArg::F_GETFD) != Err(Errno::EBADF) {
-        return Ok(());
-    }
-    loop {
-        let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?.into_raw_fd();
-        if null >= libc::STDERR_FILENO {
-            return Ok(());
-        }
-    }
-}
-
-fn say_ready(host: &mut File) -> io::Result<()> {
-    let mut ready = Ready {
-        version: Cow::Borrowed(env!("CARGO_PKG_VERSION")),
-        tsc: 0,
-        resident: machine::resident(),
+    let Some(host) = connection_to_host() else {
+        eprintln!("{NAME}: this serves the host of a guest, and is started by the guest's init");
+        return ExitCode::FAILURE;
     };
-    ready.tsc = machine::time_stamp();
-    serve::say(host, format_args!("{ready}"))
+    kernel_log::say_defects_of(NAME);
+    match run(host) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(format_args!("{why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says one sentence in the kernel's log.
+fn say(sentence: fmt::Arguments<'_>) {
+    kernel_log::say(NAME, sentence);
+}
+
+/// The standard input, if it is a connection to a guest's host.
+fn connection_to_host() -> Option<OwnedFd> {
+    let stdin = io::stdin();
+    let peer = getpeername::<VsockAddr>(stdin.as_raw_fd()).ok()?;
+    match peer.cid() {
+        HOST => stdin.as_fd().try_clone_to_owned().ok(),
+        _ => None,
+    }
+}
+
+/// Serves the host on its connection, until it has no more use for the guest.
+fn run(host: OwnedFd) -> Result<()> {
+    logger::init();
+    // What is made from here on inherits the standard input, and must not have the connection.
+    let nothing = File::open("/dev/null").context(|| "open /dev/null")?;
+    dup2_stdin(&nothing).context(|| "make /dev/null the standard input")?;
+    drop(nothing);
+    // Programs are named by their file, and this one's is called something else.
+    prctl::set_name(c"trefoil-agent").context(|| "name the process")?;
+    // The helper is a fork of this process while it is still small and single-threaded, and before it is
+    // spared: what the helper makes is not to be.
+    limits::set_for_containers()?;
+    let launcher = Launcher::spawn().context(|| "start the helper process")?;
+    limits::set_for_ourselves()?;
+    std::fs::write("/proc/self/oom_score_adj", SPARED).context(|| "spare the agent")?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(|| "start the event loop")?
+        .block_on(serve(host, launcher))
+}
+
+async fn serve(host: OwnedFd, launcher: Launcher) -> Result<()> {
+    let streams = Streams::default();
+    streams.serve()?;
+    forward::serve()?;
+    let runtime = Runc::new(launcher).relaying_output();
+    let sandbox = runtime
+        .create_sandbox(SandboxConfig {
+            id: String::new(),
+            namespace: String::new(),
+            bundle: PathBuf::new(),
+            spec: Arc::new(Spec::default()),
+        })
+        .await?;
+    let power_off = Arc::new(Notify::new());
+    let pod = Pod::new(sandbox, streams, power_off.clone());
+    let (connection, ended) = Connection::new(host).context(|| "watch the host's connection")?;
+    let only = futures::stream::once(std::future::ready(Ok(connection)));
+    let mut server = Server::new()
+        .add_listener(Listener::new(only))
+        .register_service(create_agent(Arc::new(pod)));
+    server.start().await.context(|| "serve the host")?;
+    tokio::select! {
+        () = power_off.notified() => {}
+        // However it ended: a guest without a host is of no use to anyone.
+        _ = ended => {}
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! Builds what a microVM boots: the guest kernel and the guest image.
+//! Builds what is for guests: the kernel and the image that a microVM boots, and the agent.
 //!
-//! Both are reproducible, cached under a key of their inputs, and need neither root nor a change
+//! All are reproducible, cached under a key of their inputs, and need neither root nor a change
 //! to the machine. Nothing in here runs on a node: the results do.
 //!
 //! Also here, because both builders and the test bench need them: the [`cache`], and Debian's
@@ -11,4 +11,5 @@ pub mod cpio;
 pub mod debian;
 pub mod image;
 pub mod kernel;
+pub mod program;
 pub mod run;

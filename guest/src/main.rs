@@ -1,15 +1,16 @@
-//! `guest`: makes what a microVM boots and says where it is.
+//! `guest`: makes what is for guests and says where it is.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use trefoil_guest::image;
 use trefoil_guest::kernel::{self, Comparison, Kernel};
+use trefoil_guest::{image, program};
 
 const USAGE: &str = "usage: guest kernel [--with debug|confidential|mitigations]... [--verify]
-       guest image [--verify]";
+       guest image [--verify]
+       guest agent [--verify]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,7 +18,9 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["kernel", options @ ..] => make_kernel(options),
         ["image"] => make_image(),
-        ["image", "--verify"] => make_image().and_then(|()| verify_image()),
+        ["image", "--verify"] => make_image().and_then(|()| verify(program::INIT)),
+        ["agent"] => make_agent(),
+        ["agent", "--verify"] => make_agent().and_then(|()| verify(program::AGENT)),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {
@@ -56,17 +59,26 @@ fn make_kernel(options: &[&str]) -> Result<()> {
 
 /// `guest image`
 fn make_image() -> Result<()> {
-    let image = image::ensure()?;
-    println!("{}", image.display());
-    println!("{:<9} {} bytes", name(&image), image.metadata()?.len());
+    say_where(&image::ensure()?)
+}
+
+/// `guest agent`
+fn make_agent() -> Result<()> {
+    say_where(&program::ensure(program::AGENT)?)
+}
+
+fn say_where(file: &Path) -> Result<()> {
+    println!("{}", file.display());
+    println!("{:<9} {} bytes", name(file), file.metadata()?.len());
     Ok(())
 }
 
-fn verify_image() -> Result<()> {
-    match image::verify()? {
-        Comparison::Identical => println!("two more builds, one of them elsewhere, are identical"),
+/// Of an image, its init is all that is built.
+fn verify(package: &str) -> Result<()> {
+    match program::verify(package)? {
+        Comparison::Identical => println!("{package}: a second build, elsewhere, is identical"),
         Comparison::Differs { file, offset } => {
-            bail!("another build differs: {file}, from byte {offset} on")
+            bail!("a second build differs: {file}, from byte {offset} on")
         }
     }
     Ok(())

@@ -51,6 +51,7 @@ pub fn show_all() -> Result<ExitCode> {
                     containerd::shim_binary(),
                     images.kernel.clone(),
                     images.image.clone(),
+                    images.agent.clone(),
                 ],
                 ..Node::default()
             };

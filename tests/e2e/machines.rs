@@ -2,6 +2,7 @@
 //! part of it is killed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::shared_memory_of_two", shared_memory_of_two),
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
+    ("machines::agent_that_fails", agent_that_fails),
     ("machines::vmm_killed", vmm_killed),
     ("machines::file_server_killed", file_server_killed),
     ("machines::agent_out_of_reach", agent_out_of_reach),
@@ -157,6 +159,28 @@ fn boot_that_fails(env: &Env) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// What makes containers is a file of the node's: one that is missing or no program is named.
+fn agent_that_fails(env: &Env) -> Result<()> {
+    let broken = env.rig.directory().join("no-agent");
+    fs::write(&broken, "this is no program")?;
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755))?;
+    for (agent, expected) in [
+        (
+            broken.as_path(),
+            "starting the agent, /run/trefoil/share/agent, failed: Exec format error",
+        ),
+        (Path::new("/nowhere/agent"), "/nowhere/agent: No such file"),
+    ] {
+        let content = format!("[microvm]\nagent = '{}'\n", agent.display());
+        dispatch::with_drop_in(env, &content, 0o644, || {
+            let said = refused(env, PodSpec::default())?;
+            ensure!(said.contains(expected), "{said}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// The pod's processes of this name.

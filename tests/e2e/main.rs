@@ -191,6 +191,7 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
             containerd::shim_binary(),
             images.kernel.clone(),
             images.image.clone(),
+            images.agent.clone(),
         ],
         ..Node::default()
     };

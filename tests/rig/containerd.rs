@@ -302,12 +302,13 @@ impl Rig {
         Ok(())
     }
 
-    /// Installs what microVMs boot, where a shim finds it without being told.
+    /// Installs what is for guests, where a shim finds it without being told.
     pub fn install_guest(&self, images: &Images) -> Result<()> {
         let share = self.directory.join("share/trefoil");
         fs::create_dir_all(&share)?;
         symlink(&images.kernel, share.join("vmlinux"))?;
         symlink(&images.image, share.join("initramfs"))?;
+        symlink(&images.agent, share.join("agent"))?;
         if crate::node::inside() {
             // There guests boot ten times slower, and all of them share one processor.
             let limit = "[microvm]\nboot-timeout-seconds = 100\n";

@@ -19,13 +19,13 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, listen, socket,
 };
 use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request};
-use trefoil_guest::{image, kernel};
+use trefoil_guest::{image, kernel, program};
 
 use crate::command;
 use crate::qemu::Qemu;
 use crate::transcript::Transcript;
 
-/// In a node: the guest's kernel and image, as the machine below has built them.
+/// In a node: the guest's kernel, image and agent, as the machine below has built them.
 pub const PREBUILT: &str = "TREFOIL_GUEST";
 
 /// Whether they have been built by somebody else.
@@ -36,34 +36,41 @@ pub fn is_prebuilt() -> bool {
 /// How many of a failed guest's last lines an error shows.
 const LAST_LINES: usize = 25;
 
-/// What a guest boots.
+/// What is for guests.
 #[derive(Clone, Debug)]
 pub struct Images {
     /// The ELF kernel with a PVH entry.
     pub kernel: PathBuf,
-    /// The initramfs that holds the agent.
+    /// The initramfs that holds the init.
     pub image: PathBuf,
+    /// What makes containers, for a guest to find among its files.
+    pub agent: PathBuf,
 }
 
 impl Images {
     /// Builds what isn't there yet.
     pub fn ensure() -> Result<Self> {
         if let Some(list) = std::env::var_os(PREBUILT) {
-            let mut paths = std::env::split_paths(&list);
-            let (Some(kernel), Some(image)) = (paths.next(), paths.next()) else {
-                bail!("{PREBUILT} does not name a kernel and an image");
+            let paths: Vec<PathBuf> = std::env::split_paths(&list).collect();
+            let Ok([kernel, image, agent]) = <[PathBuf; 3]>::try_from(paths) else {
+                bail!("{PREBUILT} does not name a kernel, an image and an agent");
             };
-            return Ok(Self { kernel, image });
+            return Ok(Self {
+                kernel,
+                image,
+                agent,
+            });
         }
         Ok(Self {
             kernel: kernel::ensure()?.vmlinux,
             image: image::ensure()?,
+            agent: program::ensure(program::AGENT)?,
         })
     }
 
     /// The variable that tells a node of these.
     pub fn variable(&self) -> Result<(String, String)> {
-        let list = std::env::join_paths([&self.kernel, &self.image])?;
+        let list = std::env::join_paths([&self.kernel, &self.image, &self.agent])?;
         Ok((PREBUILT.to_owned(), list.to_string_lossy().into_owned()))
     }
 }
@@ -71,7 +78,7 @@ impl Images {
 /// A guest to be booted.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// What it boots.
+    /// What it boots, of these.
     pub images: Images,
     /// How many virtual CPUs.
     pub cpus: u32,

@@ -71,8 +71,12 @@ pub fn again_in_node(name: &str, mut node: Node, images: &Images) -> Result<Exit
     node.environment.push(images.variable()?);
     node.environment
         .push((VARIABLE.to_owned(), "here".to_owned()));
-    node.hot
-        .extend([images.kernel.clone(), images.image.clone()]);
+    let Images {
+        kernel,
+        image,
+        agent,
+    } = images;
+    node.hot.extend([kernel, image, agent].map(Clone::clone));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     node.run_again(name, &arguments)
 }

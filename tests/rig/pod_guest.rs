@@ -1,4 +1,5 @@
-//! A guest that has a root for containers without a host that shares one: it comes in the image.
+//! A guest that has an agent and a root for containers without a host that shares them: they come in the
+//! image.
 
 use std::fs;
 
@@ -13,7 +14,7 @@ pub const ROOT: &str = "root";
 /// A volume with one file, `greeting`.
 pub const VOLUME: &str = "volume";
 
-/// A file of the volume's that the agent dies of, once there is one.
+/// A file of the volume's that the agent is killed for, once there is one.
 pub const FATAL: &str = "fatal";
 
 /// Of busybox.
@@ -36,8 +37,9 @@ pub fn image() -> Result<std::path::PathBuf> {
     let planter = images::compile(&scratch, "planter", include_str!("programs/planter.c"))
         .and_then(|program| fs::read(program).context("reading the planter"));
     fs::remove_dir_all(&scratch)?;
-    image::ensure_around(&planter?, "pod.img", |archive, agent| {
-        archive.file("agent", 0o755, agent)?;
+    image::ensure_around(&planter?, "pod.img", |archive, programs| {
+        archive.file("trefoil-init", 0o755, &programs.init)?;
+        archive.file("agent", 0o755, &programs.agent)?;
         archive.directory("share", 0o755)?;
         add_root(archive)?;
         let volume = format!("share/{VOLUME}");

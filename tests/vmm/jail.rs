@@ -342,20 +342,12 @@ fn interfere(thread: Pid, change: impl FnOnce(&mut user_regs_struct)) -> Result<
     ptrace::detach(thread, None).context("letting a thread go")
 }
 
-/// What a parent is told by: the files to boot.
-const PARENT: &str = "TREFOIL_VMM_PARENT";
-
 /// What this program is called when it is a parent that will be killed.
 pub const PARENTS_NAME: &str = "trefoil-vmm-parent";
 
 /// Boots a machine, says its process's number, and waits to be killed.
 pub fn be_parent() -> Result<()> {
-    let list = std::env::var_os(PARENT).context("no files to boot")?;
-    let mut paths = std::env::split_paths(&list);
-    let images = rig::guest::Images {
-        kernel: paths.next().context("no kernel")?,
-        image: paths.next().context("no image")?,
-    };
+    let images = rig::guest::Images::ensure()?;
     let mut guest = Machine::new(&images).boot(crate::machine::Vmm::Trefoil)?;
     println!("{}", guest.parts()?.1.process.pid());
     loop {
@@ -365,10 +357,9 @@ pub fn be_parent() -> Result<()> {
 
 /// A parent that is killed leaves no VMM behind.
 fn ends_with_its_parent(setting: &Setting) -> Result<()> {
-    let images = [&setting.images.kernel, &setting.images.image];
     let mut parent = Command::new("/proc/self/exe")
         .arg0(PARENTS_NAME)
-        .env(PARENT, std::env::join_paths(images)?)
+        .envs([setting.images.variable()?])
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();

@@ -1,15 +1,16 @@
 //! What the agent in a guest and its host say to each other, and on which port.
 //!
-//! The agent connects to the host's [`READY_PORT`] over vsock and says [`Ready`]. From then on the
-//! host asks, one [`Request`] at a time, and the agent answers; the end of the connection asks for
+//! The guest's init connects to the host's [`READY_PORT`] over vsock and says [`Ready`]. From then on the
+//! host asks, one [`Request`] at a time, and the init answers; the end of the connection asks for
 //! what [`Request::PowerOff`] does. All of it is lines of ASCII, but for the kernel's log, which
 //! follows its announcement ([`Log`]) as it is.
 //!
 //! Each side takes the other for hostile: nothing that is received makes this crate panic, loop or
 //! allocate more than a line's bound. It never touches a descriptor: both sides bring their own.
 //!
-//! A host that wants containers asks to be served ([`Request`] has it), and from then on the connection
-//! speaks ttrpc: `proto/agent.proto`, behind the feature `service`.
+//! A host that wants containers asks to be served ([`Request`] has it). Then the init starts the agent's
+//! own program and hands the connection on, which from then on speaks ttrpc: `proto/agent.proto`, behind
+//! the feature `service`.
 //!
 //! Start reading at [`Ready`]. Every message is shown without the newline that ends its line and
 //! parsed with it: a line that lacks it may have been cut short, and a number cut short is another
@@ -39,6 +40,13 @@ pub const STREAM_PORT: u32 = 1025;
 /// bytes, little endian; the agent answers one byte, 0 for connected and 1 for refused; what follows is
 /// the connection.
 pub const FORWARD_PORT: u32 = 1026;
+
+/// The tag of the virtio-fs device by which the host shares files.
+pub const SHARE_TAG: &str = "trefoil";
+
+/// The name among what the host shares that the agent's program has, where the guest's image does not
+/// hold it.
+pub const AGENT_SHARE: &str = "agent";
 
 /// The port that the host listens on for an agent that has become ready.
 pub const READY_PORT: u32 = 1024;

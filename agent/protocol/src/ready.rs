@@ -1,4 +1,4 @@
-//! The agent's first line.
+//! The first line, which the init says.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,11 +9,11 @@ use crate::{ParseError, number, whole_line};
 /// `ready <version> tsc=<number> resident=<bytes>`: the guest is up, and waits for requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// The agent's version.
+    /// The version of the init.
     pub version: Cow<'static, str>,
-    /// The guest's time stamp counter just before the agent said this.
+    /// The guest's time stamp counter just before this was said.
     pub tsc: u64,
-    /// How many bytes of memory the agent had resident at most. The kernel sums them up lazily: it
+    /// How many bytes of memory the init had resident at most. The kernel sums them up lazily: it
     /// may be some dozens of pages more.
     pub resident: u64,
 }

@@ -5,19 +5,19 @@ use std::str::FromStr;
 
 use crate::{ParseError, number, whole_line};
 
-/// What a host may ask of an agent that is ready.
+/// What a host may ask of a guest that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// `log`: the kernel's log so far. The answer is a [`Log`] and what it announces.
     Log,
-    /// `serve`: from now on the connection speaks ttrpc; there is no answer.
+    /// `serve`: from now on the connection speaks ttrpc; there is no answer, and what follows is the agent's.
     Serve,
     /// `power-off`: the end of the guest. The answer is the end of the connection.
     PowerOff,
 }
 
 impl Request {
-    /// No line is longer, its newline counted in: an agent need not read on.
+    /// No line is longer, its newline counted in: an init need not read on.
     pub const LONGEST: usize = 32;
 }
 
@@ -53,7 +53,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// No log is longer; an agent with more sends the newest of it.
+    /// No log is longer; an init with more sends the newest of it.
     pub const LONGEST: usize = 16 << 20;
 
     /// No announcement is longer, its newline counted in.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use trefoil_agent_protocol::READY_PORT;
+use trefoil_agent_protocol::{READY_PORT, SHARE_TAG};
 use trefoil_core::{Context, Error, ErrorKind, Result, watched};
 use trefoil_guest::kernel::{COMMAND_LINE, CONSOLE};
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
@@ -38,9 +38,6 @@ const DESCRIPTORS: u32 = 200;
 
 /// What the kernel prints, to a console that costs an exit for each character: errors and worse.
 const QUIET: &str = " quiet";
-
-/// The tag of what the host shares.
-const SHARE_TAG: &str = "trefoil";
 
 /// The unit of `/proc/<pid>/stat`, in milliseconds: the same for all of Linux's programs.
 const TICK: u64 = 10;

@@ -14,8 +14,10 @@ use crate::sandbox::MicroVmSandbox;
 pub struct Settings {
     /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
-    /// The initramfs that holds the agent.
+    /// The initramfs that holds the guest's init.
     pub initramfs: PathBuf,
+    /// The agent's program, which guests are shown.
+    pub agent: PathBuf,
     /// Virtual CPUs of a pod without a limit.
     pub default_cpus: u8,
     /// Memory of a pod without a limit, in MiB.

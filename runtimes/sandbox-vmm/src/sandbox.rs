@@ -141,6 +141,8 @@ impl MicroVmSandbox {
         })?;
         let machine = Arc::new(machine);
         let booted = async {
+            // The guest looks for it once it is asked to serve.
+            shares.share_agent(&settings.agent).await?;
             let agent = ready(settings, &machine).await?;
             phases.done_at("VMM", machine.metrics().phases.running.get());
             phases.done("guest");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
+use trefoil_agent_protocol::AGENT_SHARE;
 use trefoil_core::{ContainerConfig, Error, ErrorKind, Mount, Result};
 use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
@@ -92,6 +93,21 @@ impl Shares {
             volumes: Mutex::default(),
         };
         Ok((Arc::new(shares), connection.into()))
+    }
+
+    /// Shares the agent's program, which the guest starts by its name. No container's is the same: those
+    /// have a dot. The guest can't change it, whoever takes it over.
+    pub async fn share_agent(&self, program: &Path) -> Result<()> {
+        let tree = Tree {
+            source: Source::Path {
+                path: program.to_owned(),
+                submounts: false,
+            },
+            read_only: true,
+            // Another version is another file, as installers do it.
+            changes: Changes::GuestOnly,
+        };
+        self.server.share(AGENT_SHARE, tree).await
     }
 
     /// Translates a container's configuration and shares what of the host it names. When this fails

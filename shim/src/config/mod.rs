@@ -117,6 +117,7 @@ mod tests {
         let microvm = &defaults.microvm;
         assert_eq!((microvm.default_cpus, microvm.default_memory), (1, 512));
         assert!(microvm.kernel.ends_with("share/trefoil/vmlinux"));
+        assert!(microvm.agent.ends_with("share/trefoil/agent"));
         let empty = load("empty", &[("config.toml", "")]).expect("empty");
         assert_eq!(format!("{empty:?}"), format!("{defaults:?}"));
     }
@@ -254,11 +255,12 @@ mod tests {
                 "config.d/a.toml",
                 "[microvm]\ndefault-cpus = 4\nboot-timeout-seconds = 7",
             ),
-            ("config.d/b.toml", "[microvm]\nimage = '/i'"),
+            ("config.d/b.toml", "[microvm]\nimage = '/i'\nagent = '/a'"),
         ];
         let microvm = load("tables", &files).expect("right").microvm;
         assert_eq!(microvm.kernel, Path::new("/k"));
         assert_eq!(microvm.initramfs, Path::new("/i"));
+        assert_eq!(microvm.agent, Path::new("/a"));
         assert_eq!((microvm.default_cpus, microvm.overhead), (4, 50));
         assert_eq!(microvm.boot_limit.as_secs(), 7);
     }

@@ -93,8 +93,10 @@ struct AnnotationsTable {
 struct MicroVmTable {
     /// The guest's kernel.
     kernel: Option<Spanned<PathBuf>>,
-    /// The initramfs that holds the agent.
+    /// The initramfs that holds the guest's init.
     image: Option<Spanned<PathBuf>>,
+    /// The program that makes containers in the guest.
+    agent: Option<Spanned<PathBuf>>,
     /// Virtual CPUs of a pod without a limit.
     default_cpus: Option<Spanned<u64>>,
     /// Memory of a pod without a limit.
@@ -111,6 +113,7 @@ pub struct Keys {
     allowed_annotations: Option<Vec<Set<String>>>,
     kernel: Option<Set<PathBuf>>,
     image: Option<Set<PathBuf>>,
+    agent: Option<Set<PathBuf>>,
     default_cpus: Option<Set<u64>>,
     default_memory_mib: Option<Set<u64>>,
     overhead_memory_mib: Option<Set<u64>>,
@@ -136,6 +139,7 @@ pub fn parse(text: &Text) -> Result<Keys> {
         allowed_annotations: file.annotations.allowed.map(all),
         kernel: microvm.kernel.map(path),
         image: microvm.image.map(path),
+        agent: microvm.agent.map(path),
         default_cpus: microvm.default_cpus.map(number),
         default_memory_mib: microvm.default_memory_mib.map(number),
         overhead_memory_mib: microvm.overhead_memory_mib.map(number),
@@ -150,6 +154,7 @@ impl Keys {
             allowed_annotations: self.allowed_annotations.or(below.allowed_annotations),
             kernel: self.kernel.or(below.kernel),
             image: self.image.or(below.image),
+            agent: self.agent.or(below.agent),
             default_cpus: self.default_cpus.or(below.default_cpus),
             default_memory_mib: self.default_memory_mib.or(below.default_memory_mib),
             overhead_memory_mib: self.overhead_memory_mib.or(below.overhead_memory_mib),
@@ -180,6 +185,7 @@ impl Keys {
             microvm: Settings {
                 kernel: file("kernel", self.kernel, "vmlinux")?,
                 initramfs: file("image", self.image, "initramfs")?,
+                agent: file("agent", self.agent, "agent")?,
                 default_cpus: match self.default_cpus {
                     Some(set) => set.check("default-cpus", amount::cpus)?,
                     None => default::CPUS,

@@ -1,7 +1,6 @@
 /* The init of a guest whose agent finds files shared that nobody shares: those of the image's own
-   /share. It becomes the agent, and leaves a child behind that puts them where shared files are, once
-   the agent has made the place; and that kills what the agent has made to serve its host, once there
-   is a file that says so. */
+   /share. It becomes the real init, and leaves a child behind that puts them where shared files are, once
+   that has made the place; and that kills the agent, once there is a file that says so. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AGENTS_ROOT "1/root"
+#define NEW_ROOT "1/root"
 #define PLACE "/run/trefoil/share"
 #define FATAL PLACE "/volume/fatal"
 
@@ -38,10 +37,10 @@ static void kill_siblings(void) {
 static void plant(void) {
   wait_for(AT_FDCWD, "/proc/self");
   int proc = open("/proc", O_PATH | O_CLOEXEC);
-  wait_for(proc, AGENTS_ROOT PLACE);
-  /* From this root, as the agent's is read-only and without programs. */
+  wait_for(proc, NEW_ROOT PLACE);
+  /* From this root, as the new one is read-only. */
   int files = syscall(SYS_open_tree, AT_FDCWD, "/share", 1 /* OPEN_TREE_CLONE */);
-  int failed = files < 0 || fchdir(proc) || chroot(AGENTS_ROOT) || chdir("/") ||
+  int failed = files < 0 || fchdir(proc) || chroot(NEW_ROOT) || chdir("/") ||
                syscall(SYS_move_mount, files, "", AT_FDCWD, PLACE, 4 /* F_EMPTY_PATH */);
   say(failed ? "failed" : "done", failed ? errno : 0);
   if (failed) _exit(1);
@@ -56,7 +55,7 @@ int main(void) {
     case -1: return 1;
     case 0: plant();
   }
-  execl("/agent", "/init", (char *)0);
-  say("there is no agent", errno);
+  execl("/trefoil-init", "/init", (char *)0);
+  say("there is no init", errno);
   return 1;
 }

@@ -340,7 +340,7 @@ impl Pod {
     /// Has the guest end, and waits for it.
     pub fn power_off(mut self) -> Result<()> {
         let log = self.log()?;
-        for bad in ["BUG:", "Call Trace", "trefoil-agent:"] {
+        for bad in ["BUG:", "Call Trace", "trefoil-init:", "trefoil-agent:"] {
             let lines: Vec<&str> = log.lines().filter(|line| line.contains(bad)).collect();
             ensure!(lines.is_empty(), "the guest says:\n{}", lines.join("\n"));
         }

@@ -512,7 +512,7 @@ fn killed_agent(setting: &Setting) -> Result<()> {
         .expect(|exit| *exit == Exit::Reset)?;
     let said = pod.machine.last_lines();
     ensure!(
-        said.contains("the pod's process has ended: Signaled"),
+        said.contains("the agent has ended: Signaled"),
         "its last lines are: {said}"
     );
     Ok(())

@@ -26,14 +26,13 @@ pub(crate) fn leave_initramfs() -> Result<(), (&'static str, Errno)> {
     mkdir(NEW, Mode::S_IRWXU).map_err(step("make a directory"))?;
     // Without what is mounted in it: that is moved.
     mount(Some("/"), NEW, none, MsFlags::MS_BIND, none).map_err(step("bind it"))?;
-    // A bind mount's own flags take a second call. Nothing is written to the root any more, and its one
-    // program is the agent, which runs already.
+    // A bind mount's own flags take a second call. Nothing is written to the root any more, and its
+    // programs are ours.
     let tight = MsFlags::MS_BIND
         .union(MsFlags::MS_REMOUNT)
         .union(MsFlags::MS_RDONLY)
         .union(MsFlags::MS_NOSUID)
-        .union(MsFlags::MS_NODEV)
-        .union(MsFlags::MS_NOEXEC);
+        .union(MsFlags::MS_NODEV);
     mount(none, NEW, none, tight, none).map_err(step("make it read-only"))?;
     chdir(NEW).map_err(step("enter it"))?;
     for place in MOVED {

@@ -26,7 +26,7 @@ const OF_IPC: &[&str] = &[
 ///
 /// # Errors
 /// Those of [`check`], or what writing it fails with.
-pub(super) fn set(name: &str, value: &str) -> Result<()> {
+pub(crate) fn set(name: &str, value: &str) -> Result<()> {
     let path = check(name, value)?;
     std::fs::write(&path, value).context(|| format!("set sysctl {name} to {value:?}"))
 }
@@ -36,7 +36,7 @@ pub(super) fn set(name: &str, value: &str) -> Result<()> {
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`] if it is none of a network's, of IPC's or of message
 /// queues'.
-pub(super) fn check(name: &str, value: &str) -> Result<PathBuf> {
+pub(crate) fn check(name: &str, value: &str) -> Result<PathBuf> {
     let part = |part: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         !part.is_empty() && part.bytes().all(plain)

@@ -1,4 +1,4 @@
-//! The kernel's log: where the agent says what went wrong, and what it hands to the host.
+//! The kernel's log: where it is said what went wrong, and what is handed to the host.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -13,10 +13,10 @@ const DEVICE: &str = "/dev/kmsg";
 const LONGEST_MESSAGE: usize = 900;
 const LONGEST_RECORD: usize = 8192;
 
-/// Says one sentence in the kernel's log, and so on the console if there is one.
-pub(crate) fn say(sentence: fmt::Arguments<'_>) {
+/// Says one sentence of a program's in the kernel's log, and so on the console if there is one.
+pub fn say(program: &str, sentence: fmt::Arguments<'_>) {
     let mut buffer = [0; LONGEST_MESSAGE];
-    let message = message(&mut buffer, sentence);
+    let message = message(&mut buffer, program, sentence);
     let said = OpenOptions::new()
         .write(true)
         .open(DEVICE)
@@ -27,19 +27,34 @@ pub(crate) fn say(sentence: fmt::Arguments<'_>) {
     }
 }
 
+/// Has the program's defects said where everything else is.
+pub fn say_defects_of(program: &'static str) {
+    std::panic::set_hook(Box::new(move |defect| {
+        let what = defect.payload_as_str().unwrap_or("it is not said what");
+        match defect.location() {
+            Some(place) => say(program, format_args!("a defect at {place}: {what}")),
+            None => say(program, format_args!("a defect: {what}")),
+        }
+    }));
+}
+
 /// As an error of user space, cut short if it doesn't fit. One write is one record.
-fn message<'a>(buffer: &'a mut [u8], sentence: fmt::Arguments<'_>) -> &'a [u8] {
+fn message<'a>(buffer: &'a mut [u8], program: &str, sentence: fmt::Arguments<'_>) -> &'a [u8] {
     let size = buffer.len();
     let mut rest = &mut *buffer;
-    let fits = writeln!(rest, "<3>trefoil-agent: {sentence}");
+    let fits = writeln!(rest, "<3>{program}: {sentence}");
     // Fails only when it is full, and then holds what fits.
     drop(fits);
     let used = size - rest.len();
     &buffer[..used]
 }
 
-/// All of it so far, a line of `[seconds.micros] text` for each record.
-pub(crate) fn read() -> io::Result<Vec<u8>> {
+/// All of it so far, a line of `[seconds.micros] text` for each record; the newest of it where it is longer
+/// than [`Log::LONGEST`].
+///
+/// # Errors
+/// What opening or reading the kernel's device fails with.
+pub fn read() -> io::Result<Vec<u8>> {
     let device = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -193,9 +208,13 @@ mod tests {
     #[test]
     fn a_message_is_cut_short_to_fit() {
         let mut buffer = [0; 32];
-        let said = message(&mut buffer, format_args!("no {}", "vsock"));
-        assert_eq!(said, b"<3>trefoil-agent: no vsock\n");
-        let said = message(&mut buffer, format_args!("{}", "x".repeat(100)));
-        assert_eq!(said, b"<3>trefoil-agent: xxxxxxxxxxxxxx");
+        let said = message(&mut buffer, "trefoil-init", format_args!("no {}", "vsock"));
+        assert_eq!(said, b"<3>trefoil-init: no vsock\n");
+        let said = message(
+            &mut buffer,
+            "trefoil-init",
+            format_args!("{}", "x".repeat(100)),
+        );
+        assert_eq!(said, b"<3>trefoil-init: xxxxxxxxxxxxxxx");
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use trefoil_agent_protocol::{STREAM_PORT, service};
 use trefoil_core::{Context, Error, ErrorKind, Input, Output, Result, Stdio};
 
-use super::vsock::{Port, read_exactly};
+use crate::vsock::{Port, read_exactly};
 
 /// How long a connection waits for its number, for the request that names it, and a request for it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ enum Slot {
 
 /// The connections that nobody has asked for, and the requests that wait for one.
 #[derive(Clone, Default)]
-pub(super) struct Streams {
+pub(crate) struct Streams {
     slots: Arc<Mutex<Table>>,
 }
 
@@ -47,7 +47,7 @@ impl Streams {
     ///
     /// # Errors
     /// What listening fails with.
-    pub(super) fn serve(&self) -> Result<()> {
+    pub(crate) fn serve(&self) -> Result<()> {
         let doing = || format!("listen on vsock port {STREAM_PORT}");
         let port = Port::listen(STREAM_PORT).context(doing)?;
         let (streams, nameless) = (self.clone(), Arc::new(Semaphore::new(MOST)));
@@ -140,7 +140,7 @@ impl Streams {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if a number is there twice, or an error output beside a terminal;
     /// others if a connection does not come.
-    pub(super) async fn open(&self, wanted: &service::Streams) -> Result<Stdio> {
+    pub(crate) async fn open(&self, wanted: &service::Streams) -> Result<Stdio> {
         let numbers = [wanted.stdin, wanted.stdout, wanted.stderr];
         for (place, number) in numbers.iter().enumerate() {
             if *number != 0 && numbers[..place].contains(number) {

@@ -17,7 +17,7 @@ use trefoil_core::watched;
 const BACKLOG: i32 = 128;
 
 /// A port that the host may connect to.
-pub(super) struct Port {
+pub(crate) struct Port {
     listener: AsyncFd<OwnedFd>,
 }
 
@@ -26,7 +26,7 @@ impl Port {
     ///
     /// # Errors
     /// What the system calls fail with.
-    pub(super) fn listen(port: u32) -> io::Result<Self> {
+    pub(crate) fn listen(port: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let listener = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
         bind(
@@ -43,7 +43,7 @@ impl Port {
     ///
     /// # Errors
     /// What accepting fails with; the next one may succeed.
-    pub(super) async fn accept(&self) -> io::Result<OwnedFd> {
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
             let stream = self
                 .listener
@@ -62,7 +62,7 @@ impl Port {
     }
 
     /// Hands each of the host's connections to `serve`, for as long as the event loop runs.
-    pub(super) async fn serve(self, mut serve: impl FnMut(OwnedFd)) {
+    pub(crate) async fn serve(self, mut serve: impl FnMut(OwnedFd)) {
         loop {
             match self.accept().await {
                 Ok(stream) => serve(stream),
@@ -81,7 +81,7 @@ impl Port {
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] if there are fewer, or what reading fails with.
-pub(super) async fn read_exactly<const LENGTH: usize>(
+pub(crate) async fn read_exactly<const LENGTH: usize>(
     stream: OwnedFd,
 ) -> io::Result<(OwnedFd, [u8; LENGTH])> {
     let stream = watched::readable(stream)?;

@@ -2,14 +2,14 @@
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::kernel_log;
+use crate::say;
 
 struct Logger;
 
 static LOGGER: Logger = Logger;
 
 /// Has warnings and errors said from now on, by this process and those forked from it.
-pub(super) fn init() {
+pub(crate) fn init() {
     // It fails only where there is one already, which is this one.
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Warn);
@@ -23,7 +23,7 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            kernel_log::say(*record.args());
+            say(*record.args());
         }
     }
 

@@ -11,7 +11,7 @@ const OPEN_FILES: (u64, u64) = (1024, 524_288);
 ///
 /// # Errors
 /// What the kernel refuses.
-pub(super) fn set_for_containers() -> Result<()> {
+pub(crate) fn set_for_containers() -> Result<()> {
     let (usual, most) = OPEN_FILES;
     set(Resource::RLIMIT_NOFILE, usual, most)?;
     // The kernel counts out few processes where memory is small, and to each user alone. How many a
@@ -23,7 +23,7 @@ pub(super) fn set_for_containers() -> Result<()> {
 ///
 /// # Errors
 /// As [`set_for_containers`].
-pub(super) fn set_for_ourselves() -> Result<()> {
+pub(crate) fn set_for_ourselves() -> Result<()> {
     let (_, most) = OPEN_FILES;
     set(Resource::RLIMIT_NOFILE, most, most)
 }

@@ -14,14 +14,14 @@ use crate::machine;
 
 /// Who holds the namespace, once there is one.
 #[derive(Default)]
-pub(super) struct PodPids(Mutex<Option<u32>>);
+pub(crate) struct PodPids(Mutex<Option<u32>>);
 
 impl PodPids {
     /// Puts a container that has no pid namespace of its own into the pod's.
     ///
     /// # Errors
     /// What making the namespace fails with.
-    pub(super) fn share_with(&self, linux: &mut Linux) -> Result<()> {
+    pub(crate) fn share_with(&self, linux: &mut Linux) -> Result<()> {
         let mut namespaces = linux.namespaces().clone().unwrap_or_default();
         let is_pid = |one: &LinuxNamespace| one.typ() == LinuxNamespaceType::Pid;
         if namespaces.iter().any(is_pid) {

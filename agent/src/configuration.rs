@@ -12,9 +12,10 @@ use oci_spec::runtime::{
     Hook, Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount,
     Root, Spec,
 };
+use trefoil_agent_common::share;
 use trefoil_core::{Error, Result};
 
-use super::{SHARE, names, sysctls};
+use crate::{names, sysctls};
 
 /// No configuration is longer, in bytes: as much as one message holds.
 const LONGEST: usize = 4 << 20;
@@ -34,7 +35,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 ///
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`], with the field that is not to be.
-pub(super) fn read(container: &str, json: &[u8]) -> Result<Spec> {
+pub(crate) fn read(container: &str, json: &[u8]) -> Result<Spec> {
     let mut spec: Spec = parse("configuration", json)?;
     check_top(&spec)?;
     let linux = spec
@@ -65,7 +66,7 @@ pub(super) fn read(container: &str, json: &[u8]) -> Result<Spec> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn read_resources(json: &[u8]) -> Result<LinuxResources> {
+pub(crate) fn read_resources(json: &[u8]) -> Result<LinuxResources> {
     let resources = parse("resources", json)?;
     check_resources(&resources)?;
     Ok(resources)
@@ -75,8 +76,8 @@ pub(super) fn read_resources(json: &[u8]) -> Result<LinuxResources> {
 ///
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`] if it has no name.
-pub(super) fn shared(name: &str) -> Result<PathBuf> {
-    Ok(Path::new(SHARE).join(names::check("share", name)?))
+pub(crate) fn shared(name: &str) -> Result<PathBuf> {
+    Ok(Path::new(share::PLACE).join(names::check("share", name)?))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
@@ -490,7 +491,7 @@ mod tests {
                 let bound = mount.typ().as_deref() == Some("bind")
                     || mount.options().iter().flatten().any(|option| option.ends_with("bind"));
                 let ours = source == Path::new("/dev/shm")
-                    || (source.starts_with(SHARE) && source.components().count() == 5);
+                    || (source.starts_with(share::PLACE) && source.components().count() == 5);
                 prop_assert!(!bound || ours, "{}", source.display());
             }
             let linux = spec.linux().as_ref().expect("linux");

@@ -34,8 +34,8 @@ impl fmt::Display for Error {
 pub(crate) enum Next {
     /// The end of the guest.
     End,
-    /// The host speaks ttrpc from now on, and has sent this of it already.
-    Pod(Vec<u8>),
+    /// The host speaks ttrpc from now on: what it says is the agent's to read.
+    Agent,
 }
 
 /// Answers requests until one asks for the end, or the connection ends, which asks for the same: a
@@ -44,11 +44,10 @@ pub(crate) fn serve(
     host: &mut (impl Read + Write),
     log: impl Fn() -> io::Result<Vec<u8>>,
 ) -> Result<Next, Error> {
-    let mut lines = Lines::default();
-    while let Some(request) = lines.next(host)? {
+    while let Some(request) = next(host)? {
         match request {
             Request::PowerOff => return Ok(Next::End),
-            Request::Serve => return Ok(Next::Pod(lines.rest())),
+            Request::Serve => return Ok(Next::Agent),
             Request::Log => {
                 let text = log().map_err(Error::Log)?;
                 let length = text.len();
@@ -70,44 +69,29 @@ pub(crate) fn say(host: &mut impl Write, message: fmt::Arguments<'_>) -> io::Res
     host.write_all(&line[..length])
 }
 
-/// Requests as they come, whole or in parts, several at once or one by one.
-#[derive(Default)]
-struct Lines {
-    buffer: [u8; Request::LONGEST],
-    filled: usize,
-}
-
-impl Lines {
-    /// What was received and is no request's.
-    fn rest(self) -> Vec<u8> {
-        self.buffer[..self.filled].to_vec()
-    }
-
-    /// The next request; none is the end of the connection.
-    fn next(&mut self, host: &mut impl Read) -> Result<Option<Request>, Error> {
-        loop {
-            let received = &self.buffer[..self.filled];
-            if let Some(newline) = received.iter().position(|byte| *byte == b'\n') {
-                let line = std::str::from_utf8(&received[..=newline]);
-                let request = line.map_err(|_| ParseError::Unknown).and_then(str::parse);
-                self.buffer.copy_within(newline + 1..self.filled, 0);
-                self.filled -= newline + 1;
-                return request.map(Some).map_err(Error::Request);
-            }
-            if self.filled == self.buffer.len() {
-                return Err(Error::Request(ParseError::TooLong));
-            }
-            match host.read(&mut self.buffer[self.filled..]) {
-                // What was begun, if anything, is not going to be finished.
-                Ok(0) => return Ok(None),
-                Ok(count) => self.filled += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A host that was killed is gone as much as one that hung up.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
-                Err(error) => return Err(Error::Read(error)),
-            }
+/// The next request; none is the end of the connection. Nothing that follows its line is read, since that
+/// may be for the agent: so it is read byte by byte, of which there are few.
+fn next(host: &mut impl Read) -> Result<Option<Request>, Error> {
+    let mut line = [0; Request::LONGEST];
+    let mut filled = 0;
+    while filled < line.len() {
+        match host.read(&mut line[filled..=filled]) {
+            // What was begun, if anything, is not going to be finished.
+            Ok(0) => return Ok(None),
+            Ok(_) => filled += 1,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // A host that was killed is gone as much as one that hung up.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(Error::Read(error)),
+        }
+        let received = &line[..filled];
+        if received.ends_with(b"\n") {
+            let line = std::str::from_utf8(received);
+            let request = line.map_err(|_| ParseError::Unknown).and_then(str::parse);
+            return request.map(Some).map_err(Error::Request);
         }
     }
+    Err(Error::Request(ParseError::TooLong))
 }
 
 #[cfg(test)]
@@ -184,15 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_wish_for_containers_is_not_lost() {
+    fn what_follows_the_wish_for_containers_is_left_to_the_agent() {
         for (packets, rest) in [
             (["serve\n"].as_slice(), ""),
             (&["log\nserve\nlog\n"], "log\n"),
-            (&["ser", "ve\n\0\0", "later"], "\0\0"),
+            (&["ser", "ve\n\0\0", "later"], "\0\0later"),
         ] {
             let mut host = Host::sending(packets);
             let next = serve(&mut host, log).unwrap();
-            assert_eq!(next, Next::Pod(rest.as_bytes().to_vec()), "{packets:?}");
+            assert_eq!(next, Next::Agent, "{packets:?}");
+            let mut left = String::new();
+            host.read_to_string(&mut left).unwrap();
+            assert_eq!(left, rest, "{packets:?}");
         }
     }
 

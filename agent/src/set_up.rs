@@ -2,17 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
+use trefoil_agent_common::share;
+use trefoil_agent_protocol::SHARE_TAG;
 use trefoil_agent_protocol::service::SetUpRequest;
 use trefoil_core::{Context, Error, Result};
 
-use super::{SHARE, sysctls};
-use crate::machine;
-
-/// The name of the device by which the host shares files.
-const TAG: &str = "trefoil";
+use crate::{machine, sysctls};
 
 /// A clock that differs by no more is left alone: it was set when the kernel booted, to the second.
 const SLACK: Duration = Duration::from_secs(1);
@@ -25,7 +22,7 @@ const LONGEST_HOSTNAME: usize = 64;
 ///
 /// # Errors
 /// What is wrong with the request, or what the kernel refuses.
-pub(super) fn set_up(request: &SetUpRequest) -> Result<()> {
+pub(crate) fn set_up(request: &SetUpRequest) -> Result<()> {
     check(request)?;
     set_clock(Duration::from_nanos(request.time))?;
     if !request.seed.is_empty() {
@@ -41,7 +38,7 @@ pub(super) fn set_up(request: &SetUpRequest) -> Result<()> {
         sysctls::set(name, value)?;
     }
     if request.share {
-        share()?;
+        share::mount().context(|| format!("mount what the host shares as {SHARE_TAG}"))?;
     }
     Ok(())
 }
@@ -85,14 +82,6 @@ fn set_network(network: &[u8]) -> Result<()> {
     }
     let network = serde_json::from_slice(network).context(|| "read the pod's network")?;
     trefoil_network::guest::apply(&network).context(|| "set up the pod's network")
-}
-
-/// Mounts what the host shares.
-fn share() -> Result<()> {
-    // Programs and devices of containers are in there: what of them may be used, each container says.
-    let flags = MsFlags::empty();
-    mount(Some(TAG), SHARE, Some("virtiofs"), flags, None::<&str>)
-        .context(|| format!("mount what the host shares as {TAG}"))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use trefoil_agent_protocol::FORWARD_PORT;
 use trefoil_core::relay::{self, Stream};
 use trefoil_core::{Context, Result};
 
-use super::vsock::{Port, read_exactly};
+use crate::vsock::{Port, read_exactly};
 
 /// How long a connection may take to name its port.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const REFUSED: u8 = 1;
 ///
 /// # Errors
 /// What listening fails with.
-pub(super) fn serve() -> Result<()> {
+pub(crate) fn serve() -> Result<()> {
     let doing = || format!("listen on vsock port {FORWARD_PORT}");
     let port = Port::listen(FORWARD_PORT).context(doing)?;
     let room = Arc::new(Semaphore::new(MOST));

@@ -12,30 +12,23 @@ use tokio::sync::oneshot;
 use trefoil_core::watched;
 
 /// Both ways of it; and whoever wants to hears of its end.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     socket: AsyncFd<OwnedFd>,
-    /// What was read together with the request to be served.
-    received: Vec<u8>,
     /// Dropped when the host sends no more.
     open: Option<oneshot::Sender<()>>,
 }
 
 impl Connection {
-    /// Takes over a socket of which `received` was read already. The other one resolves at its end. Must
-    /// be called within the event loop.
+    /// Takes over a socket. The other one resolves at its end. Must be called within the event loop.
     ///
     /// # Errors
     /// What making the socket non-blocking or watching it fails with.
-    pub(super) fn new(
-        socket: OwnedFd,
-        received: Vec<u8>,
-    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let (open, ended) = oneshot::channel();
         let connection = Self {
             socket: watched::watched(socket, Interest::READABLE | Interest::WRITABLE)?,
-            received,
             open: Some(open),
         };
         Ok((connection, ended))
@@ -48,12 +41,6 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.received.is_empty() {
-            let count = self.received.len().min(buffer.remaining());
-            buffer.put_slice(&self.received[..count]);
-            self.received.drain(..count);
-            return Poll::Ready(Ok(()));
-        }
         let outcome = loop {
             let mut guard = ready!(self.socket.poll_read_ready(context))?;
             let space = buffer.initialize_unfilled();
@@ -109,16 +96,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_received_before_comes_first_and_the_end_is_heard_of() {
+    async fn it_goes_both_ways_and_its_end_is_heard_of() {
         let (ours, theirs) = UnixStream::pair().expect("pair");
         theirs.set_nonblocking(true).expect("nonblocking");
         let mut host = tokio::net::UnixStream::from_std(theirs).expect("watch");
-        let (mut connection, mut ended) =
-            Connection::new(ours.into(), b"be".to_vec()).expect("connection");
-        host.write_all(b"fore").await.expect("write");
-        let mut got = [0; 6];
+        let (mut connection, mut ended) = Connection::new(ours.into()).expect("connection");
+        host.write_all(b"asked").await.expect("write");
+        let mut got = [0; 5];
         connection.read_exact(&mut got).await.expect("read");
-        assert_eq!(&got, b"before");
+        assert_eq!(&got, b"asked");
 
         let big = vec![7; 1 << 20];
         let mut received = vec![0; big.len()];

@@ -21,15 +21,15 @@ const MOST: usize = 1024;
 const BUNDLES: &str = "/run/trefoil/containers";
 
 /// All containers of the pod.
-pub(super) struct Containers {
+pub(crate) struct Containers {
     sandbox: Arc<dyn Sandbox>,
     /// A name is taken from when its container is begun; then there is none yet.
     all: Mutex<HashMap<String, Option<Arc<Contained>>>>,
 }
 
 /// One of them.
-pub(super) struct Contained {
-    pub(super) inner: Arc<dyn Container>,
+pub(crate) struct Contained {
+    pub(crate) inner: Arc<dyn Container>,
     id: String,
     bundle: PathBuf,
     execs: Mutex<HashMap<String, Option<Arc<dyn Process>>>>,
@@ -49,7 +49,7 @@ struct Memory {
 
 impl Containers {
     /// None yet, to be made in this sandbox.
-    pub(super) fn new(sandbox: Arc<dyn Sandbox>) -> Self {
+    pub(crate) fn new(sandbox: Arc<dyn Sandbox>) -> Self {
         Self {
             sandbox,
             all: Mutex::default(),
@@ -60,7 +60,7 @@ impl Containers {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] if there is one of that name; what making it fails with.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         &self,
         id: &str,
         spec: Spec,
@@ -124,7 +124,7 @@ impl Containers {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none, or not yet.
-    pub(super) fn get(&self, id: &str) -> Result<Arc<Contained>> {
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Contained>> {
         lock(&self.all)
             .get(id)
             .cloned()
@@ -137,7 +137,7 @@ impl Containers {
     /// # Errors
     /// [`ErrorKind::FailedPrecondition`] if it hasn't; what removing fails with, and then it may be tried
     /// again.
-    pub(super) async fn delete(&self, id: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, id: &str) -> Result<()> {
         let container = self.get(id)?;
         if container.inner.init().exit_status().is_none() {
             return Err(Error::precondition(format!(
@@ -183,7 +183,7 @@ impl Contained {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none.
-    pub(super) fn process(&self, name: &str) -> Result<Arc<dyn Process>> {
+    pub(crate) fn process(&self, name: &str) -> Result<Arc<dyn Process>> {
         if name.is_empty() {
             return Ok(self.inner.init());
         }
@@ -198,7 +198,7 @@ impl Contained {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] if there is one of that name; what running it fails with.
-    pub(super) async fn exec(
+    pub(crate) async fn exec(
         &self,
         name: &str,
         process: ProcessConfig,
@@ -219,7 +219,7 @@ impl Contained {
     ///
     /// # Errors
     /// As [`Contained::process`].
-    pub(super) async fn wait(&self, name: &str) -> Result<ExitStatus> {
+    pub(crate) async fn wait(&self, name: &str) -> Result<ExitStatus> {
         let process = self.process(name)?;
         let status = process.wait().await;
         let mut execs = lock(&self.execs);
@@ -238,7 +238,7 @@ impl Contained {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the container has ended, and all kills have been told of.
-    pub(super) async fn out_of_memory(&self) -> Result<()> {
+    pub(crate) async fn out_of_memory(&self) -> Result<()> {
         let known = *lock(&self.told);
         let mut memory = self.memory.clone();
         let now = memory

@@ -15,11 +15,11 @@ use trefoil_agent_protocol::status;
 use trefoil_core::{Context, Error, Result, Sandbox, TerminalSize};
 use ttrpc::r#async::TtrpcContext;
 
-use super::containers::{Contained, Containers};
-use super::pids::PodPids;
-use super::streams::Streams;
-use super::{configuration, names, set_up};
-use crate::kernel_log;
+use crate::containers::{Contained, Containers};
+use crate::pids::PodPids;
+use crate::streams::Streams;
+use crate::{configuration, names, set_up};
+use trefoil_agent_common::kernel_log;
 
 /// As much of the kernel's log as fits into one message, beside the rest of it, in bytes.
 const LONGEST_LOG: usize = (4 << 20) - 1024;
@@ -29,7 +29,7 @@ type Answer<T> = ttrpc::Result<T>;
 
 /// The pod that this guest is.
 #[derive(Clone)]
-pub(super) struct Pod {
+pub(crate) struct Pod {
     containers: Arc<Containers>,
     streams: Streams,
     pids: Arc<PodPids>,
@@ -41,7 +41,7 @@ pub(super) struct Pod {
 
 impl Pod {
     /// One that nothing has been asked of. `power_off` is notified when the host asks for the end.
-    pub(super) fn new(sandbox: Arc<dyn Sandbox>, streams: Streams, power_off: Arc<Notify>) -> Self {
+    pub(crate) fn new(sandbox: Arc<dyn Sandbox>, streams: Streams, power_off: Arc<Notify>) -> Self {
         Self {
             containers: Arc::new(Containers::new(sandbox)),
             streams,

@@ -1,6 +1,10 @@
 //! Ours against the stock shim with runc: alternating, in one containerd, in the same run.
 //!
 //!     bench [--n 30] [--only PART OF A ROW'S NAME] [--output FILE]
+//!     bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
+//!
+//! The second is of microVM pods, in a node whose clocks count instructions: a millisecond is a million
+//! of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well.
 //!
 //! Prints a Markdown table of medians, quartiles and the ratio of the medians; below 1 ours is
 //! better. Absolute figures mean little on a shared machine, ratios within one run mean more.
@@ -12,22 +16,35 @@
 //!   the containerd process itself, plus what the containers' cgroup used. User and system time.
 //! - *CRI*: critest's own benchmarks, which time each call inside one client.
 //! - *PSS, RSS*: from `smaps_rollup` of the shim and of the processes of its own program, when
-//!   all is started and has been idle for three seconds. PSS shares out what several map.
+//!   all is started and has been idle for three seconds. PSS shares out what several map. Of a microVM
+//!   pod the VMM is one of them, and with it all of the guest's memory that was ever used.
 
+mod machines;
 mod measure;
 mod table;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rig::{Handler, Rig, guard};
+use anyhow::{Context, Result, bail, ensure};
+use rig::guest::Images;
+use rig::node::{Node, init};
+use rig::{Handler, Rig, containerd, counting, guard};
 use table::Table;
 
-/// The peers, in the order in which each round asks them.
-const BOTH: [Handler; 2] = [Handler::Runc, Handler::Trefoil];
+/// Who is measured.
+pub struct Peers<'a> {
+    /// In one containerd.
+    pub rig: &'a Rig,
+    /// The stock handler and ours, in the order in which each round asks them.
+    pub both: [Handler; 2],
+}
 
 struct Options {
+    handler: Handler,
     n: usize,
     only: Option<String>,
     output: Option<PathBuf>,
@@ -35,6 +52,7 @@ struct Options {
 
 fn options() -> Result<Options> {
     let mut options = Options {
+        handler: Handler::Trefoil,
         n: 30,
         only: None,
         output: None,
@@ -45,6 +63,7 @@ fn options() -> Result<Options> {
             .next()
             .with_context(|| format!("{argument} needs a value"))?;
         match argument.as_str() {
+            "--handler" => options.handler = Handler::from_str(&value)?,
             "--n" => options.n = value.parse()?,
             "--only" => options.only = Some(value),
             "--output" => options.output = Some(value.into()),
@@ -54,21 +73,42 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    init::take_part()?;
     guard::take_part()?;
     let options = options()?;
-    Handler::Trefoil.require()?;
+    options.handler.require()?;
+    let machines = match options.handler {
+        Handler::TrefoilVm => Some(Images::ensure()?),
+        Handler::Trefoil => None,
+        other => bail!("{other} is not measured"),
+    };
+    if let Some(images) = machines.as_ref().filter(|_| !counting::inside()) {
+        ensure!(options.output.is_none(), "a node prints and writes no file");
+        return again_in_node(images);
+    }
     let rig = Rig::start()?;
+    if let Some(images) = &machines {
+        rig.install_guest(images)?;
+    }
     rig.ctr_pull(rig::images::BASE)?;
+    let measures = match machines {
+        Some(_) => machines::all(),
+        None => measure::ALL.to_vec(),
+    };
+    let peers = Peers {
+        rig: &rig,
+        both: [Handler::Runc, options.handler],
+    };
     let mut table = Table::default();
-    for (name, measure) in measure::ALL {
+    for (name, measure) in measures {
         if options
             .only
             .as_deref()
             .is_none_or(|only| name.contains(only))
         {
             eprintln!("measuring: {name}");
-            measure(&rig, options.n, &mut table).with_context(|| format!("measuring {name}"))?;
+            measure(&peers, options.n, &mut table).with_context(|| format!("measuring {name}"))?;
             rig.remove_all()?;
         }
     }
@@ -78,5 +118,26 @@ fn main() -> Result<()> {
         fs::write(output, &text)?;
     }
     println!("{text}");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the same in a node that counts instructions.
+fn again_in_node(images: &Images) -> Result<ExitCode> {
+    rig::prepare()?;
+    let node = Node {
+        instructions: true,
+        // containerd's root is in memory there.
+        memory: 8192,
+        limit: Some(Duration::from_secs(3600)),
+        environment: vec![images.variable()?, counting::variable()],
+        hot: vec![
+            containerd::shim_binary(),
+            images.kernel.clone(),
+            images.image.clone(),
+            images.agent.clone(),
+        ],
+        ..Node::default()
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    node.run_again("bench", &arguments)
 }

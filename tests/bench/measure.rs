@@ -15,10 +15,10 @@ use rig::images::BASE;
 use rig::{Handler, Rig, containerd, critest};
 use serde_json::Value;
 
-use crate::BOTH;
+use crate::Peers;
 use crate::table::{Row, Table, quantile};
 
-type Measure = fn(&Rig, usize, &mut Table) -> Result<()>;
+pub type Measure = fn(&Peers<'_>, usize, &mut Table) -> Result<()>;
 
 /// All of them, by the names `--only` looks at.
 pub const ALL: &[(&str, Measure)] = &[
@@ -26,17 +26,17 @@ pub const ALL: &[(&str, Measure)] = &[
     ("exec: ctr tasks exec", ctr_exec),
     ("container: through CRI", containers),
     ("pod: through CRI", pods),
-    ("parallel: 8 pods", |rig, n, table| {
-        parallel_pods(rig, n.max(32), 8, table)
+    ("parallel: 8 pods", |peers, n, table| {
+        parallel_pods(peers, n.max(32), 8, table)
     }),
-    ("parallel: 50 pods", |rig, n, table| {
-        parallel_pods(rig, (2 * n).max(100), 50, table)
+    ("parallel: 50 pods", |peers, n, table| {
+        parallel_pods(peers, (2 * n).max(100), 50, table)
     }),
     ("memory: of a pod's shim", memory),
     ("size: of the binaries", size),
 ];
 
-const LIMIT: Duration = Duration::from_secs(300);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// A process's CPU time so far, in seconds, to the nanosecond.
 fn process_seconds(pid: u32) -> Result<f64> {
@@ -76,12 +76,13 @@ impl ShimSide {
     }
 }
 
-fn ctr_run(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
+fn ctr_run(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
+    let rig = peers.rig;
     let mut wall = Row::new("`ctr run --rm … true`, wall", "ms");
     let mut cpu = Row::new("`ctr run --rm … true`, CPU of the shim's side", "ms");
     let side = ShimSide::new(rig)?;
     for round in 0..n + 2 {
-        for handler in BOTH {
+        for handler in peers.both {
             let before = side.seconds()?;
             let mut run = rig.ctr_run(handler, &["--rm", BASE, "bench", "true"])?;
             let done = command::run(&mut run, &[], LIMIT)?.success()?;
@@ -98,8 +99,9 @@ fn ctr_run(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn ctr_exec(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
-    for handler in BOTH {
+fn ctr_exec(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
+    let rig = peers.rig;
+    for handler in peers.both {
         let mut run = rig.ctr_run(
             handler,
             &["--detach", BASE, handler.name(), "sleep", "36000"],
@@ -113,7 +115,7 @@ fn ctr_exec(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     );
     let mut wall = Row::new("`ctr tasks exec … true`, wall", "ms");
     for round in 0..n + 2 {
-        for handler in BOTH {
+        for handler in peers.both {
             client.add(
                 handler,
                 rig.ctr(&["version"])?.success()?.wall.as_secs_f64() * 1e3,
@@ -169,19 +171,20 @@ fn read(file: &Path) -> Result<(Vec<String>, Vec<Vec<f64>>)> {
 }
 
 fn lifecycle(
-    rig: &Rig,
+    peers: &Peers<'_>,
     n: usize,
     file: &str,
     parameters: [&'static str; 2],
     wanted: &[(&str, &str)],
     table: &mut Table,
 ) -> Result<()> {
+    let rig = peers.rig;
     let mut rows: Vec<(&str, Row)> = wanted
         .iter()
         .map(|(name, shown)| (*name, Row::new(*shown, "ms")))
         .collect();
     for _ in 0..ROUNDS {
-        for handler in BOTH {
+        for handler in peers.both {
             let each = u32::try_from(n.div_ceil(ROUNDS))?;
             let output = critest::benchmark(
                 rig,
@@ -205,7 +208,7 @@ fn lifecycle(
     Ok(())
 }
 
-fn containers(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
+fn containers(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     let wanted = [
         ("CreateContainer", "CRI CreateContainer"),
         ("StartContainer", "CRI StartContainer"),
@@ -214,7 +217,7 @@ fn containers(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     ];
     let parameters = ["containersNumber", "containersNumberParallel"];
     lifecycle(
-        rig,
+        peers,
         n,
         "container_benchmark_data.json",
         parameters,
@@ -223,7 +226,7 @@ fn containers(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     )
 }
 
-fn pods(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
+fn pods(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     let wanted = [
         ("CreatePod", "CRI RunPodSandbox"),
         ("StopPod", "CRI StopPodSandbox"),
@@ -231,7 +234,7 @@ fn pods(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     ];
     let parameters = ["podsNumber", "podsNumberParallel"];
     lifecycle(
-        rig,
+        peers,
         n,
         "pod_benchmark_data.json",
         parameters,
@@ -241,7 +244,8 @@ fn pods(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
 }
 
 /// `n` pods, so many at a time, in two rounds each. The row's values are the rounds' quantiles.
-fn parallel_pods(rig: &Rig, n: usize, at_once: u32, table: &mut Table) -> Result<()> {
+fn parallel_pods(peers: &Peers<'_>, n: usize, at_once: u32, table: &mut Table) -> Result<()> {
+    let rig = peers.rig;
     let mut middle = Row::new(
         format!("CRI RunPodSandbox, {at_once} in parallel, p50"),
         "ms",
@@ -251,7 +255,7 @@ fn parallel_pods(rig: &Rig, n: usize, at_once: u32, table: &mut Table) -> Result
         "ms",
     );
     for _ in 0..3 {
-        for handler in BOTH {
+        for handler in peers.both {
             let number = u32::try_from(n.div_ceil(2))?.max(at_once);
             let parameters = [
                 ("podsNumber", number),
@@ -289,7 +293,8 @@ fn memory_of(pids: &[u32]) -> Result<(f64, f64)> {
     Ok((pss, rss))
 }
 
-fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
+fn memory(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
+    let rig = peers.rig;
     // As a pod is for most of its life; a shim of ours needs one second to settle.
     let idle = Duration::from_secs(3);
     for containers in [1, 10] {
@@ -307,7 +312,7 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
             "count",
         );
         for _ in 0..n.min(5) {
-            for handler in BOTH {
+            for handler in peers.both {
                 let pod = cri::Pod::run(rig, handler, PodSpec::default())?;
                 for _ in 0..containers {
                     pod.start(&ContainerSpec::idle())?;
@@ -330,7 +335,7 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
         "MB",
     );
     for _ in 0..2 {
-        for handler in BOTH {
+        for handler in peers.both {
             let mut pids = Vec::new();
             for _ in 0..10 {
                 let pod = cri::Pod::run(rig, handler, PodSpec::default())?;
@@ -346,7 +351,8 @@ fn memory(rig: &Rig, n: usize, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn size(rig: &Rig, _: usize, table: &mut Table) -> Result<()> {
+fn size(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
+    let rig = peers.rig;
     let megabytes = |path: &Path| -> Result<f64> {
         #[allow(clippy::cast_precision_loss)]
         Ok(fs::metadata(path)
@@ -359,7 +365,7 @@ fn size(rig: &Rig, _: usize, table: &mut Table) -> Result<()> {
         Handler::Runc,
         megabytes(&rig.tools().runc_shim())? + megabytes(&rig.tools().runc())?,
     );
-    row.add(Handler::Trefoil, megabytes(&containerd::shim_binary())?);
+    row.add(peers.both[1], megabytes(&containerd::shim_binary())?);
     table.push(row);
     Ok(())
 }

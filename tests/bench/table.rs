@@ -81,16 +81,18 @@ impl fmt::Display for Table {
         )?;
         writeln!(f, "|---|---|---|---|---|---|")?;
         for row in &self.0 {
-            let ratio = quantile(&row.ours, 0.5) / quantile(&row.stock, 0.5);
-            writeln!(
-                f,
-                "| {} | {} | {} | {} | {} | {ratio:.2} |",
-                row.name,
-                row.unit,
-                row.stock.len().min(row.ours.len()),
-                show(&row.stock),
-                show(&row.ours)
-            )?;
+            let ours = show(&row.ours);
+            let (n, stock, ratio) = match row.stock.len() {
+                // It has no such thing.
+                0 => (row.ours.len(), "–".into(), "–".into()),
+                n => {
+                    let ratio = quantile(&row.ours, 0.5) / quantile(&row.stock, 0.5);
+                    let stock = show(&row.stock);
+                    (n.min(row.ours.len()), stock, format!("{ratio:.2}"))
+                }
+            };
+            let (name, unit) = (&row.name, row.unit);
+            writeln!(f, "| {name} | {unit} | {n} | {stock} | {ours} | {ratio} |")?;
         }
         Ok(())
     }

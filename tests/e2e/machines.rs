@@ -2,14 +2,17 @@
 //! part of it is killed.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 
+use crate::streams::noise;
 use crate::{Body, Env, dispatch, same};
 
 /// What the names of these trials begin with.
@@ -20,6 +23,8 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::volume_of_two", volume_of_two),
     ("machines::localhost_of_two", localhost_of_two),
     ("machines::shared_memory_of_two", shared_memory_of_two),
+    ("machines::processes_in_its_cgroup", processes_in_its_cgroup),
+    ("machines::gibibyte_each_way", gibibyte_each_way),
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
     ("machines::agent_that_fails", agent_that_fails),
@@ -112,6 +117,73 @@ fn shared_memory_of_two(env: &Env) -> Result<()> {
     )
 }
 
+/// Bytes go through the guest and come back as they were, however many.
+fn gibibyte_each_way(env: &Env) -> Result<()> {
+    const BLOCK: usize = 1 << 20;
+    const BLOCKS: u64 = 1 << 10;
+    /// All are different.
+    fn number(block: &mut [u8], index: u64) {
+        block[..8].copy_from_slice(&index.to_le_bytes());
+    }
+    let mut ctr = env
+        .rig
+        .ctr_run(env.handler, &["--rm", rig::images::BASE, "one", "cat"])?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (input, output) = (ctr.stdin.take(), ctr.stdout.take());
+    let feeder = std::thread::spawn(move || -> Result<()> {
+        let mut input = input.context("no input")?;
+        let mut block = noise(BLOCK);
+        for index in 0..BLOCKS {
+            number(&mut block, index);
+            input.write_all(&block)?;
+        }
+        Ok(())
+    });
+    let outcome = (|| {
+        let mut output = output.context("no output")?;
+        let (mut wanted, mut block) = (noise(BLOCK), vec![0; BLOCK]);
+        for index in 0..BLOCKS {
+            output
+                .read_exact(&mut block)
+                .with_context(|| format!("after {index} MiB"))?;
+            number(&mut wanted, index);
+            ensure!(block == wanted, "MiB {index} is not as it was");
+        }
+        same("bytes after the last", output.read(&mut block)?, 0)
+    })();
+    if outcome.is_err() {
+        ctr.kill()?;
+    }
+    let status = ctr.wait()?;
+    let fed = feeder.join().map_err(|_| anyhow!("the feeder panicked"))?;
+    outcome?;
+    fed?;
+    ensure!(status.success(), "ctr ended with {status}");
+    Ok(())
+}
+
+/// All that a pod uses on the node counts as the pod's.
+fn processes_in_its_cgroup(env: &Env) -> Result<()> {
+    let pod = run(env, PodSpec::default())?;
+    let shim = *pod.shim_side()?.first().context("no shim was found")?;
+    for (name, pid) in [
+        ("the shim", shim),
+        ("the VMM", process_of(&pod.id, "trefoil-vmm")?),
+        ("the file server", process_of(&pod.id, "trefoil-files")?),
+    ] {
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        ensure!(
+            cgroups.lines().any(|line| line.ends_with(&pod.id)),
+            "{name} is in {cgroups}"
+        );
+    }
+    // None of them is in the way of its removal.
+    pod.stop()?;
+    pod.remove()
+}
+
 /// A machine has none of the node's namespaces, and a pod that asks for one is told so.
 fn host_namespaces(env: &Env) -> Result<()> {
     for (name, spec) in [
@@ -183,18 +255,18 @@ fn agent_that_fails(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// The pod's processes of this name.
-fn process_of(pod: &Pod<'_>, name: &str) -> Result<u32> {
+/// The process that a pod has of this name.
+pub fn process_of(pod: &str, name: &str) -> Result<u32> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?.path();
         let words = fs::read(entry.join("cmdline")).unwrap_or_default();
         let mut words = words.split(|byte| *byte == 0);
-        if words.next() == Some(name.as_bytes()) && words.next() == Some(pod.id.as_bytes()) {
+        if words.next() == Some(name.as_bytes()) && words.next() == Some(pod.as_bytes()) {
             let number = entry.file_name().and_then(|name| name.to_str());
             return Ok(number.context("no number")?.parse()?);
         }
     }
-    bail!("pod {} has no process {name}", pod.id)
+    bail!("pod {pod} has no process {name}")
 }
 
 fn shoot(pid: u32) -> Result<()> {
@@ -217,14 +289,14 @@ fn is_dead(env: &Env, pod: &Pod<'_>, container: &Container<'_>) -> Result<()> {
 fn vmm_killed(env: &Env) -> Result<()> {
     let pod = run(env, PodSpec::default())?;
     let container = pod.start(&ContainerSpec::idle())?;
-    shoot(process_of(&pod, "trefoil-vmm")?)?;
+    shoot(process_of(&pod.id, "trefoil-vmm")?)?;
     is_dead(env, &pod, &container)
 }
 
 fn file_server_killed(env: &Env) -> Result<()> {
     let pod = run(env, PodSpec::default())?;
     let container = pod.start(&ContainerSpec::idle())?;
-    shoot(process_of(&pod, "trefoil-files")?)?;
+    shoot(process_of(&pod.id, "trefoil-files")?)?;
     is_dead(env, &pod, &container)
 }
 
@@ -257,12 +329,12 @@ fn agent_out_of_reach(env: &Env) -> Result<()> {
 fn vmm_killed_in_an_exec(env: &Env) -> Result<()> {
     let pod = run(env, PodSpec::default())?;
     let container = pod.start(&ContainerSpec::idle())?;
-    let vmm = process_of(&pod, "trefoil-vmm")?;
+    let vmm = process_of(&pod.id, "trefoil-vmm")?;
     ensure!(Path::new(&format!("/proc/{vmm}")).exists(), "no VMM");
     let mut exec = container
         .exec_command(&["--timeout", "60"], &["sleep", "3600"])?
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()?;
     std::thread::sleep(Duration::from_secs(5));
     shoot(vmm)?;

@@ -8,11 +8,13 @@
 mod chaos;
 mod ctr;
 mod dispatch;
+mod kills;
 mod machines;
 mod pods;
 mod streams;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +31,8 @@ use rig::{Handler, Rig, command, containerd, guard};
 struct Env {
     rig: Rig,
     handler: Handler,
+    /// What serves containers in a guest, if there are guests.
+    agent: Option<PathBuf>,
     /// What earlier trials left behind: each is told of only once.
     known: Mutex<Vec<String>>,
 }
@@ -130,6 +134,7 @@ fn main() -> Result<ExitCode> {
         chaos::TRIALS,
         dispatch::TRIALS,
         machines::TRIALS,
+        kills::TRIALS,
     ]
     .concat();
     let env = if arguments.list {
@@ -144,6 +149,7 @@ fn main() -> Result<ExitCode> {
         Some(Arc::new(Env {
             rig,
             handler,
+            agent: images.as_ref().map(|images| images.agent.clone()),
             known: Mutex::default(),
         }))
     };
@@ -202,10 +208,10 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// What isn't asked of a handler, and why.
 fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
-    let no_machines = (machines::PART, "it makes no machines");
+    let no_machines = [machines::PART, kills::PART].map(|part| (part, "it makes no machines"));
     match handler {
-        Handler::Runc => [BEYOND_STOCK, &[no_machines]].concat(),
-        Handler::Trefoil => vec![no_machines],
+        Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),
+        Handler::Trefoil => no_machines.to_vec(),
         Handler::TrefoilVm => BEYOND_MACHINES.to_vec(),
         Handler::TrefoilConfidential => Vec::new(),
     }

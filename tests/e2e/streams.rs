@@ -1,8 +1,10 @@
 //! Input, output and terminals of containers and of commands in them.
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rig::cache::sha256;
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
@@ -19,6 +21,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("streams::exec_input", exec_input),
     ("streams::exec_empty_input", exec_empty_input),
     ("streams::exec_large_output", exec_large_output),
+    ("streams::exec_reader_stops", exec_reader_stops),
     ("streams::exec_terminal", exec_terminal),
     ("streams::exec_time_out", exec_time_out),
     ("streams::attach", attach),
@@ -142,7 +145,7 @@ fn exec_of_nothing(env: &Env) -> Result<()> {
 }
 
 /// Bytes of every value, in no order that helps anyone.
-fn noise(size: usize) -> Vec<u8> {
+pub fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
@@ -181,6 +184,63 @@ fn exec_large_output(env: &Env) -> Result<()> {
     let mut command = container.exec_command(&[], &words)?;
     let done = command::run(&mut command, &[], Duration::from_secs(120))?.success()?;
     same_bytes("the output", &done.stdout, &wanted)
+}
+
+/// A reader that stops reading stops its writer and nothing else, and when it goes on nothing is missing.
+fn exec_reader_stops(env: &Env) -> Result<()> {
+    // More than all the buffers in between hold.
+    const PIECES: u64 = 1024;
+    const PIECE: u64 = 64 << 10;
+    let container = run(env, &ContainerSpec::idle())?;
+    let line = format!(
+        "i=0; while [ $i -lt {PIECES} ]; do \
+         head -c {PIECE} /dev/zero; i=$((i + 1)); echo $i > /tmp/written; done"
+    );
+    let mut exec = container
+        .exec_command(&[], &["sh", "-c", &line])?
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let outcome = (|| {
+        let mut output = exec.stdout.take().context("no output")?;
+        // Others are served meanwhile: these are.
+        let written = || -> Result<u64> {
+            let said = container.exec(&["cat", "/tmp/written"])?.stdout();
+            Ok(said.trim().parse().unwrap_or(0))
+        };
+        let mut before = 0;
+        command::until(
+            "the writer's standing still",
+            Duration::from_secs(60),
+            || {
+                std::thread::sleep(Duration::from_secs(1));
+                let now = written()?;
+                let still = now > 0 && now == std::mem::replace(&mut before, now);
+                Ok(still)
+            },
+        )?;
+        ensure!(
+            before < PIECES,
+            "all was written and nothing read: the buffers are too large to tell"
+        );
+        let mut read = 0;
+        let mut piece = vec![1; 1 << 20];
+        loop {
+            let count = output.read(&mut piece)?;
+            if count == 0 {
+                break;
+            }
+            ensure!(piece[..count].iter().all(|byte| *byte == 0), "other bytes");
+            read += u64::try_from(count)?;
+        }
+        same("what was read in the end", read, PIECES * PIECE)
+    })();
+    if outcome.is_err() {
+        exec.kill()?;
+    }
+    let status = exec.wait()?;
+    outcome?;
+    ensure!(status.success(), "the writer ended with {status}");
+    Ok(())
 }
 
 fn exec_terminal(env: &Env) -> Result<()> {
@@ -235,8 +295,8 @@ fn attach(env: &Env) -> Result<()> {
         .crictl_command(&["attach", "--stdin", &container.id])?;
     // A terminal's worth of patience is needed only for what we wait for.
     let mut child = command
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()?;
     let outcome = (|| {
         use std::io::Write;

@@ -55,6 +55,11 @@ pub fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
+/// What tells a program that its node counts.
+pub fn variable() -> (String, String) {
+    (INSIDE.into(), "1".into())
+}
+
 /// Tells what was counted, in the node, as the last that is said.
 pub fn answer(counts: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(counts)?);
@@ -91,7 +96,7 @@ fn in_node<T: DeserializeOwned>(
     };
     node.hot.extend_from_slice(files);
     node.environment.push(images.variable()?);
-    node.environment.push((INSIDE.into(), "1".into()));
+    node.environment.push(variable());
     let printed = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&printed);
     let program = program.to_string_lossy();

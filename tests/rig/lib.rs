@@ -9,6 +9,7 @@
 //!
 //! Start reading at [`containerd`], then [`cri`] for what the tests say to it.
 
+pub mod agent;
 pub mod cgroup;
 pub mod command;
 pub mod containerd;

@@ -58,8 +58,11 @@ const MOMENTS: [Moment; 5] = [
     Moment::Stop,
 ];
 
-/// How long containerd may take to know that a pod is dead.
-const KNOWN: Duration = Duration::from_secs(1);
+/// How long containerd may take to know that a pod is dead; three times as long in a node, in which all
+/// takes ten times as long.
+fn allowed() -> Duration {
+    Duration::from_secs(if rig::node::inside() { 3 } else { 1 })
+}
 
 fn at_each_moment(env: &Env, victim: Victim) -> Result<()> {
     for moment in MOMENTS {
@@ -75,10 +78,9 @@ fn at_each_moment(env: &Env, victim: Victim) -> Result<()> {
             })
             .with_context(|| format!("{victim:?} killed at {moment:?}"))?;
         if let Some(known) = known {
-            println!("{victim:?} killed: known after {} ms", known.as_millis());
             ensure!(
-                known <= patience(KNOWN),
-                "{victim:?} killed: known after {known:?}"
+                known <= allowed(),
+                "{victim:?} killed at {moment:?}: known after {known:?}"
             );
         }
     }
@@ -112,8 +114,8 @@ fn at(env: &Env, victim: Victim, moment: Moment) -> Result<Option<Duration>> {
     if busy.is_some() {
         sleep(patience(Duration::from_millis(200)));
     }
-    let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
     shoot(env, victim, &pod.id)?;
+    let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
     if let Some(busy) = busy {
         ended(busy)?;
     }

@@ -1,12 +1,21 @@
-//! critest with our handler and with the stock one: same images, same machine, same time.
+//! critest with a handler of ours, beside the stock one: same images, same kind of machine.
 //!
-//!     conformance [--in-node] [--handler runc|trefoil] [--focus REGEX] [--reports DIRECTORY]
-//!                 [--in-turn]
+//!     conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX]
+//!                 [--reports DIRECTORY] [--in-turn]
 //!
-//! Without `--handler` both run, at once unless `--in-turn`, and ours must pass what stock
-//! passes, except what `not-yet.txt` lists; what is listed and passes must leave the list.
-//! `--in-node` does it on pure cgroup v2 and another kernel, without a focus of yours for the
-//! specs to which that matters.
+//! Here and without `--handler`, `trefoil` and stock both run, at once unless `--in-turn`, and ours
+//! must pass what stock passes. With one handler, what stock passes is all but what
+//! `not-by-stock.txt` lists, as it was found in a node.
+//!
+//! What a handler doesn't pass is on a list of its own, `not-yet.txt` or `not-as-microvm.txt`; what is
+//! listed and passes must leave the list.
+//!
+//! `--in-node` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
+//! the specs to which that matters; another handler all of them. MicroVMs are made there anyway where
+//! this machine has no KVM that boots Linux.
+
+mod lists;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,14 +26,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rig::critest::{self, Outcome, Spec};
-use rig::node::{Node, init};
-use rig::{Handler, Rig, command, containerd, guard};
+use rig::critest::{self, Outcome, Report};
+use rig::guest::Images;
+use rig::kvm::{self, Place};
+use rig::node::{self, Node, init};
+use rig::{Handler, Rig, containerd, guard};
 
-const NOT_YET: &str = include_str!("not-yet.txt");
+use crate::lists::List;
+use crate::verdict::{Verdict, judge};
 
-/// The specs whose subject is of the kernel's or of cgroups, or goes through much of a machine.
-/// All of them would take a quarter of an hour in a node.
+/// The specs whose subject is of the kernel's or of cgroups, or goes through much of a machine. The
+/// others have been asked of the same shim on this machine.
 const IN_NODE: &[&str] = &[
     "Container OOM",
     "listing container stats",
@@ -50,6 +62,9 @@ const IN_NODE: &[&str] = &[
     "support portforward .Conformance",
     "mapping with host port",
 ];
+
+/// How long a node may take.
+const LIMIT_IN_NODE: Duration = Duration::from_secs(60 * 60);
 
 struct Options {
     in_node: bool,
@@ -90,12 +105,21 @@ fn main() -> Result<ExitCode> {
     init::take_part()?;
     guard::take_part()?;
     let options = options()?;
-    if options.in_node {
-        return in_node(&options);
+    // What a machine boots is there in a node, and where it is asked for.
+    let images = match options.handler {
+        Some(Handler::TrefoilVm) => Some(Images::ensure()?),
+        _ => None,
+    };
+    let elsewhere = match &images {
+        Some(images) if !node::inside() => matches!(kvm::place(images)?, Place::Node { .. }),
+        _ => false,
+    };
+    if !node::inside() && (options.in_node || elsewhere) {
+        return in_node(&options, images.as_ref());
     }
     fs::create_dir_all(&options.reports)?;
     let failed = match options.handler {
-        Some(handler) => one(&options, handler)?,
+        Some(handler) => one(&options, handler, images.as_ref())?,
         None => both(&options)?,
     };
     if failed > 0 {
@@ -108,41 +132,56 @@ fn main() -> Result<ExitCode> {
 }
 
 /// The same in a node, with its reports beside the others.
-fn in_node(options: &Options) -> Result<ExitCode> {
+fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     rig::prepare()?;
     let reports = std::path::absolute(&options.reports)?.join("node");
     fs::create_dir_all(&reports)?;
+    let handler = options.handler.unwrap_or(Handler::Trefoil);
+    handler.require()?;
     let mut arguments = vec![
+        "--handler".to_owned(),
+        handler.to_string(),
         "--reports".to_owned(),
         reports.to_string_lossy().into_owned(),
-        "--focus".to_owned(),
-        options.focus.clone().unwrap_or_else(|| IN_NODE.join("|")),
     ];
-    if let Some(handler) = options.handler {
-        handler.require()?;
-        arguments.extend(["--handler".to_owned(), handler.to_string()]);
-    } else {
-        Handler::Trefoil.require()?;
+    let focus = match (&options.focus, handler) {
+        (Some(focus), _) => Some(focus.clone()),
+        (None, Handler::Trefoil) => Some(IN_NODE.join("|")),
+        (None, _) => None,
+    };
+    if let Some(focus) = focus {
+        arguments.extend(["--focus".to_owned(), focus]);
     }
-    if options.in_turn {
-        arguments.push("--in-turn".to_owned());
-    }
-    let node = Node {
+    let mut node = Node {
         // containerd's roots are in memory there.
         memory: 8192,
-        limit: Some(Duration::from_secs(15 * 60)),
+        limit: Some(LIMIT_IN_NODE),
         hot: vec![containerd::shim_binary()],
         writable: vec![reports],
         ..Node::default()
     };
-    node.run_again("conformance", &arguments)
+    if let Some(images) = images {
+        node.environment.push(images.variable()?);
+        node.hot
+            .extend([images.kernel.clone(), images.image.clone()]);
+    }
+    node.run_again(&format!("conformance-{handler}"), &arguments)
 }
 
-fn run(options: &Options, handler: Handler) -> Result<Vec<Spec>> {
+fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<Report> {
     handler.require()?;
     let started = Instant::now();
     let rig = Rig::start()?;
-    let specs = critest::conformance(&rig, handler, options.focus.as_deref(), &options.reports)?;
+    if let Some(images) = images {
+        rig.install_guest(images)?;
+    }
+    let limit = match node::inside() {
+        // The node has an end of its own.
+        true => LIMIT_IN_NODE,
+        false => Duration::from_secs(20 * 60),
+    };
+    let focus = options.focus.as_deref();
+    let report = critest::conformance(&rig, handler, focus, &options.reports, limit)?;
     rig.remove_all()?;
     fs::copy(
         rig.log(),
@@ -154,147 +193,83 @@ fn run(options: &Options, handler: Handler) -> Result<Vec<Spec>> {
         println!("{handler}: left behind by critest:\n{leftovers}");
     }
     println!(
-        "{handler}: {} in {} s",
-        Counts::of(&specs),
+        "{handler}: {} specs in {} s",
+        report.specs.len(),
         started.elapsed().as_secs()
     );
-    Ok(specs)
+    Ok(report)
 }
 
-struct Counts {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-}
-
-impl Counts {
-    fn of(specs: &[Spec]) -> Self {
-        let count =
-            |kind: fn(&Outcome) -> bool| specs.iter().filter(|spec| kind(&spec.outcome)).count();
-        Self {
-            passed: count(|outcome| matches!(outcome, Outcome::Passed)),
-            failed: count(|outcome| matches!(outcome, Outcome::Failed(_))),
-            skipped: count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+/// A handler alone, beside what is known of stock.
+fn one(options: &Options, handler: Handler, images: Option<&Images>) -> Result<usize> {
+    let report = run(options, handler, images)?;
+    let mut stock = BTreeMap::new();
+    if handler != Handler::Runc {
+        for (name, reason) in List::of_stock().reasons()? {
+            stock.insert(name.to_owned(), Outcome::Skipped(reason.to_owned()));
         }
     }
-}
-
-impl std::fmt::Display for Counts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
-    }
-}
-
-/// The first line or two of a failure.
-fn brief(message: &str) -> String {
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(300).collect()
-}
-
-fn one(options: &Options, handler: Handler) -> Result<usize> {
-    let specs = run(options, handler)?;
-    for spec in &specs {
-        match &spec.outcome {
-            Outcome::Failed(message) => println!("FAILED {}\n       {}", spec.name, brief(message)),
-            Outcome::Skipped(reason) => println!("skipped: {} # {}", spec.name, brief(reason)),
-            Outcome::Passed => {}
-        }
-    }
-    let counts = Counts::of(&specs);
-    println!("{counts}");
-    Ok(counts.failed)
+    compare(&stock, &report, List::of(handler).as_ref())
 }
 
 fn both(options: &Options) -> Result<usize> {
     let (stock, ours) = if options.in_turn {
         (
-            run(options, Handler::Runc)?,
-            run(options, Handler::Trefoil)?,
+            run(options, Handler::Runc, None)?,
+            run(options, Handler::Trefoil, None)?,
         )
     } else {
         // They mostly wait: side by side takes hardly longer than one of them.
         thread::scope(|scope| {
-            let stock = scope.spawn(|| run(options, Handler::Runc));
-            let ours = run(options, Handler::Trefoil);
+            let stock = scope.spawn(|| run(options, Handler::Runc, None));
+            let ours = run(options, Handler::Trefoil, None);
             let stock = stock
                 .join()
                 .map_err(|_| anyhow!("the thread for the stock handler died"))?;
             Ok::<_, anyhow::Error>((stock?, ours?))
         })?
     };
-    let ours: BTreeMap<&str, &Spec> = ours.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-    let mut not_yet = not_yet()?;
+    let stock = stock
+        .specs
+        .into_iter()
+        .map(|spec| (spec.name, spec.outcome))
+        .collect();
+    compare(&stock, &ours, List::of(Handler::Trefoil).as_ref())
+}
+
+/// Says of each spec what its outcome comes to, and answers how many failed. What `stock` doesn't
+/// hold, it passes.
+fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>) -> Result<usize> {
+    let (path, listed) = match list {
+        Some(list) => (list.path, list.reasons()?),
+        None => ("", BTreeMap::new()),
+    };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for stock in &stock {
-        let name = stock.name.as_str();
-        let excuse = not_yet.remove(name);
-        let Some(our) = ours.get(name) else {
-            println!("FAILED {name}\n       it did not run with our handler");
-            failed += 1;
-            continue;
-        };
-        match (&stock.outcome, &our.outcome, excuse) {
-            (_, Outcome::Passed, None) => passed += 1,
-            (_, Outcome::Passed, Some(_)) => {
-                println!(
-                    "FAILED {name}\n       it passes now: remove it from tests/conformance/not-yet.txt"
-                );
+    for spec in &ours.specs {
+        let name = spec.name.as_str();
+        let stock = stock.get(name).unwrap_or(&Outcome::Passed);
+        match judge(stock, &spec.outcome, listed.get(name).copied(), path) {
+            Verdict::Passed => passed += 1,
+            Verdict::Failed(why) => {
+                println!("FAILED {name}\n       {why}");
                 failed += 1;
             }
-            (Outcome::Passed, Outcome::Failed(message), None) => {
-                println!("FAILED {name}\n       {}", brief(message));
-                failed += 1;
-            }
-            (Outcome::Passed, Outcome::Skipped(reason), None) => {
-                println!(
-                    "FAILED {name}\n       stock passes it, but for ours it was skipped: {}",
-                    brief(reason)
-                );
-                failed += 1;
-            }
-            (Outcome::Passed, _, Some(reason)) => {
-                println!("skipped: {name} # not yet: {reason}");
-                skipped += 1;
-            }
-            (Outcome::Failed(message), ..) => {
-                println!("skipped: {name} # stock fails it here: {}", brief(message));
-                skipped += 1;
-            }
-            (Outcome::Skipped(reason), ..) => {
-                println!("skipped: {name} # {}", brief(reason));
+            Verdict::Skipped(reason) => {
+                println!("skipped: {name} # {reason}");
                 skipped += 1;
             }
         }
     }
-    // A name that critest doesn't know excuses nothing and hides a slip. With a focus they all
-    // may be out of it.
-    if options.focus.is_none() {
-        for name in not_yet.keys() {
-            println!(
-                "FAILED tests/conformance/not-yet.txt lists {name:?}, which critest doesn't have"
-            );
-            failed += 1;
-        }
+    // A name that critest doesn't know excuses nothing and hides a slip.
+    let unknown = |name: &&str| !ours.names.contains(*name);
+    for name in listed.keys().copied().filter(unknown) {
+        println!("FAILED {path} lists {name:?}, which critest doesn't have");
+        failed += 1;
+    }
+    for name in stock.keys().map(String::as_str).filter(unknown) {
+        println!("FAILED {name}\n       stock has it, and ours doesn't");
+        failed += 1;
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(failed)
-}
-
-fn not_yet() -> Result<BTreeMap<&'static str, &'static str>> {
-    let mut list = BTreeMap::new();
-    for line in NOT_YET
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
-        let (name, reason) = line
-            .split_once(" # ")
-            .with_context(|| format!("no reason is given in {line:?}"))?;
-        list.insert(name.trim(), command::tail(reason, 300));
-    }
-    Ok(list)
 }

@@ -1,5 +1,6 @@
 //! critest: the CRI's conformance tests and benchmarks, for one handler.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,15 @@ pub struct Spec {
     pub outcome: Outcome,
     /// How long it took.
     pub time: Duration,
+}
+
+/// What critest reports.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The specs that were selected, by name.
+    pub specs: Vec<Spec>,
+    /// The names of all there are, selected or not.
+    pub names: BTreeSet<String>,
 }
 
 /// Runs critest with more arguments; its own report goes to `output`, its messages to `log`.
@@ -69,23 +79,26 @@ pub fn run(
     Ok(())
 }
 
-/// Runs the conformance tests: all specs that were selected.
+/// Runs the conformance tests: all specs that were selected. Without a report of critest's within
+/// `limit` there is an error instead.
 pub fn conformance(
     rig: &Rig,
     handler: Handler,
     focus: Option<&str>,
     reports: &Path,
-) -> Result<Vec<Spec>> {
+    limit: Duration,
+) -> Result<Report> {
     let report = reports.join(format!("critest-{handler}.json"));
     let log = reports.join(format!("critest-{handler}.log"));
     drop(fs::remove_file(&report));
     let mut arguments = vec![format!("--ginkgo.json-report={}", report.display())];
     arguments.extend(focus.map(|focus| format!("--ginkgo.focus={focus}")));
-    run(rig, handler, &arguments, &log, Duration::from_secs(20 * 60))?;
+    run(rig, handler, &arguments, &log, limit)?;
     let report = fs::read(&report)
         .with_context(|| format!("critest left no report; see {}", log.display()))?;
     let suites: Value = serde_json::from_slice(&report)?;
     let mut specs = Vec::new();
+    let mut names = BTreeSet::new();
     for spec in suites[0]["SpecReports"].as_array().into_iter().flatten() {
         if spec["LeafNodeType"] != "It" {
             // What comes before and after all specs has no name, and matters if it fails.
@@ -107,6 +120,7 @@ pub fn conformance(
         if name.contains(" benchmark about ") {
             continue; // Not asked for here.
         }
+        names.insert(name.clone());
         let message = spec["Failure"]["Message"]
             .as_str()
             .unwrap_or_default()
@@ -131,7 +145,7 @@ pub fn conformance(
         bail!("critest reports no specs; see {}", log.display());
     }
     specs.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(specs)
+    Ok(Report { specs, names })
 }
 
 /// Runs the benchmarks with parameters in critest's own names; answers the files it wrote.

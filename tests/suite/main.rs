@@ -149,6 +149,22 @@ const STEPS: &[Step] = &[
             "pods::",
         ],
     ),
+    // All of critest, but what tests/conformance/not-as-microvm.txt lists.
+    Step::in_a_node(
+        "conformance of microVM pods",
+        30,
+        &[
+            "run",
+            "--quiet",
+            "-p",
+            "trefoil-tests",
+            "--bin",
+            "conformance",
+            "--",
+            "--handler",
+            "trefoil-vm",
+        ],
+    ),
     Step::in_a_node(
         "end to end, in the node",
         30,

@@ -135,19 +135,9 @@ const STEPS: &[Step] = &[
         &tests_program_with("vmm", ["--", "trefoil::"]),
     ),
     Step::in_a_node(
-        "microVM pods",
-        30,
-        &[
-            "run",
-            "--quiet",
-            "-p",
-            "trefoil-tests",
-            "--bin",
-            "e2e",
-            "--",
-            "--handler=trefoil-vm",
-            "pods::",
-        ],
+        "microVM pods end to end",
+        45,
+        &tests_program_with("e2e", ["--", "--handler=trefoil-vm"]),
     ),
     // All of critest, but what tests/conformance/not-as-microvm.txt lists.
     Step::in_a_node(

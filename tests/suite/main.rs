@@ -124,7 +124,7 @@ const STEPS: &[Step] = &[
     ),
     Step::check("release build", &["build", "--release"]),
     Step::tests("end to end", 15, &tests_program("e2e")),
-    Step::tests("conformance", 25, &tests_program("conformance")),
+    Step::tests("conformance", 30, &tests_program("conformance")),
     // The longest first, so that both processors have something to do to the end.
     //
     // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each

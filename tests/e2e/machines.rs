@@ -243,7 +243,10 @@ fn agent_that_fails(env: &Env) -> Result<()> {
             broken.as_path(),
             "starting the agent, /run/trefoil/share/agent, failed: Exec format error",
         ),
-        (Path::new("/nowhere/agent"), "/nowhere/agent: No such file"),
+        (
+            Path::new("/nowhere/agent"),
+            "share agent with the guest: open /nowhere/agent to mount it: ENOENT",
+        ),
     ] {
         let content = format!("[microvm]\nagent = '{}'\n", agent.display());
         dispatch::with_drop_in(env, &content, 0o644, || {

@@ -11,8 +11,9 @@ use trefoil_core::{Context, Error, ErrorKind, Result};
 
 use crate::message::{Change, DONE};
 
-/// How long the server may take: to start, or to finish the request of the guest's that it is at.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long the server may take: to start, beside all that starts with it, or to finish the request of the
+/// guest's that it is at.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Our end of the socket. One is told at a time.
 #[derive(Debug)]

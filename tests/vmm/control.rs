@@ -87,7 +87,7 @@ fn ends(setting: &Setting, paused: bool, request: Request, expected: &Exit) -> R
     if paused {
         ours.ask(Request::Pause)?;
     }
-    ours.process.request(request)?;
+    ours.process.request(&request)?;
     let exit = ours
         .process
         .wait_within(LIMIT)?

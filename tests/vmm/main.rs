@@ -23,6 +23,7 @@ mod peers;
 mod pod;
 mod rng;
 mod scratch;
+mod slots;
 mod vsock;
 
 use std::ffi::OsStr;
@@ -149,6 +150,7 @@ const OF_OURS: &[&[(&str, Body)]] = &[
     files::TRIALS,
     fs::TRIALS,
     jail::TRIALS,
+    slots::TRIALS,
 ];
 
 fn told_images(list: &OsStr) -> Result<[PathBuf; 2]> {

@@ -96,6 +96,8 @@ pub struct Machine {
     pub nics: Vec<Nic>,
     /// The shared directories.
     pub shares: Vec<Share>,
+    /// How many places there are for disks that come later; our VMM's machines only.
+    pub slots: u8,
     /// A serial line with the kernel's complaints; each byte takes time.
     pub console: bool,
     /// It has this long to become ready, for each answer, and to end.
@@ -167,12 +169,19 @@ impl Machine {
             disks: Vec::new(),
             nics: Vec::new(),
             shares: Vec::new(),
+            slots: 0,
             console: true,
             limit: Duration::from_secs(120),
             cgroups: Vec::new(),
             program: ours::told_program(),
             transcript: Transcript::in_memory(),
         }
+    }
+
+    /// Which device the first place for a disk is, after vsock, random numbers and all others.
+    pub fn first_slot(&self) -> Result<u8> {
+        let before = 2 + self.disks.len() + self.nics.len() + self.shares.len();
+        Ok(u8::try_from(before)?)
     }
 
     /// Boots it with the probe as its init.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rig::probe::PORT;
 use rig::transcript::Transcript;
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
-use trefoil_vmm::control::{Answer, Message, Request, Stats};
+use trefoil_vmm::control::{Answer, Attach, Message, Request, Stats};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::jail::Jail;
@@ -40,6 +40,9 @@ pub const GID: u32 = 70_018;
 
 /// How many descriptors it may have: those it is handed, its own, and one for each connection.
 pub const DESCRIPTORS: u32 = CONNECTIONS as u32 + 200;
+
+/// The most bytes of a disk that comes later and can be written.
+const LARGEST_LATE: u64 = 1 << 30;
 
 /// How long a VMM that was killed may take to be gone.
 const KILLING: Duration = Duration::from_secs(20);
@@ -175,6 +178,10 @@ fn launch(
             tag: share.tag.clone(),
         });
     }
+    for _ in 0..machine.slots {
+        devices.push(Device::Slot);
+        largest = largest.max(LARGEST_LATE);
+    }
     let configuration = Configuration {
         kvm: handing.add(&kvm)?,
         kernel: handing.add(&kernel)?,
@@ -210,12 +217,24 @@ fn launch(
 impl Ours {
     /// Asks for something, and waits for the answer.
     pub fn ask(&mut self, request: Request) -> Result<Stats> {
-        self.process.request(request)?;
+        self.process.request(&request)?;
+        self.answer()
+            .with_context(|| format!("asking for {request:?}"))
+    }
+
+    /// Puts a disk of these files into a place, and waits for the answer.
+    pub fn attach(&mut self, disk: Attach, files: &[File]) -> Result<()> {
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        self.process.attach(disk, &files)?;
+        self.answer().context("attaching a disk").map(drop)
+    }
+
+    fn answer(&mut self) -> Result<Stats> {
         loop {
             match self.process.receive_within(ANSWERING)? {
                 Said::Message(Message::Answer(Answer::Done(stats))) => return Ok(stats),
                 Said::Message(Message::Running) => {}
-                other => bail!("the VMM answers {request:?} with {other:?}"),
+                other => bail!("the VMM answers with {other:?}"),
             }
         }
     }

@@ -91,6 +91,9 @@ pub enum Device {
     },
     /// Random numbers.
     Rng,
+    /// A place for a disk that comes while the machine runs: see [`crate::control::Attach`]. It costs the
+    /// guest's boot little, as there is nothing for a driver yet.
+    Slot,
 }
 
 /// A machine.
@@ -206,7 +209,8 @@ mod tests {
             Device::Vsock { .. } => "vsock",
             Device::Fs { .. } => "fs",
             Device::Rng => "rng",
+            Device::Slot => "slot",
         });
-        assert!(kinds.eq(["block", "net", "vsock", "fs", "rng"]));
+        assert!(kinds.eq(["block", "net", "vsock", "fs", "rng", "slot"]));
     }
 }

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod metrics;
 pub mod process;
 pub mod ram;
+pub mod slots;
 
 use std::process::ExitCode;
 

@@ -29,6 +29,7 @@ use crate::devices::net::Net;
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
 use crate::devices::transport::{INTERRUPT_ACKNOWLEDGE, Parts, QUEUE_NOTIFY, Transport};
+use crate::devices::vacant::Vacant;
 use crate::devices::vsock::Vsock;
 use crate::devices::{self, Device};
 use crate::exit::Exit;
@@ -36,6 +37,7 @@ use crate::jail::{self, seccomp};
 use crate::layout;
 use crate::metrics::{self, Counter, DeviceMetrics, Shared};
 use crate::ram::{self, Ram};
+use crate::slots::Slots;
 
 /// The serial line's interrupt.
 const SERIAL_LINE: u32 = 4;
@@ -241,7 +243,9 @@ fn make_device(
                 serial: serial.clone(),
                 ..Default::default()
             };
-            Box::new(Block::new(options, file).map_err(fail(format!("make the disk {serial}")))?)
+            Box::new(
+                Block::new(options, vec![file]).map_err(fail(format!("make the disk {serial}")))?,
+            )
         }
         Wanted::Net { tap, mac, mtu } => {
             let tap = File::from(descriptors.take(*tap, "a tap")?);
@@ -277,6 +281,7 @@ fn make_device(
             )
         }
         Wanted::Rng => Box::new(Rng::new()),
+        Wanted::Slot => Box::new(Vacant::new(devices::block::QUEUES)),
     })
 }
 
@@ -425,7 +430,8 @@ fn supervise(
     mark(&metrics.phases.running);
     threads.resume();
     control.send(&Message::Running);
-    let exit = serve(&events, &devices, &threads, control, &ending);
+    let slots = Slots::new(&configuration.devices, &devices);
+    let exit = serve(&events, &devices, slots, &threads, control, &ending);
     threads.stop();
     if exit == Exit::PoweredOff {
         for device in &devices {
@@ -443,6 +449,7 @@ fn supervise(
 fn serve(
     events: &Events,
     devices: &[Arc<Mutex<Transport>>],
+    mut slots: Slots,
     threads: &Threads,
     control: &mut Control,
     ending: &Ending,
@@ -460,13 +467,14 @@ fn serve(
             continue;
         }
         loop {
-            let request = match control.receive() {
-                Ok(Some(request)) => request,
+            let (request, descriptors) = match control.receive() {
+                Ok(Some(received)) => received,
                 Ok(None) => break,
                 // The parent is gone, and so is whoever wanted this machine.
                 Err(_) => return Exit::Killed,
             };
-            match request {
+            let mut outcome = Ok(());
+            match &request {
                 Request::Pause => {
                     threads.pause();
                     paused = true;
@@ -476,11 +484,16 @@ fn serve(
                     paused = false;
                 }
                 Request::Stats => {}
+                Request::Attach(wanted) => outcome = slots.attach(wanted, descriptors),
+                Request::Detach(wanted) => outcome = slots.detach(wanted),
                 Request::PowerOff => return Exit::PoweredOff,
                 Request::Kill => return Exit::Killed,
             }
             // A parent that does not read its answers misses them.
-            control.send(&Message::Answer(Answer::Done(Stats { paused })));
+            control.send(&Message::Answer(match outcome {
+                Ok(()) => Answer::Done(Stats { paused }),
+                Err(why) => Answer::Refused(why.to_string()),
+            }));
         }
     }
 }

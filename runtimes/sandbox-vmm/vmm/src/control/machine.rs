@@ -101,21 +101,35 @@ impl Control {
         Ok((configuration, descriptors))
     }
 
-    /// The next request, if there is one now. A packet that is none is answered with what is wrong,
-    /// and `None`; [`Failure::Gone`] once the parent is.
-    pub fn receive(&mut self) -> Result<Option<Request>, Failure> {
+    /// The next request, if there is one now, with the descriptors that it brings: some for a disk's
+    /// arrival, none for all else. A packet that is none is answered with what is wrong, and `None`;
+    /// [`Failure::Gone`] once the parent is.
+    pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Failure> {
         let mut room = [0; MOST_BYTES];
-        let received = match packet::receive(&self.socket, &mut room) {
-            Ok(received) => received,
-            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
-            Err(why) => return Err(Failure::system("receive a request")(why)),
-        };
+        let (received, descriptors) =
+            match packet::receive_with_descriptors(&self.socket, &mut room) {
+                Ok(received) => received,
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                Err(why) => return Err(Failure::system("receive a request")(why)),
+            };
         let text = room.get(..received.length).unwrap_or_default();
         if text.is_empty() && packet::is_gone(&self.socket) {
             return Err(Failure::Gone);
         }
-        match parse("a request", text, received.whole) {
-            Ok(request) => Ok(Some(request)),
+        let request = parse("a request", text, received.whole).and_then(|request| {
+            let is_disk = matches!(request, Request::Attach(_));
+            if is_disk == descriptors.is_empty() {
+                let count = descriptors.len();
+                let why = format!("{count} descriptors came with it");
+                return Err(Failure::Wrong {
+                    what: "a request",
+                    why,
+                });
+            }
+            Ok(request)
+        });
+        match request {
+            Ok(request) => Ok(Some((request, descriptors))),
             Err(why) => {
                 self.send(&Message::Answer(Answer::Refused(why.to_string())));
                 Ok(None)
@@ -212,8 +226,11 @@ mod tests {
         assert!(matches!(control.receive(), Ok(None)));
         say(&ours, b"\"pause\"");
         say(&ours, b" \"power-off\" ");
-        assert!(matches!(control.receive(), Ok(Some(Request::Pause))));
-        assert!(matches!(control.receive(), Ok(Some(Request::PowerOff))));
+        assert!(matches!(control.receive(), Ok(Some((Request::Pause, _)))));
+        assert!(matches!(
+            control.receive(),
+            Ok(Some((Request::PowerOff, _)))
+        ));
         assert!(matches!(control.receive(), Ok(None)));
         let answer = Message::Answer(Answer::Done(Stats { paused: true }));
         assert!(control.send(&answer));
@@ -243,9 +260,18 @@ mod tests {
         }
         packet::send(&ours, b"\"kill\"", &[ours.as_fd()]).expect("send");
         assert!(matches!(control.receive(), Ok(None)));
-        assert!(refusal(&ours).contains("or descriptors"));
+        assert!(refusal(&ours).contains("1 descriptors came with it"));
+        let disk = br#"{"attach":{"device":4,"read-only":false,"serial":"late"}}"#;
+        say(&ours, disk);
+        assert!(matches!(control.receive(), Ok(None)));
+        assert!(refusal(&ours).contains("0 descriptors came with it"));
+        packet::send(&ours, disk, &[ours.as_fd(), ours.as_fd()]).expect("send");
+        let received = control.receive().expect("receive").expect("request");
+        assert!(matches!(received.0, Request::Attach(_)), "{received:?}");
+        assert_eq!(received.1.len(), 2);
+        drop(received);
         say(&ours, b"\"kill\"");
-        assert!(matches!(control.receive(), Ok(Some(Request::Kill))));
+        assert!(matches!(control.receive(), Ok(Some((Request::Kill, _)))));
         drop(ours);
         assert!(matches!(control.receive(), Err(Failure::Gone)));
     }

@@ -1,8 +1,8 @@
 //! The socket between a machine and its parent.
 //!
-//! First the parent sends what the machine is to be, with all descriptors it will ever have: one
-//! message. From then on, small messages: requests one way; answers, in the requests' order, the other way,
-//! with word of the start and of the end. All are JSON in packets (`SOCK_SEQPACKET`) of bounded
+//! First the parent sends what the machine is to be, with the descriptors of it all: one message. From
+//! then on, small messages: requests one way, of which one brings descriptors, a disk's; answers, in the
+//! requests' order, the other way, with word of the start and of the end. All are JSON in packets (`SOCK_SEQPACKET`) of bounded
 //! size, and whatever is not exactly as written here is refused.
 //!
 //! [`Control`] is the machine's end; the parent's is a [`Process`](crate::process::Process)'s. Each
@@ -29,7 +29,7 @@ pub const MOST_LAUNCH_BYTES: usize = 64 << 10;
 pub const MOST_DESCRIPTORS: usize = 200;
 
 /// What the parent can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Request {
     /// Stop the virtual CPUs. A machine that is paused stays so.
@@ -42,6 +42,33 @@ pub enum Request {
     PowerOff,
     /// End at once.
     Kill,
+    /// Put a disk into a place that was kept for one. Its files come along as descriptors.
+    Attach(Attach),
+    /// Take a disk out again.
+    Detach(Detach),
+}
+
+/// A disk that comes. It is made of the files that come along, from 1 to
+/// [`MOST_PARTS`](crate::devices::block::MOST_PARTS), one after the other; several can only be read. Each
+/// has a length that is a multiple of 512.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Attach {
+    /// Which device, counted as in the configuration; it must be a
+    /// [`Slot`](crate::configuration::Device::Slot).
+    pub device: u8,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// By which the guest can find it; at most 20 bytes.
+    pub serial: String,
+}
+
+/// A disk that goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Detach {
+    /// Where it is.
+    pub device: u8,
 }
 
 /// What the machine says.
@@ -128,6 +155,8 @@ pub(crate) fn parse<T: DeserializeOwned>(
 /// For fuzzing: each takes any bytes, and fails only by panicking.
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn same_again<T>(text: &[u8])
@@ -146,7 +175,8 @@ pub mod fuzzing {
         same_again::<Message>(bytes);
     }
 
-    /// Packets of at most 31 bytes as a machine receives them after its start, the length before each.
+    /// Packets of at most 127 bytes as a machine receives them after its start, before each its length
+    /// and whether a descriptor comes along.
     /// Every one of them gets an answer or is a request.
     pub fn requests(mut bytes: &[u8]) {
         let Ok((ours, theirs)) = packet::pair() else {
@@ -156,13 +186,21 @@ pub mod fuzzing {
             return;
         };
         while let Some((&length, rest)) = bytes.split_first() {
-            let (text, rest) = rest.split_at(rest.len().min(usize::from(length % 32)));
+            let (text, rest) = rest.split_at(rest.len().min(usize::from(length % 128)));
             bytes = rest;
-            packet::send(&ours, text, &[]).unwrap_or_default();
+            let brought = [ours.as_fd()];
+            let brought = brought.get(..usize::from(length / 128)).unwrap_or_default();
+            packet::send(&ours, text, brought).unwrap_or_default();
             let outcome = control.receive();
             assert!(outcome.is_ok(), "{outcome:?}");
             let requested = outcome.unwrap_or_default();
-            assert_eq!(parse::<Request>("it", text, true).ok(), requested);
+            let expected = parse::<Request>("it", text, true).ok();
+            let is_disk = matches!(expected, Some(Request::Attach(_)));
+            let expected = expected.filter(|_| brought.is_empty() != is_disk);
+            let count = requested.as_ref().map_or(0, |(_, came)| came.len());
+            assert!(count == 0 || count == brought.len());
+            let requested = requested.map(|(request, _)| request);
+            assert_eq!(expected, requested);
             if requested.is_none() {
                 let mut answer = [0; MOST_BYTES];
                 let received = packet::receive(&ours, &mut answer).unwrap_or_default();
@@ -256,6 +294,18 @@ mod tests {
             ("\"stats\"", Request::Stats),
             ("\"power-off\"", Request::PowerOff),
             ("\"kill\"", Request::Kill),
+            (
+                r#"{"attach":{"device":5,"read-only":true,"serial":"layers"}}"#,
+                Request::Attach(Attach {
+                    device: 5,
+                    read_only: true,
+                    serial: "layers".into(),
+                }),
+            ),
+            (
+                r#"{"detach":{"device":5}}"#,
+                Request::Detach(Detach { device: 5 }),
+            ),
         ] {
             assert_eq!(
                 parse::<Request>("it", text.as_bytes(), true).expect(text),

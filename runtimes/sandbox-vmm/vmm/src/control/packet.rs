@@ -86,20 +86,23 @@ pub(crate) fn await_length(socket: impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// Receives a packet with descriptors, which are closed on exec. More descriptors than the process
-/// may have, or than the kernel passes, are an error.
+/// Receives a packet with descriptors, which are closed on exec, or fails: it never waits. More
+/// descriptors than the process may have, or than the kernel passes, are an error.
 pub(crate) fn receive_with_descriptors(
     socket: impl AsFd,
     room: &mut [u8],
 ) -> io::Result<(Received, Vec<OwnedFd>)> {
     let mut control = nix::cmsg_space!([RawFd; KERNELS_MOST]);
+    let socket = socket.as_fd().as_raw_fd();
     let mut text = [IoSliceMut::new(room)];
-    let received = recvmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &mut text,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg::<()>(socket, &mut text, Some(&mut control), flags) {
+            // As in `receive`.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            outcome => break outcome?,
+        }
+    };
     let mut descriptors = Vec::new();
     for message in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = message {

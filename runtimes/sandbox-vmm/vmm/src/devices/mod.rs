@@ -17,6 +17,7 @@ pub mod serial;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
 pub mod transport;
+pub mod vacant;
 pub mod vsock;
 
 use std::sync::Arc;

@@ -130,6 +130,19 @@ impl Transport {
         Ok(())
     }
 
+    /// Puts another device behind the registers, if it has the queues that these are for. A driver of
+    /// the one before finds registers as after a reset; what it had asked for is never answered.
+    pub fn replace(&mut self, device: Box<dyn Device>) -> bool {
+        if device.queues() != self.device.queues() {
+            return false;
+        }
+        self.reset();
+        self.offered = device.features() | COMMON_FEATURES;
+        self.parts.metrics.kind.set(device.kind().into());
+        self.device = device;
+        true
+    }
+
     /// The machine ends in order.
     pub fn shut_down(&mut self) -> std::io::Result<()> {
         self.device.shut_down()

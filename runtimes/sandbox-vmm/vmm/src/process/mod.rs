@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::control::{
-    MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, Request, packet, parse,
+    Attach, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, Request, packet, parse,
 };
 use crate::exit::Exit;
 
@@ -153,15 +153,29 @@ impl Process {
     }
 
     /// Asks for something. The answers come as [`Message::Answer`], in the requests' order.
-    pub fn request(&mut self, request: Request) -> Result<(), Failure> {
+    pub fn request(&mut self, request: &Request) -> Result<(), Failure> {
+        self.ask(request, &[])
+    }
+
+    /// Asks it to put a disk of these files into a place. The answer comes as to any request.
+    pub fn attach(&mut self, disk: Attach, files: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        self.ask(&Request::Attach(disk), files)
+    }
+
+    fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         let fail = |why| Failure::new(format!("ask the machine to {request:?}"), why);
         if self.unanswered >= MOST_UNANSWERED {
             return Err(fail(format!("{MOST_UNANSWERED} requests are unanswered")));
         }
-        let text = serde_json::to_vec(&request).map_err(|why| fail(why.to_string()))?;
-        packet::send(&self.control, &text, &[]).map_err(|why| fail(why.to_string()))?;
+        let text = serde_json::to_vec(request).map_err(|why| fail(why.to_string()))?;
+        packet::send(&self.control, &text, descriptors).map_err(|why| fail(why.to_string()))?;
         self.unanswered += 1;
         Ok(())
+    }
+
+    /// How many requests it has not answered yet.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// What it says next, if it has said something; or that it never will again. The socket,

@@ -43,10 +43,10 @@ fn obedient() -> ! {
     loop {
         match control.receive() {
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            Ok(Some(Request::PowerOff)) => exit(control.end(Exit::PoweredOff)),
-            Ok(Some(Request::Kill)) | Err(Failure::Gone) => exit(control.end(Exit::Killed)),
+            Ok(Some((Request::PowerOff, _))) => exit(control.end(Exit::PoweredOff)),
+            Ok(Some((Request::Kill, _))) | Err(Failure::Gone) => exit(control.end(Exit::Killed)),
             Ok(Some(request)) => {
-                paused = match request {
+                paused = match request.0 {
                     Request::Pause => true,
                     Request::Resume => false,
                     _ => paused,

@@ -145,19 +145,19 @@ fn requests_are_answered() {
         (Request::Stats, true),
         (Request::Resume, false),
     ] {
-        process.request(request).expect("request");
+        process.request(&request).expect("request");
         let answer = Message::Answer(Answer::Done(Stats { paused }));
         assert_eq!(hear(&mut process), answer);
     }
     assert_eq!(process.receive().expect("receive"), Said::Nothing);
     assert_eq!(process.try_wait().expect("wait"), None);
-    process.request(Request::PowerOff).expect("request");
+    process.request(&Request::PowerOff).expect("request");
     assert_eq!(end_of(&mut process), Exit::PoweredOff);
     // And ever after.
     assert_eq!(process.try_wait().expect("wait"), Some(Exit::PoweredOff));
     assert_eq!(process.receive().expect("receive"), Said::Gone);
     process
-        .request(Request::Stats)
+        .request(&Request::Stats)
         .expect_err("nobody is there");
 }
 
@@ -297,7 +297,7 @@ fn a_kill_is_told() {
     // Killing it once more hits nobody.
     process.kill();
     let mut process = launched("obedient", &json!({}));
-    process.request(Request::Kill).expect("request");
+    process.request(&Request::Kill).expect("request");
     assert_eq!(end_of(&mut process), Exit::Killed);
 }
 
@@ -403,7 +403,7 @@ fn nonsense_is_an_error() {
 fn requests_may_be_too_many() {
     let mut process = launched("babbling", &json!([]));
     let why = (0..100)
-        .find_map(|_| process.request(Request::Stats).err())
+        .find_map(|_| process.request(&Request::Stats).err())
         .expect("a refusal")
         .to_string();
     assert_eq!(why, "ask the machine to Stats: 16 requests are unanswered");

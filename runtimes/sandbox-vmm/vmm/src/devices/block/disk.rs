@@ -1,5 +1,8 @@
-//! The file or device behind the disk: what it is like, and one system call for each thing that can
-//! be done with it.
+//! The files or devices behind the disk: what they are like, and one system call for each thing that
+//! can be done with them.
+//!
+//! A disk that may be written is one of them. One that may only be read can be several, one after the
+//! other: the layers of an image are one disk.
 
 use std::fs::File;
 use std::io::Error as IoError;
@@ -10,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::{Error, SECTOR, SERIAL_SIZE};
+use super::{Error, MOST_PARTS, SECTOR, SERIAL_SIZE};
 
 /// `_IOR(0x12, 114, size_t)`: a device's size in bytes.
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
@@ -50,9 +53,28 @@ struct Known {
     discard: bool,
 }
 
-/// The file or device.
-pub struct Disk {
+/// A file or device.
+struct Part {
     file: File,
+    /// Where on the disk it begins.
+    at: u64,
+    size: u64,
+}
+
+/// What a step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which of the disk's files, from zero.
+    pub part: u8,
+    /// Where in it.
+    pub at: u64,
+    /// How many bytes it has from there on.
+    pub left: u64,
+}
+
+/// The files or devices.
+pub struct Disk {
+    parts: Vec<Part>,
     is_device: bool,
     read_only: bool,
     size: u64,
@@ -85,9 +107,11 @@ unsafe impl Send for Memory {}
 /// One thing to do with the disk.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// Read from `at` into the memory.
+    /// Read from `at` of a part into the memory.
     Read {
-        /// Where on the disk.
+        /// Which of the disk's files.
+        part: u8,
+        /// Where in it.
         at: u64,
         /// Where to.
         memory: Memory,
@@ -144,48 +168,45 @@ static NOTHING: Zeros = Zeros([const { AtomicU64::new(0) }; ZEROS / 8]);
 
 impl Disk {
     /// Looks at what was opened.
-    pub fn new(file: File, read_only: bool, serial: [u8; SERIAL_SIZE]) -> Result<Self, Error> {
-        let flags = fcntl(&file, FcntlArg::F_GETFL).map_err(|why| Error::Examine(why.into()))?;
-        let flags = OFlag::from_bits_retain(flags);
-        match flags & OFlag::O_ACCMODE {
-            OFlag::O_WRONLY => return Err(Error::Access("read")),
-            OFlag::O_RDONLY if !read_only => return Err(Error::Access("write")),
-            _ if flags.contains(OFlag::O_PATH) => return Err(Error::Access("read")),
-            _ if flags.contains(OFlag::O_APPEND) && !read_only => return Err(Error::Append),
-            _ => {}
+    pub fn new(
+        files: Vec<File>,
+        read_only: bool,
+        serial: [u8; SERIAL_SIZE],
+    ) -> Result<Self, Error> {
+        match files.len() {
+            1 => {}
+            2..=MOST_PARTS if read_only => {}
+            count => return Err(Error::Parts(count)),
         }
-        let metadata = file.metadata().map_err(Error::Examine)?;
-        let is_device = metadata.file_type().is_block_device();
-        let (size, blocks) = if is_device {
-            examine_device(&file).map_err(Error::Examine)?
-        } else if metadata.is_file() {
-            let preferred = u32::try_from(metadata.blksize()).unwrap_or(PAGE);
-            let physical = preferred.clamp(SECTOR as u32, PAGE);
-            let logical = match flags.contains(OFlag::O_DIRECT) {
-                true => physical,
-                false => SECTOR as u32,
-            };
-            let blocks = Blocks {
-                logical,
-                physical,
-                least: physical,
-                best: 0,
-            };
-            (metadata.len(), blocks)
-        } else {
-            return Err(Error::Kind);
-        };
+        let mut parts = Vec::with_capacity(files.len());
+        let mut size: u64 = 0;
+        let mut is_device = false;
+        let mut blocks: Option<Blocks> = None;
+        for file in files {
+            let (length, its) = examine(&file, read_only)?;
+            blocks = Some(blocks.map_or(its.blocks, |blocks| blocks.and(its.blocks)));
+            is_device = its.is_device;
+            parts.push(Part {
+                file,
+                at: size,
+                size: length,
+            });
+            size = size.checked_add(length).ok_or(Error::Sum)?;
+        }
+        let blocks = blocks.ok_or(Error::Parts(0))?;
         if !(SECTOR as u32..=PAGE).contains(&blocks.logical) || !blocks.logical.is_power_of_two() {
             return Err(Error::Block(blocks.logical));
         }
-        if !size.is_multiple_of(blocks.logical.into()) {
-            return Err(Error::Size {
-                size,
-                block: blocks.logical,
-            });
+        for part in &parts {
+            if !part.size.is_multiple_of(blocks.logical.into()) {
+                return Err(Error::Size {
+                    size: part.size,
+                    block: blocks.logical,
+                });
+            }
         }
         let mut disk = Self {
-            file,
+            parts,
             is_device,
             read_only,
             size,
@@ -216,9 +237,23 @@ impl Disk {
         }
     }
 
-    /// The file or device.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The files or devices, by the numbers of [`Place::part`].
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.parts.iter().map(|part| &part.file)
+    }
+
+    /// Where a byte of the disk is to be read from; `None` behind its end.
+    pub fn place(&self, at: u64) -> Option<Place> {
+        // The last one that begins there or before; empty ones have no bytes.
+        let after = self.parts.partition_point(|part| part.at <= at);
+        let number = after.checked_sub(1)?;
+        let part = self.parts.get(number)?;
+        let left = part.at.checked_add(part.size)?.checked_sub(at)?;
+        (left > 0).then_some(Place {
+            part: u8::try_from(number).ok()?,
+            at: at - part.at,
+            left,
+        })
     }
 
     /// Its size in bytes.
@@ -322,11 +357,20 @@ impl Disk {
     }
 
     fn call(&self, step: &Step) -> isize {
-        let fd = self.file.as_raw_fd();
+        let number = match step {
+            Step::Read { part, .. } => usize::from(*part),
+            // What can be written is one file.
+            _ => 0,
+        };
+        // A part that is not there is a descriptor that is none.
+        let fd = self
+            .parts
+            .get(number)
+            .map_or(-1, |part| part.file.as_raw_fd());
         // All of it is below the disk's size, which is one of the kernel's own signed numbers.
         let signed = |number: u64| libc::off_t::try_from(number).unwrap_or(libc::off_t::MAX);
         match step {
-            Step::Read { at, memory } => {
+            Step::Read { at, memory, .. } => {
                 let (pieces, count) = memory.pieces();
                 // SAFETY: the pieces are writable memory: the guest's, or a test's.
                 unsafe { libc::preadv(fd, pieces, count, signed(*at)) }
@@ -413,6 +457,59 @@ pub fn rw_flags(durable: bool) -> libc::c_int {
         true => libc::RWF_DSYNC,
         false => 0,
     }
+}
+
+/// What a file is like.
+struct Kind {
+    is_device: bool,
+    blocks: Blocks,
+}
+
+impl Blocks {
+    /// Of a disk that is both.
+    fn and(self, other: Self) -> Self {
+        Self {
+            logical: self.logical.max(other.logical),
+            physical: self.physical.max(other.physical),
+            least: self.least.max(other.least),
+            best: self.best.max(other.best),
+        }
+    }
+}
+
+/// How many bytes a file has, and what it is like.
+fn examine(file: &File, read_only: bool) -> Result<(u64, Kind), Error> {
+    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|why| Error::Examine(why.into()))?;
+    let flags = OFlag::from_bits_retain(flags);
+    match flags & OFlag::O_ACCMODE {
+        OFlag::O_WRONLY => return Err(Error::Access("read")),
+        OFlag::O_RDONLY if !read_only => return Err(Error::Access("write")),
+        _ if flags.contains(OFlag::O_PATH) => return Err(Error::Access("read")),
+        _ if flags.contains(OFlag::O_APPEND) && !read_only => return Err(Error::Append),
+        _ => {}
+    }
+    let metadata = file.metadata().map_err(Error::Examine)?;
+    let is_device = metadata.file_type().is_block_device();
+    let (size, blocks) = if is_device {
+        examine_device(file).map_err(Error::Examine)?
+    } else if metadata.is_file() {
+        let preferred = u32::try_from(metadata.blksize()).unwrap_or(PAGE);
+        let physical = preferred.clamp(SECTOR as u32, PAGE);
+        let logical = match flags.contains(OFlag::O_DIRECT) {
+            true => physical,
+            false => SECTOR as u32,
+        };
+        let blocks = Blocks {
+            logical,
+            physical,
+            least: physical,
+            best: 0,
+        };
+        (metadata.len(), blocks)
+    } else {
+        return Err(Error::Kind);
+    };
+    Ok((size, Kind { is_device, blocks }))
 }
 
 fn examine_device(file: &File) -> Result<(u64, Blocks), IoError> {

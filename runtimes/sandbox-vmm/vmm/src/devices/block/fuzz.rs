@@ -43,7 +43,7 @@ pub fn fuzz(bytes: &[u8]) {
             _ => Engine::Plain,
         },
     };
-    let block = Block::new(options, file.try_clone().unwrap()).unwrap();
+    let block = Block::new(options, vec![file.try_clone().unwrap()]).unwrap();
     let mut driver = Driver::start(Box::new(block), without(&mut script));
     driver.misbehave(script.bytes(usize::MAX), request);
     driver.write(0x70, 0);

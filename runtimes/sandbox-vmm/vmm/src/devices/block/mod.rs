@@ -1,9 +1,10 @@
-//! A disk: virtio-blk over a raw file or a block device of the host.
+//! A disk: virtio-blk over a raw file or a block device of the host, or over several that are only
+//! read.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | the device: its options, features and configuration space |
-//! | [`disk`] | the file or device behind it, and what can be done with it, here and now |
+//! | [`disk`] | the files or devices behind it, and what can be done with it, here and now |
 //! | [`request`] | one request of the driver's: what it asks, step by step, and its answer |
 //! | [`work`] | all requests under way, and a turn's worth of work on them |
 //! | [`ring`] | doing the steps through io_uring, where the kernel allows |
@@ -50,6 +51,8 @@ use work::Work;
 
 /// The largest size of the queue, and the most requests under way.
 const QUEUE_SIZE: u16 = 256;
+/// The device's queues: see [`Device::queues`].
+pub const QUEUES: &[u16] = &[QUEUE_SIZE];
 /// What a sector is in the protocol, whatever the disk's blocks are.
 const SECTOR: u64 = 512;
 /// A request's header and answer take one descriptor each.
@@ -58,6 +61,8 @@ const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 const MAX_RANGES: u32 = 64;
 /// The most sectors the driver is asked to put into one of them: 1 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
+/// The most files of a disk: an image has at most 127 layers.
+pub const MOST_PARTS: usize = 128;
 /// How long the serial number may be.
 const SERIAL_SIZE: usize = VIRTIO_BLK_ID_BYTES as usize;
 /// How long the configuration space is, up to and with `write_zeroes_may_unmap`.
@@ -97,10 +102,18 @@ pub enum Error {
     /// the disk is neither a regular file nor a block device
     #[error("the disk is neither a regular file nor a block device")]
     Kind,
+    /// the disk is to be made of {0} files
+    #[error(
+        "the disk is to be made of {0} files, and can be of one, or of {MOST_PARTS} if it is only read"
+    )]
+    Parts(usize),
+    /// the disk's files are longer than can be counted
+    #[error("the disk's files are together longer than can be counted")]
+    Sum,
     /// the disk has {size} bytes, which is not a multiple of its blocks' {block}
     #[error("the disk has {size} bytes, which is not a multiple of its blocks' {block}")]
     Size {
-        /// The disk's.
+        /// The disk's, or that of one of its files.
         size: u64,
         /// The smallest unit that can be read and written.
         block: u32,
@@ -140,15 +153,16 @@ struct InUse {
 }
 
 impl Block {
-    /// Makes a disk of a raw image or a block device. All descriptors it will ever need are made
-    /// here, so that it works in a jail that is closed later.
-    pub fn new(options: Options, file: File) -> Result<Self, Error> {
+    /// Makes a disk of raw images or block devices, one after the other: of one, or of several if it
+    /// may only be read. All descriptors it will ever need are made here, so that it works in a jail
+    /// that is closed later; in one that is closed, only [`Engine::Plain`] can be had.
+    pub fn new(options: Options, files: Vec<File>) -> Result<Self, Error> {
         let mut serial = [0; SERIAL_SIZE];
         serial
             .get_mut(..options.serial.len())
             .ok_or(Error::Serial(options.serial.len()))?
             .copy_from_slice(options.serial.as_bytes());
-        let disk = Disk::new(file, options.read_only, serial)?;
+        let disk = Disk::new(files, options.read_only, serial)?;
         Ok(Self {
             features: features(&disk),
             configuration: configuration(&disk),
@@ -221,7 +235,7 @@ impl Device for Block {
     }
 
     fn queues(&self) -> &'static [u16] {
-        &[QUEUE_SIZE]
+        QUEUES
     }
 
     fn features(&self) -> u64 {

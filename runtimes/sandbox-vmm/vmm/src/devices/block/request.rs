@@ -164,13 +164,20 @@ impl Request {
                 Job::Over(answer) => *answer,
                 Job::Flush => return Ok(Next::Do(Step::Flush)),
                 Job::Read { at } => {
-                    let most = self.chain.writable.len().saturating_sub(1);
-                    let most = most.min(MOST_BYTES);
-                    if most > 0 {
-                        let memory = Memory::of(self.chain.writable.iovecs(), most);
-                        return Ok(Next::Do(Step::Read { at: *at, memory }));
+                    let wanted = self.chain.writable.len().saturating_sub(1);
+                    match (wanted, disk.place(*at)) {
+                        (0, _) => Answer::Done,
+                        (_, None) => Answer::Failed,
+                        (_, Some(place)) => {
+                            let left = usize::try_from(place.left).unwrap_or(usize::MAX);
+                            let most = wanted.min(MOST_BYTES).min(left);
+                            return Ok(Next::Do(Step::Read {
+                                part: place.part,
+                                at: place.at,
+                                memory: Memory::of(self.chain.writable.iovecs(), most),
+                            }));
+                        }
                     }
-                    Answer::Done
                 }
                 Job::Write { at } => {
                     let memory = Memory::of(self.chain.readable.iovecs(), MOST_BYTES);

@@ -5,7 +5,7 @@
 //! silent again. What can be done at once, as reading what is cached, is done as it is handed over.
 //!
 //! The ring is as confined as the process it is in: it takes reads, writes, flushes and allocations
-//! of the one file registered with it, and nothing can be registered any more. A kernel that can't
+//! of the files registered with it, and nothing can be registered any more. A kernel that can't
 //! confine it so, one before 5.11, is not asked.
 //!
 //! Steps are handed over by the event thread, and waited for at a reset by a virtual CPU's, so that
@@ -30,7 +30,7 @@ use super::disk::{Memory, Step, rw_flags};
 /// of a thread together. They count as ours: where there is no room for one, the kernel tries for
 /// 50 ms before it gives the step up.
 pub const MOST_WORKERS: u32 = 8;
-/// The only file.
+/// The file that is written to: where there is one, it is the only one.
 const FILE: Fixed = Fixed(0);
 
 /// The ring.
@@ -41,8 +41,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes a ring for one file with room for so many steps, a power of two.
-    pub fn new(file: &File, size: u32) -> Result<Self, Error> {
+    /// Makes a ring for a disk's files with room for so many steps, a power of two.
+    pub fn new<'a>(files: impl Iterator<Item = &'a File>, size: u32) -> Result<Self, Error> {
         let ring = match Self::make(size, true) {
             // What is older than 5.19 doesn't know all of it.
             Err(why) if why.raw_os_error() == Some(libc::EINVAL) => Self::make(size, false),
@@ -53,7 +53,8 @@ impl Ring {
             return Err(Error::other("the kernel's io_uring is too old"));
         }
         let submitter = ring.submitter();
-        submitter.register_files(&[file.as_raw_fd()])?;
+        let files: Vec<_> = files.map(AsRawFd::as_raw_fd).collect();
+        submitter.register_files(&files)?;
         // Before 5.15 there is no such limit.
         let _ = submitter.register_iowq_max_workers(&mut [MOST_WORKERS, 0]);
         submitter.register_restrictions(&mut [
@@ -157,16 +158,19 @@ impl Ring {
 
 fn entry(step: &Step) -> Option<Entry> {
     Some(match *step {
-        Step::Read { at, memory } => match memory {
-            Memory::One(piece) => {
-                opcode::Read::new(FILE, piece.iov_base.cast(), length(piece.iov_len))
-                    .offset(at)
-                    .build()
+        Step::Read { part, at, memory } => {
+            let file = Fixed(part.into());
+            match memory {
+                Memory::One(piece) => {
+                    opcode::Read::new(file, piece.iov_base.cast(), length(piece.iov_len))
+                        .offset(at)
+                        .build()
+                }
+                Memory::Many { pieces, count, .. } => {
+                    opcode::Readv::new(file, pieces, count).offset(at).build()
+                }
             }
-            Memory::Many { pieces, count, .. } => {
-                opcode::Readv::new(FILE, pieces, count).offset(at).build()
-            }
-        },
+        }
         Step::Write {
             at,
             memory,
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn the_ring_does_nothing_but_what_a_disk_needs() {
         let file = tempfile::tempfile().expect("file");
-        let mut ring = match Ring::new(&file, 4) {
+        let mut ring = match Ring::new(std::iter::once(&file), 4) {
             Ok(ring) => ring,
             Err(why) => return eprintln!("not tested, there is no io_uring here: {why}"),
         };

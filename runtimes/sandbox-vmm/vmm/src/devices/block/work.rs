@@ -83,7 +83,7 @@ impl Work {
         let (ring, no_ring) = match engine {
             Engine::Plain => (None, None),
             Engine::Ring | Engine::Automatic => {
-                match (Ring::new(disk.file(), QUEUE_SIZE.into()), engine) {
+                match (Ring::new(disk.files(), QUEUE_SIZE.into()), engine) {
                     (Ok(ring), _) => (Some(ring), None),
                     (Err(why), Engine::Ring) => return Err(Error::Ring(why)),
                     (Err(why), _) => (None, Some(why)),

@@ -53,6 +53,8 @@ pub(super) const TABLE: &[Line] = &[
     (SYS_pwritev2,          EVENTS, Any),
     (SYS_fdatasync,         EVENTS, Any),
     (SYS_fallocate,         EVENTS, Any),
+    // Of a disk that comes: how long it is. With this flag the standard library asks of a descriptor.
+    (SYS_statx,             EVENTS, OneOf(2, &[AT_EMPTY_PATH as u32])),
     (SYS_io_uring_enter,    BOTH,   Any),
     (SYS_close,             BOTH,   Any),
     (SYS_fcntl,             BOTH,   OneOf(1, FCNTLS)),
@@ -132,7 +134,24 @@ const VCPU_IOCTLS: &[u32] = &[
     TUN_SET_OFFLOAD,
     TUN_SET_HEADER_SIZE,
 ];
-const EVENTS_IOCTLS: &[u32] = &[TUN_SET_OFFLOAD, TUN_SET_HEADER_SIZE, NOT_BLOCKING];
+/// Of a block device: how long it is, and what its blocks are like; and to discard some.
+const BLKDISCARD: u32 = ioctl_expr(_IOC_NONE, 0x12, 119, 0) as u32;
+const BLKIOMIN: u32 = ioctl_expr(_IOC_NONE, 0x12, 120, 0) as u32;
+const BLKIOOPT: u32 = ioctl_expr(_IOC_NONE, 0x12, 121, 0) as u32;
+const BLKPBSZGET: u32 = ioctl_expr(_IOC_NONE, 0x12, 123, 0) as u32;
+const BLKSSZGET: u32 = ioctl_expr(_IOC_NONE, 0x12, 104, 0) as u32;
+const BLKGETSIZE64: u32 = of_size::<size_t>(_IOC_READ, 0x12, 114);
+const EVENTS_IOCTLS: &[u32] = &[
+    TUN_SET_OFFLOAD,
+    TUN_SET_HEADER_SIZE,
+    NOT_BLOCKING,
+    BLKDISCARD,
+    BLKIOMIN,
+    BLKIOOPT,
+    BLKPBSZGET,
+    BLKSSZGET,
+    BLKGETSIZE64,
+];
 
 const fn of_size<T>(direction: u32, kind: u32, number: u32) -> u32 {
     ioctl_expr(direction, kind, number, size_of::<T>() as u32) as u32
@@ -214,5 +233,15 @@ mod tests {
         assert_eq!(KVM_KVMCLOCK_CTRL, 0xaead);
         assert_eq!(TUN_SET_OFFLOAD, 0x4004_54d0);
         assert_eq!(TUN_SET_HEADER_SIZE, 0x4004_54d8);
+        assert_eq!(BLKDISCARD, 0x1277);
+        assert_eq!(BLKGETSIZE64, 0x8008_1272);
+        for (ours, theirs) in [
+            (BLKIOMIN, libc::BLKIOMIN),
+            (BLKIOOPT, libc::BLKIOOPT),
+            (BLKPBSZGET, libc::BLKPBSZGET),
+            (BLKSSZGET, libc::BLKSSZGET),
+        ] {
+            assert_eq!(libc::c_ulong::from(ours), theirs);
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod hardware;
 mod layout;
+mod parts;
 mod ranges;
 mod reset;
 
@@ -31,7 +32,7 @@ const SECTORS: u64 = SIZE as u64 / 512;
 
 /// The engines that this machine has.
 fn engines() -> Vec<Engine> {
-    match super::ring::Ring::new(&disk(), 4) {
+    match super::ring::Ring::new(std::iter::once(&disk()), 4) {
         Ok(_) => vec![Engine::Ring, Engine::Plain],
         Err(why) => {
             eprintln!("not tested with io_uring, there is none here: {why}");
@@ -79,7 +80,7 @@ fn options(engine: Engine) -> Options {
 }
 
 fn start(options: Options, file: &File) -> Driver {
-    let block = Block::new(options, file.try_clone().unwrap()).unwrap();
+    let block = Block::new(options, vec![file.try_clone().unwrap()]).unwrap();
     Driver::start(Box::new(block), 0)
 }
 
@@ -209,7 +210,9 @@ fn the_configuration_is_as_linux_reads_it() {
 #[test]
 fn what_is_no_disk_is_refused_with_a_reason() {
     let refuse = |options: Options, file: File| {
-        let why = Block::new(options, file).map(drop).expect_err("refused");
+        let why = Block::new(options, vec![file])
+            .map(drop)
+            .expect_err("refused");
         why.to_string()
     };
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -245,7 +248,7 @@ fn what_is_no_disk_is_refused_with_a_reason() {
     };
     let readable = open(OpenOptions::new().read(true));
     assert!(matches!(
-        Block::new(last, readable),
+        Block::new(last, vec![readable]),
         Ok(_) | Err(Error::Ring(_))
     ));
 }
@@ -253,11 +256,11 @@ fn what_is_no_disk_is_refused_with_a_reason() {
 #[test]
 fn the_engine_is_what_was_asked_for() {
     for engine in engines() {
-        let block = Block::new(options(engine), disk()).unwrap();
+        let block = Block::new(options(engine), vec![disk()]).unwrap();
         assert_eq!(block.engine().0, engine);
         assert!(block.engine().1.is_none());
     }
-    let automatic = Block::new(options(Engine::Automatic), disk()).unwrap();
+    let automatic = Block::new(options(Engine::Automatic), vec![disk()]).unwrap();
     assert_eq!(automatic.engine().0, engines()[0]);
 }
 
@@ -304,7 +307,7 @@ fn flush_and_identity_are_answered() {
     for engine in engines() {
         for without in [0, 1 << 9] {
             let file = disk();
-            let block = Block::new(options(engine), file.try_clone().unwrap()).unwrap();
+            let block = Block::new(options(engine), vec![file.try_clone().unwrap()]).unwrap();
             let mut driver = Driver::start(Box::new(block), without);
             assert_eq!(write(&mut driver, 3, &pattern(1, 1024)), DONE);
             assert_eq!(
@@ -404,7 +407,7 @@ fn without_a_place_for_the_answer_the_device_asks_for_a_reset() {
 fn an_orderly_end_waits_for_all() {
     use crate::devices::Device;
     for engine in engines() {
-        let mut block = Block::new(options(engine), disk()).unwrap();
+        let mut block = Block::new(options(engine), vec![disk()]).unwrap();
         block.shut_down().unwrap();
         block.reset();
     }

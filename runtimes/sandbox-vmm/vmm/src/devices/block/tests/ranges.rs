@@ -99,7 +99,7 @@ fn what_the_host_can_not_do_is_done_otherwise() {
     use super::super::disk::{Disk, Fate, Step};
     use nix::errno::Errno;
     let file = disk();
-    let mut disk = Disk::new(file.try_clone().unwrap(), false, [0; 20]).unwrap();
+    let mut disk = Disk::new(vec![file.try_clone().unwrap()], false, [0; 20]).unwrap();
     let step = |disk: &Disk, fate| disk.step(fate, 0, 8 << 20).map(|(step, _)| step);
     let first = step(&disk, Fate::ZeroAndUnmap).unwrap();
     assert!(!disk.learn(&first, Errno::EIO), "an error is an error");

@@ -170,8 +170,11 @@ fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     };
     if let Some(images) = images {
         node.environment.push(images.variable()?);
-        node.hot
-            .extend([images.kernel.clone(), images.image.clone()]);
+        node.hot.extend([
+            images.kernel.clone(),
+            images.image.clone(),
+            images.agent.clone(),
+        ]);
     }
     node.run_again(&format!("conformance-{handler}"), &arguments)
 }

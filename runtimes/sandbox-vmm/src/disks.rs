@@ -198,7 +198,100 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use trefoil_agent_protocol::service::Filesystem;
+
     use super::*;
+    use crate::testing::{machine, machine_that_answers};
+
+    const DONE: &str = r#"{"answer":{"done":{"paused":false}}}"#;
+
+    fn image(filesystem: Filesystem, files: &[&tempfile::NamedTempFile]) -> Option<Image> {
+        Some(Image {
+            filesystem,
+            paths: files.iter().map(|file| file.path().into()).collect(),
+        })
+    }
+
+    fn file(length: u64) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(length).expect("length");
+        file
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn each_disk_has_a_place_until_it_is_taken_out() {
+        let (machine, _gate) = machine_that_answers(DONE);
+        let places = Places::new(machine);
+        let (one, other, written) = (file(4096), file(512), file(8192));
+        let both = Images {
+            layers: image(Filesystem::EROFS, &[&one, &other]),
+            writable: image(Filesystem::EXT4, &[&written]),
+        };
+        let first = places.attach(&both).await.expect("attach");
+        let told = first.told();
+        assert_eq!((told.layers.device, told.writable.device), (3, 4));
+        assert_eq!(told.layers.parts, [4096, 512]);
+        assert_eq!(told.writable.parts, [8192]);
+        assert_eq!(told.layers.filesystem, Filesystem::EROFS.into());
+        assert!(told.share.is_empty());
+
+        let mut more = Vec::new();
+        for _ in 1..PLACES / 2 {
+            more.push(places.attach(&both).await.expect("attach"));
+        }
+        let why = places.attach(&both).await.map(drop).expect_err("no place");
+        assert_eq!(why.kind(), ErrorKind::Unavailable);
+        assert!(why.to_string().contains("all 8 places"), "{why}");
+
+        first.detach().await.expect("detach");
+        first.detach().await.expect("nothing is left to do");
+        let one_disk = Images {
+            layers: both.layers.clone(),
+            writable: None,
+        };
+        let again = places.attach(&one_disk).await.expect("attach");
+        assert_eq!(again.told().layers.device, 3);
+        // One place is left, which is not kept by who needs two.
+        places.attach(&both).await.map(drop).expect_err("no place");
+        let last = places.attach(&one_disk).await.expect("attach");
+        assert_eq!(last.told().layers.device, 4);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_disk_that_the_vmm_refuses_has_no_place() {
+        let (machine, _gate) = machine_that_answers(r#"{"answer":{"refused":"it is too odd"}}"#);
+        let places = Places::new(machine);
+        let odd = file(513);
+        let images = Images {
+            layers: image(Filesystem::EROFS, &[&odd]),
+            writable: None,
+        };
+        for _ in 0..=PLACES {
+            let why = places.attach(&images).await.map(drop).expect_err("refused");
+            assert_eq!(
+                why.to_string(),
+                "give the guest its disks: put a disk into device 3 of the machine: it is too odd"
+            );
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_vmm_that_does_not_answer_is_killed() {
+        let (machine, _gate) = machine();
+        let places = Places::new(machine.clone());
+        let layer = file(512);
+        let images = Images {
+            layers: image(Filesystem::EROFS, &[&layer]),
+            writable: None,
+        };
+        let why = places.attach(&images).await.map(drop).expect_err("silence");
+        assert!(
+            why.to_string().contains("has not answered for 10s"),
+            "{why}"
+        );
+        let ended = machine.ended().await;
+        assert!(ended.contains("has not answered"), "{ended}");
+    }
 
     #[test]
     fn only_what_holds_a_filesystem_is_opened() {

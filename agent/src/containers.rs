@@ -14,6 +14,8 @@ use trefoil_core::{
     Result, RuntimeOptions, Sandbox, Stdio,
 };
 
+use crate::roots::Root;
+
 /// How many containers a pod may have, and each of them processes that were exec'd and not waited for.
 const MOST: usize = 1024;
 
@@ -32,6 +34,7 @@ pub(crate) struct Contained {
     pub(crate) inner: Arc<dyn Container>,
     id: String,
     bundle: PathBuf,
+    root: Mutex<Root>,
     execs: Mutex<HashMap<String, Option<Arc<dyn Process>>>>,
     /// How often the kernel has killed for want of memory, and whether it no longer will.
     memory: watch::Receiver<Memory>,
@@ -64,12 +67,12 @@ impl Containers {
         &self,
         id: &str,
         spec: Spec,
-        rootfs: &Path,
+        root: impl FnOnce() -> Result<Root>,
         stdio: impl Future<Output = Result<Stdio>>,
     ) -> Result<Arc<Contained>> {
         let mut reserved = Reserved::of(&self.all, id, "container")?;
         let bundle = Path::new(BUNDLES).join(id);
-        let made = self.make(id, &bundle, spec, rootfs, stdio).await;
+        let made = self.make(id, &bundle, spec, root, stdio).await;
         match made {
             Ok(container) => {
                 reserved.keep(container.clone());
@@ -89,10 +92,12 @@ impl Containers {
         id: &str,
         bundle: &Path,
         spec: Spec,
-        rootfs: &Path,
+        root: impl FnOnce() -> Result<Root>,
         stdio: impl Future<Output = Result<Stdio>>,
     ) -> Result<Arc<Contained>> {
         let stdio = stdio.await?;
+        // Not before the name is taken, as its directory has that name.
+        let root = root()?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
@@ -109,7 +114,7 @@ impl Containers {
                 spec: Arc::new(spec),
                 rootfs: vec![Mount {
                     kind: "bind".into(),
-                    source: rootfs.display().to_string(),
+                    source: root.path().display().to_string(),
                     target: String::new(),
                     options: vec!["rbind".into(), "rw".into()],
                 }],
@@ -117,7 +122,7 @@ impl Containers {
                 options: RuntimeOptions::default(),
             })
             .await?;
-        Ok(Contained::new(id, bundle, inner))
+        Ok(Contained::new(id, bundle, root, inner))
     }
 
     /// The container of a name.
@@ -146,6 +151,7 @@ impl Containers {
         }
         container.inner.delete().await?;
         remove(&container.bundle)?;
+        lock(&container.root).remove()?;
         lock(&self.all).remove(id);
         Ok(())
     }
@@ -166,13 +172,14 @@ fn remove(bundle: &Path) -> Result<()> {
 }
 
 impl Contained {
-    fn new(id: &str, bundle: &Path, inner: Arc<dyn Container>) -> Arc<Self> {
+    fn new(id: &str, bundle: &Path, root: Root, inner: Arc<dyn Container>) -> Arc<Self> {
         let (sender, memory) = watch::channel(Memory::default());
         tokio::spawn(watch_memory(inner.clone(), sender));
         Arc::new(Self {
             inner,
             id: id.to_owned(),
             bundle: bundle.to_owned(),
+            root: Mutex::new(root),
             execs: Mutex::default(),
             memory,
             told: Mutex::default(),

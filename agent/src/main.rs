@@ -10,12 +10,14 @@
 mod configuration;
 mod connection;
 mod containers;
+mod disks;
 mod forward;
 mod limits;
 mod logger;
 mod machine;
 mod names;
 mod pids;
+mod roots;
 mod service;
 mod set_up;
 mod streams;

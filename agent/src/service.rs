@@ -17,6 +17,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::containers::{Contained, Containers};
 use crate::pids::PodPids;
+use crate::roots::Root;
 use crate::streams::Streams;
 use crate::{configuration, names, set_up};
 use trefoil_agent_common::kernel_log;
@@ -82,9 +83,9 @@ impl Pod {
         if let Some(linux) = spec.linux_mut() {
             self.pids.share_with(linux)?;
         }
-        let rootfs = configuration::shared(&request.rootfs.share)?;
+        let root = || Root::make(id, &request.rootfs);
         let stdio = self.streams.open(&request.streams);
-        let container = containers.create(id, spec, &rootfs, stdio).await?;
+        let container = containers.create(id, spec, root, stdio).await?;
         Ok(started(container.inner.init().pid()))
     }
 

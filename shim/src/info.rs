@@ -1,5 +1,6 @@
 //! `-info` and `-v`: what this binary is, for containerd and for people.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use containerd_shim_protos::protobuf::Message;
@@ -9,6 +10,9 @@ use trefoil_core::{Context, Result};
 
 use crate::dispatch::Handler;
 use crate::{bootstrap, runtimes};
+
+/// Which mounts of a root filesystem containerd (from 2.2 on) is to leave to us as they are.
+const OWN_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
 
 /// What `-v` prints.
 pub fn version_text(handler: &Handler) -> String {
@@ -25,7 +29,12 @@ pub fn version_text(handler: &Handler) -> String {
 pub fn print(handler: &Handler) -> Result<()> {
     let input = bootstrap::read_stdin()?;
     let features = runtimes::features(handler.floor);
+    let mut annotations = HashMap::new();
+    if let Some(mounts) = runtimes::own_mounts(handler.floor) {
+        annotations.insert(OWN_MOUNTS.to_owned(), mounts.to_owned());
+    }
     let info = RuntimeInfo {
+        annotations,
         name: handler.runtime.into(),
         version: Some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -44,6 +44,12 @@ pub fn features(floor: Isolation) -> Value {
     features
 }
 
+/// The types of mounts, as containerd names them, that pods of at least `floor` make of a root filesystem's
+/// themselves. `None`: they get what containerd has mounted.
+pub fn own_mounts(floor: Isolation) -> Option<&'static str> {
+    (floor >= Isolation::MicroVm).then_some(trefoil_sandbox_vmm::OWN_MOUNTS)
+}
+
 /// A runtime as far as it can be made while the process has one thread and no event loop.
 pub enum Prepared {
     /// Namespaces, with their helper.

@@ -7,6 +7,7 @@
 
 mod chaos;
 mod ctr;
+mod disks;
 mod dispatch;
 mod kills;
 mod machines;
@@ -25,7 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{self, Images};
 use rig::kvm::{self, Place};
 use rig::node::{self, Node, init};
-use rig::{Handler, Rig, command, containerd, guard};
+use rig::{Handler, Rig, command, containerd, erofs, guard};
 
 /// What a trial has.
 struct Env {
@@ -117,7 +118,11 @@ fn main() -> Result<ExitCode> {
     // What a machine boots is there in a node, and where it is asked for.
     let machines = handler == Handler::TrefoilVm || options.in_node || guest::is_prebuilt();
     let images = match arguments.list {
-        false if machines => Some(Images::ensure()?),
+        false if machines => {
+            // In a node there is no network to fetch it from.
+            erofs::ensure()?;
+            Some(Images::ensure()?)
+        }
         _ => None,
     };
     if let Some(images) = images.as_ref().filter(|_| !node::inside())
@@ -135,6 +140,7 @@ fn main() -> Result<ExitCode> {
         dispatch::TRIALS,
         machines::TRIALS,
         kills::TRIALS,
+        disks::TRIALS,
     ]
     .concat();
     let env = if arguments.list {
@@ -208,7 +214,8 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// What isn't asked of a handler, and why.
 fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
-    let no_machines = [machines::PART, kills::PART].map(|part| (part, "it makes no machines"));
+    let parts = [machines::PART, kills::PART, disks::PART];
+    let no_machines = parts.map(|part| (part, "it makes no machines"));
     match handler {
         Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),
         Handler::Trefoil => no_machines.to_vec(),

@@ -231,6 +231,7 @@ impl Rig {
             "bin",
             "certs.d/_default",
             "cni",
+            "conf.d",
             "logs",
             "fifo",
             "runc",
@@ -322,6 +323,13 @@ impl Rig {
         self.directory.join("etc/trefoil/config.d").join(name)
     }
 
+    /// Gives containerd more configuration, and starts it anew with that.
+    pub fn reconfigure(&self, name: &str, more: &str) -> Result<()> {
+        fs::write(self.directory.join("conf.d").join(name), more)?;
+        self.signal_daemon(Signal::SIGTERM)?;
+        self.start_daemon()
+    }
+
     fn configuration(&self) -> String {
         let at = self.directory.display();
         let cni = self.tools.cni_bin.display();
@@ -332,7 +340,7 @@ impl Rig {
         let ours = OUR_HANDLERS;
         format!(
             r#"version = 3
-imports = ['{ours}']
+imports = ['{ours}', '{at}/conf.d/*.toml']
 root = '{at}/root'
 state = '{at}/state'
 disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.tracing.processor.v1.otlp', 'io.containerd.internal.v1.tracing']
@@ -442,7 +450,7 @@ Root = '{at}/runc'
             }
             Ok(self.socket().exists()
                 && self
-                    .crictl_raw(&["version"], &[], Duration::from_secs(10))?
+                    .crictl_raw(&["version"], &[], Duration::from_secs(60))?
                     .status
                     .success())
         });

@@ -16,6 +16,7 @@ pub mod containerd;
 pub mod counting;
 pub mod cri;
 pub mod critest;
+pub mod erofs;
 pub mod guard;
 pub mod guest;
 pub mod images;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::sync::Notify;
 use trefoil_agent_protocol::service::{
-    ContainerRequest, CreateContainerRequest, ExecRequest, Rootfs, SignalRequest, UpdateRequest,
+    ContainerRequest, CreateContainerRequest, ExecRequest, SignalRequest, UpdateRequest,
 };
 use trefoil_core::stats::Stats;
 use trefoil_core::{Container, Context, Error, ErrorKind, ExecConfig, Process, Result, Stdio};
@@ -69,11 +69,7 @@ impl GuestContainer {
             let request = CreateContainerRequest {
                 container: id.clone(),
                 configuration,
-                rootfs: Some(Rootfs {
-                    share: shared.rootfs().to_owned(),
-                    ..Default::default()
-                })
-                .into(),
+                rootfs: Some(shared.rootfs()).into(),
                 streams: Some(names).into(),
                 ..Default::default()
             };

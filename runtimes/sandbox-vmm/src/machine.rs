@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use trefoil_agent_protocol::{READY_PORT, SHARE_TAG};
 use trefoil_core::{Context, Error, ErrorKind, Result, watched};
 use trefoil_guest::kernel::{COMMAND_LINE, CONSOLE};
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
+use trefoil_vmm::control::{Answer, Attach, Detach, Message, Request};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::jail::Jail;
 use trefoil_vmm::metrics::{self, Metrics, Shared};
-use trefoil_vmm::process::{self, Process, Start};
+use trefoil_vmm::process::{self, Process, Said, Start};
 use trefoil_vmm::ram::Pages;
 
 use crate::console::Console;
+use crate::disks;
 use crate::identity::Identity;
 use crate::parts::VMM;
 use crate::runtime::Settings;
@@ -33,7 +36,7 @@ const CID: u64 = 3;
 /// for each forwarded connection.
 const CONNECTIONS: u16 = 1024;
 
-/// Descriptors that a VMM needs beside its connections'.
+/// Descriptors that a VMM needs beside its connections' and its disks'.
 const DESCRIPTORS: u32 = 200;
 
 /// What the kernel prints, to a console that costs an exit for each character: errors and worse.
@@ -41,6 +44,9 @@ const QUIET: &str = " quiet";
 
 /// The unit of `/proc/<pid>/stat`, in milliseconds: the same for all of Linux's programs.
 const TICK: u64 = 10;
+
+/// How long the VMM may take to answer a request.
+const ANSWERING: Duration = Duration::from_secs(10);
 
 /// How often, and how long, the door is tried again while the VMM has too many connections to take.
 const CROWDED: Duration = Duration::from_millis(5);
@@ -50,6 +56,8 @@ const CROWDED_TRIES: u32 = 200;
 #[derive(Debug)]
 pub(crate) struct Machine {
     process: Arc<Mutex<Process>>,
+    /// Readable when the VMM has answered. Held by who waits for that.
+    answers: tokio::sync::Mutex<AsyncFd<OwnedFd>>,
     pid: u32,
     door: Arc<Door>,
     metrics: Arc<Shared>,
@@ -178,6 +186,7 @@ fn launch(
             tag: SHARE_TAG.into(),
         },
     ];
+    devices.extend([const { Device::Slot }; disks::PLACES]);
     for nic in &plan.nics {
         devices.push(Device::Net {
             tap: handing.add(&nic.tap)?,
@@ -206,8 +215,8 @@ fn launch(
         jail: Jail {
             uid: plan.identity.vmm,
             gid: plan.identity.vmm,
-            descriptors: u32::from(CONNECTIONS) + DESCRIPTORS,
-            file_size: 0,
+            descriptors: u32::from(CONNECTIONS) + DESCRIPTORS + disks::DESCRIPTORS,
+            file_size: disks::LONGEST,
         },
     };
     process
@@ -228,6 +237,8 @@ impl Machine {
         let pid = process.pid();
         let pidfd = process.pidfd().try_clone_to_owned().context(doing)?;
         let pidfd = watched::readable(pidfd).context(doing)?;
+        let control = process.as_fd().try_clone_to_owned().context(doing)?;
+        let answers = watched::readable(control).context(doing)?;
         let process = Arc::new(Mutex::new(process));
         let cause = Arc::new(Mutex::new(None::<String>));
         let (sender, ended) = watch::channel(None);
@@ -243,6 +254,7 @@ impl Machine {
         });
         Ok(Self {
             process,
+            answers: tokio::sync::Mutex::new(answers),
             pid,
             door: Arc::new(door),
             metrics,
@@ -280,6 +292,67 @@ impl Machine {
     pub fn kill(&self, cause: &str) {
         lock(&self.cause).get_or_insert_with(|| cause.to_owned());
         lock(&self.process).kill();
+    }
+
+    /// Puts a disk of these files into a place that the machine has for one.
+    pub async fn attach(&self, disk: Attach, files: &[File]) -> Result<()> {
+        let doing = format!("put a disk into device {} of the machine", disk.device);
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let ask = |process: &mut Process| process.attach(disk, &files);
+        self.ask(ask).await.map_err(|why| why.context(doing))
+    }
+
+    /// Takes a disk out; nothing of its files is read or written after that.
+    pub async fn detach(&self, device: u8) -> Result<()> {
+        let doing = format!("take the disk out of device {device} of the machine");
+        let request = Request::Detach(Detach { device });
+        let ask = |process: &mut Process| process.request(&request);
+        self.ask(ask).await.map_err(|why| why.context(doing))
+    }
+
+    /// Asks the VMM for something, and waits for its answer. One that does not answer is killed: what it
+    /// has done can't be known.
+    async fn ask(
+        &self,
+        ask: impl FnOnce(&mut Process) -> Result<(), process::Failure>,
+    ) -> Result<()> {
+        let readable = self.answers.lock().await;
+        // Answers come in the requests' order. Who has asked before may have stopped waiting.
+        let stale = {
+            let mut process = lock(&self.process);
+            let stale = process.unanswered();
+            ask(&mut process).context(|| "ask the VMM")?;
+            stale
+        };
+        let answered = timeout(ANSWERING, self.answer(&readable, stale)).await;
+        match answered {
+            Ok(Ok(Answer::Done(_))) => Ok(()),
+            Ok(Ok(Answer::Refused(why))) => Err(Error::precondition(why)),
+            Ok(Err(why)) => Err(why),
+            Err(_) => {
+                let why = format!("the VMM has not answered for {ANSWERING:?}");
+                self.kill(&why);
+                Err(Error::new(ErrorKind::Unavailable, why))
+            }
+        }
+    }
+
+    /// The next answer but so many.
+    async fn answer(&self, readable: &AsyncFd<OwnedFd>, mut stale: usize) -> Result<Answer> {
+        loop {
+            let mut ready = readable.readable().await.context(|| "watch the VMM")?;
+            let said = lock(&self.process).receive();
+            match said.context(|| "hear the VMM's answer")? {
+                Said::Message(Message::Answer(_)) if stale > 0 => stale -= 1,
+                Said::Message(Message::Answer(answer)) => return Ok(answer),
+                Said::Message(_) => {}
+                Said::Nothing => ready.clear_ready(),
+                Said::Gone => {
+                    let why = "the VMM has ended";
+                    return Err(Error::new(ErrorKind::Unavailable, why));
+                }
+            }
+        }
     }
 
     /// How much processor time it has used, if that can be told: what stands still has used none lately.

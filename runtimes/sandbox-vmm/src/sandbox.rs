@@ -16,6 +16,7 @@ use trefoil_runc::cgroup::{Cgroup, Origin};
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
 use crate::container::{GuestContainer, Parts};
+use crate::disks::Places;
 use crate::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
 use crate::identity::Identity;
@@ -37,6 +38,8 @@ pub(crate) struct MicroVmSandbox {
     guest: Arc<Guest>,
     size: Size,
     shares: Arc<Shares>,
+    /// Of the machine, for disks.
+    places: Arc<Places>,
     /// While the machine runs.
     forwarding: Mutex<Option<Forwarding>>,
     cgroup: Cgroup,
@@ -96,6 +99,7 @@ impl MicroVmSandbox {
             }
         };
         Ok(Self {
+            places: Places::new(guest.machine.clone()),
             guest,
             size,
             shares,
@@ -285,7 +289,7 @@ impl Sandbox for MicroVmSandbox {
             pid: self.guest.machine.pid(),
             lone: self.lone,
         };
-        let translated = self.shares.translate(&config, pod).await;
+        let translated = self.shares.translate(&config, pod, &self.places).await;
         let (spec, shared) = translated.map_err(|why| why.context(doing()))?;
         if let Some(score) = oom_score_adj(&config.spec) {
             self.guest.machine.raise_oom_score(score.into())?;

@@ -11,16 +11,18 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
-use trefoil_agent_protocol::AGENT_SHARE;
-use trefoil_core::{ContainerConfig, Error, ErrorKind, Mount, Result};
+use trefoil_agent_protocol::{AGENT_SHARE, service};
+use trefoil_core::{ContainerConfig, ErrorKind, Result};
 use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
 use trefoil_runc::cgroup::Cgroup;
 use trefoil_vmm::process::Start;
 
+use crate::disks::{Disks, Places};
 use crate::identity::Identity;
 use crate::machine::Embryo;
 use crate::parts::FILES;
+use crate::rootfs::{self, Rootfs};
 use crate::size::Size;
 use crate::specification::{self, Pod, Volume};
 
@@ -52,11 +54,12 @@ struct Use {
 }
 
 /// What one container has of the host.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// Gone with the pod, and then there is nothing to take away.
     shares: Weak<Shares>,
     rootfs: String,
+    /// Instead of the former, if the root is on disks.
+    disks: Option<Disks>,
     held: Mutex<Held>,
 }
 
@@ -116,6 +119,7 @@ impl Shares {
         self: &Arc<Self>,
         config: &ContainerConfig,
         pod: Pod<'_>,
+        places: &Arc<Places>,
     ) -> Result<(Spec, Shared)> {
         let mut volumes = self.volumes.lock().await;
         let mut wanted = Vec::new();
@@ -133,12 +137,15 @@ impl Shares {
                 return Err(why);
             }
         };
-        let shared = Shared {
+        let mut shared = Shared {
             shares: Arc::downgrade(self),
             rootfs: format!("rootfs.{}", config.id),
+            disks: None,
             held: Mutex::default(),
         };
-        let outcome = self.share_all(&mut volumes, &shared, wanted, config).await;
+        let outcome = self
+            .share_all(&mut volumes, &mut shared, wanted, config, places)
+            .await;
         volumes.forget_unused();
         drop(volumes);
         if let Err(why) = outcome {
@@ -153,14 +160,19 @@ impl Shares {
     async fn share_all(
         &self,
         volumes: &mut Volumes,
-        shared: &Shared,
+        shared: &mut Shared,
         wanted: Vec<Volume>,
         config: &ContainerConfig,
+        places: &Arc<Places>,
     ) -> Result<()> {
-        let mut held = shared.held.lock().await;
-        let rootfs = rootfs(&config.rootfs, &config.bundle)?;
-        self.server.share(&shared.rootfs, rootfs).await?;
-        held.rootfs = true;
+        let held = shared.held.get_mut();
+        match rootfs::of(&config.rootfs, &config.bundle)? {
+            Rootfs::Shared(tree) => {
+                self.server.share(&shared.rootfs, tree).await?;
+                held.rootfs = true;
+            }
+            Rootfs::Disks(images) => shared.disks = Some(places.attach(&images).await?),
+        }
         for volume in wanted {
             let Some(entry) = volumes.shared.get_mut(&volume) else {
                 continue;
@@ -217,18 +229,28 @@ impl Shared {
         Self {
             shares: Weak::new(),
             rootfs: "rootfs".into(),
+            disks: None,
             held: Mutex::default(),
         }
     }
 
-    /// The name of the container's root filesystem.
-    pub fn rootfs(&self) -> &str {
-        &self.rootfs
+    /// The container's root filesystem, as the agent is to be told.
+    pub fn rootfs(&self) -> service::Rootfs {
+        match &self.disks {
+            Some(disks) => disks.told(),
+            None => service::Rootfs {
+                share: self.rootfs.clone(),
+                ..Default::default()
+            },
+        }
     }
 
     /// Takes away what no other container has. May be called again after a failure; once the server has
     /// ended there is nothing to take away.
     pub async fn release(&self) -> Result<()> {
+        if let Some(disks) = &self.disks {
+            disks.detach().await?;
+        }
         let Some(shares) = self.shares.upgrade() else {
             return Ok(());
         };
@@ -254,37 +276,6 @@ impl Shared {
         volumes.forget_unused();
         Ok(())
     }
-}
-
-/// A container's root: what containerd would have mounted, or what is there already.
-fn rootfs(mounts: &[Mount], bundle: &Path) -> Result<Tree> {
-    Ok(match mounts {
-        [] => Tree {
-            source: Source::Path {
-                path: bundle.join("rootfs"),
-                submounts: true,
-            },
-            read_only: false,
-            changes: Changes::Anybody,
-        },
-        [mount] => Tree {
-            source: Source::Mount(mount.clone()),
-            read_only: false,
-            changes: Changes::GuestOnly,
-        },
-        [first, .., last] => {
-            return Err(Error::new(
-                ErrorKind::Unimplemented,
-                format!(
-                    "a root filesystem of {} mounts (from {} to {}) can't be had in a guest yet: use a \
-                     snapshotter that makes one of it, such as overlayfs",
-                    mounts.len(),
-                    first.kind,
-                    last.kind
-                ),
-            ));
-        }
-    })
 }
 
 fn tree(volume: &Volume) -> Tree {
@@ -324,30 +315,5 @@ mod tests {
         assert_eq!(volumes.name(&volume("/a", false)), first);
         let again = volumes.name(&volume("/a", true));
         assert!(again != read_only && again != first, "{again}");
-    }
-
-    fn mount(kind: &str) -> Mount {
-        Mount {
-            kind: kind.into(),
-            source: "s".into(),
-            target: String::new(),
-            options: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_root_is_one_mount_or_a_directory_that_is_ready() {
-        let bundle = Path::new("/b");
-        let ready = rootfs(&[], bundle).expect("a directory");
-        let Source::Path { path, .. } = ready.source else {
-            panic!("{ready:?}");
-        };
-        assert_eq!(path, Path::new("/b/rootfs"));
-        let one = rootfs(&[mount("overlay")], bundle).expect("one mount");
-        assert_eq!(one.source, Source::Mount(mount("overlay")));
-        assert_eq!(one.changes, Changes::GuestOnly);
-        let why = rootfs(&[mount("erofs"), mount("overlay")], bundle).expect_err("two");
-        assert_eq!(why.kind(), ErrorKind::Unimplemented);
-        assert!(why.to_string().contains("from erofs to overlay"), "{why}");
     }
 }

@@ -32,10 +32,23 @@ use crate::machine::Machine;
 
 /// A machine without a guest: its process sleeps.
 pub(crate) fn machine() -> (Arc<Machine>, Gate) {
+    machine_of("/bin/sleep", &["sleep", "1000"])
+}
+
+/// A machine without a guest: to each request its process answers with this.
+pub(crate) fn machine_that_answers(answer: &str) -> (Arc<Machine>, Gate) {
+    // One packet is read at a time, and each write is one.
+    let script = format!(
+        "while dd bs=8192 count=1 of=/dev/null 2>/dev/null <&3; do printf '{answer}' >&3; done"
+    );
+    machine_of("/bin/sh", &["sh", "-c", &script])
+}
+
+fn machine_of(program: &str, arguments: &[&str]) -> (Arc<Machine>, Gate) {
     let (console, log) = Console::new().expect("console");
     let process = process::start(&Start {
-        program: Some(Path::new("/bin/sleep")),
-        arguments: &["sleep", "1000"],
+        program: Some(Path::new(program)),
+        arguments,
         log: log.as_fd(),
         cgroups: &[],
         oom_score_adj: None,

@@ -1,10 +1,12 @@
 //! What is shared.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 use trefoil_core::detached::{self, Depth};
-use trefoil_core::{Error, ErrorKind, Mount, Result};
+use trefoil_core::{Context, Error, ErrorKind, Mount, Result};
 
 /// What the server's mounts are for: nothing of them is run, opened as a device or followed.
 const ATTRIBUTES: u64 = libc::MOUNT_ATTR_NOSUID
@@ -36,6 +38,16 @@ pub enum Source {
     /// A root filesystem as a snapshotter describes it, in one mount: an overlay of any number of
     /// layers, or a directory.
     Mount(Mount),
+    /// A root filesystem of images below a directory: filesystems that are only read, the uppermost
+    /// first, and where what is written goes.
+    Layers {
+        /// The images.
+        layers: Vec<Mount>,
+        /// The upper directory of their overlay.
+        upper: PathBuf,
+        /// Its work directory.
+        work: PathBuf,
+    },
 }
 
 /// Who may change a tree while it is shared.
@@ -85,6 +97,11 @@ impl Tree {
                 ));
             }
             Source::Mount(mount) => detached::mount(mount)?,
+            Source::Layers {
+                layers,
+                upper,
+                work,
+            } => overlay(layers, upper, work)?,
         };
         let read_only = match self.read_only {
             true => libc::MOUNT_ATTR_RDONLY,
@@ -94,4 +111,36 @@ impl Tree {
         tree.make_private(Depth::All)?;
         Ok(tree)
     }
+}
+
+/// Where layers are mounted while their overlay is made: a directory that everybody has and no layer is in.
+const LAYERS: &str = "/proc";
+
+/// Makes an overlay of filesystems, which are mounted nowhere else: the kernel keeps them with it.
+///
+/// It takes the thread to a mount namespace of its own, as an overlay is told its layers by their paths.
+fn overlay(layers: &[Mount], upper: &Path, work: &Path) -> Result<detached::Tree> {
+    let doing = || "make a place for layers";
+    unshare(CloneFlags::CLONE_NEWNS).context(doing)?;
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).context(doing)?;
+    mount(Some("tmpfs"), LAYERS, Some("tmpfs"), MsFlags::empty(), none).context(doing)?;
+    let mut lower = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let place = Path::new(LAYERS).join(number.to_string());
+        std::fs::create_dir(&place).context(doing)?;
+        detached::mount(layer)?.attach(&place)?;
+        lower.push(place.display().to_string());
+    }
+    detached::mount(&Mount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: vec![
+            format!("lowerdir={}", lower.join(":")),
+            format!("upperdir={}", upper.display()),
+            format!("workdir={}", work.display()),
+        ],
+    })
 }

@@ -1,0 +1,311 @@
+//! The places that a machine has for disks, and what is in them.
+//!
+//! A disk has no name that the host's paths could be told from: guest and host call it by the number of
+//! its device.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use trefoil_agent_protocol::service::{Disk, Rootfs};
+use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_vmm::control::Attach;
+use trefoil_vmm::devices::block::MOST_PARTS;
+
+use crate::machine::Machine;
+use crate::rootfs::{Image, Images};
+
+/// How many places a machine has. A root takes one, or two if what is written is apart from the layers.
+pub(crate) const PLACES: usize = 8;
+
+/// Which of the machine's devices the first one is; the others follow.
+pub(crate) const FIRST: u8 = 3;
+
+/// How many descriptors all disks together may have.
+pub(crate) const DESCRIPTORS: u32 = (PLACES * MOST_PARTS) as u32;
+
+/// The longest file that can be written as a disk, in bytes: the VMM's process can write no further in
+/// any file.
+pub(crate) const LONGEST: u64 = 1 << 40;
+
+/// A machine's places.
+pub(crate) struct Places {
+    machine: Arc<Machine>,
+    taken: Mutex<[bool; PLACES]>,
+}
+
+/// Disks that a guest has.
+pub(crate) struct Disks {
+    /// Gone with the pod, and then nothing has to be taken out.
+    places: Weak<Places>,
+    layers: Option<Disk>,
+    writable: Option<Disk>,
+    /// Those that are there still.
+    held: tokio::sync::Mutex<Vec<u8>>,
+}
+
+impl Places {
+    /// Those of a machine, all of them empty.
+    pub fn new(machine: Arc<Machine>) -> Arc<Self> {
+        Arc::new(Self {
+            machine,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// Puts a root's disks in. When this fails none is there.
+    pub async fn attach(self: &Arc<Self>, images: &Images) -> Result<Disks> {
+        let mut disks = Disks {
+            places: Arc::downgrade(self),
+            layers: None,
+            writable: None,
+            held: tokio::sync::Mutex::default(),
+        };
+        let outcome = self.attach_all(images, &mut disks).await;
+        if let Err(why) = outcome {
+            if let Err(and) = disks.detach().await {
+                log::warn!("{and}");
+            }
+            return Err(why.context("give the guest its disks"));
+        }
+        Ok(disks)
+    }
+
+    async fn attach_all(&self, images: &Images, disks: &mut Disks) -> Result<()> {
+        if let Some(image) = &images.layers {
+            disks.layers = Some(self.attach_one(image, false, disks.held.get_mut()).await?);
+        }
+        if let Some(image) = &images.writable {
+            disks.writable = Some(self.attach_one(image, true, disks.held.get_mut()).await?);
+        }
+        Ok(())
+    }
+
+    async fn attach_one(&self, image: &Image, writable: bool, held: &mut Vec<u8>) -> Result<Disk> {
+        if image.paths.len() > MOST_PARTS {
+            let count = image.paths.len();
+            return Err(Error::new(
+                ErrorKind::Unimplemented,
+                format!("{count} layers are more than the {MOST_PARTS} that a guest can have"),
+            ));
+        }
+        let mut files = Vec::new();
+        let mut parts = Vec::new();
+        for path in &image.paths {
+            let (file, length) = open(path, writable)?;
+            files.push(file);
+            parts.push(length);
+        }
+        let device = self.take()?;
+        let wanted = Attach {
+            device,
+            read_only: !writable,
+            serial: format!("trefoil-{device}"),
+        };
+        if let Err(why) = self.machine.attach(wanted, &files).await {
+            self.give_back(device);
+            return Err(why);
+        }
+        held.push(device);
+        Ok(Disk {
+            device: device.into(),
+            filesystem: image.filesystem.into(),
+            parts,
+            ..Default::default()
+        })
+    }
+
+    fn take(&self) -> Result<u8> {
+        let mut taken = lock(&self.taken);
+        for (device, taken) in (FIRST..).zip(taken.iter_mut()) {
+            if !std::mem::replace(taken, true) {
+                return Ok(device);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("all {PLACES} places that the machine has for disks are taken"),
+        ))
+    }
+
+    fn give_back(&self, device: u8) {
+        let number = usize::from(device.saturating_sub(FIRST));
+        if let Some(taken) = lock(&self.taken).get_mut(number) {
+            *taken = false;
+        }
+    }
+}
+
+impl Disks {
+    /// As the agent is to be told.
+    pub fn told(&self) -> Rootfs {
+        Rootfs {
+            layers: self.layers.clone().into(),
+            writable: self.writable.clone().into(),
+            ..Default::default()
+        }
+    }
+
+    /// Takes them out, whether the guest has let go of them or not. May be called again after a failure;
+    /// once the machine has ended there is nothing to take out.
+    pub async fn detach(&self) -> Result<()> {
+        let mut held = self.held.lock().await;
+        let Some(places) = self.places.upgrade() else {
+            return Ok(());
+        };
+        while let Some(&device) = held.last() {
+            if places.machine.end().is_none()
+                && let Err(why) = places.machine.detach(device).await
+                && places.machine.end().is_none()
+            {
+                return Err(why);
+            }
+            places.give_back(device);
+            held.pop();
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file or a block device, and tells how long it is.
+fn open(path: &Path, writable: bool) -> Result<(File, u64)> {
+    let doing = || format!("open {} as a disk", path.display());
+    let mut file = File::options()
+        .read(true)
+        .write(writable)
+        .open(path)
+        .context(doing)?;
+    let kind = file.metadata().context(doing)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(Error::invalid("it is neither a file nor a block device").context(doing()));
+    }
+    let length = file.seek(SeekFrom::End(0)).context(doing)?;
+    if writable && kind.is_file() && length > LONGEST {
+        return Err(Error::new(
+            ErrorKind::Unimplemented,
+            format!("its {length} bytes are more than the {LONGEST} of a file that is written"),
+        )
+        .context(doing()));
+    }
+    Ok((file, length))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use trefoil_agent_protocol::service::Filesystem;
+
+    use super::*;
+    use crate::testing::{machine, machine_that_answers};
+
+    const DONE: &str = r#"{"answer":{"done":{"paused":false}}}"#;
+
+    fn image(filesystem: Filesystem, files: &[&tempfile::NamedTempFile]) -> Option<Image> {
+        Some(Image {
+            filesystem,
+            paths: files.iter().map(|file| file.path().into()).collect(),
+        })
+    }
+
+    fn file(length: u64) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(length).expect("length");
+        file
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn each_disk_has_a_place_until_it_is_taken_out() {
+        let (machine, _gate) = machine_that_answers(DONE);
+        let places = Places::new(machine);
+        let (one, other, written) = (file(4096), file(512), file(8192));
+        let both = Images {
+            layers: image(Filesystem::EROFS, &[&one, &other]),
+            writable: image(Filesystem::EXT4, &[&written]),
+        };
+        let first = places.attach(&both).await.expect("attach");
+        let told = first.told();
+        assert_eq!((told.layers.device, told.writable.device), (3, 4));
+        assert_eq!(told.layers.parts, [4096, 512]);
+        assert_eq!(told.writable.parts, [8192]);
+        assert_eq!(told.layers.filesystem, Filesystem::EROFS.into());
+        assert!(told.share.is_empty());
+
+        let mut more = Vec::new();
+        for _ in 1..PLACES / 2 {
+            more.push(places.attach(&both).await.expect("attach"));
+        }
+        let why = places.attach(&both).await.map(drop).expect_err("no place");
+        assert_eq!(why.kind(), ErrorKind::Unavailable);
+        assert!(why.to_string().contains("all 8 places"), "{why}");
+
+        first.detach().await.expect("detach");
+        first.detach().await.expect("nothing is left to do");
+        let one_disk = Images {
+            layers: both.layers.clone(),
+            writable: None,
+        };
+        let again = places.attach(&one_disk).await.expect("attach");
+        assert_eq!(again.told().layers.device, 3);
+        // One place is left, which is not kept by who needs two.
+        places.attach(&both).await.map(drop).expect_err("no place");
+        let last = places.attach(&one_disk).await.expect("attach");
+        assert_eq!(last.told().layers.device, 4);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_disk_that_the_vmm_refuses_has_no_place() {
+        let (machine, _gate) = machine_that_answers(r#"{"answer":{"refused":"it is too odd"}}"#);
+        let places = Places::new(machine);
+        let odd = file(513);
+        let images = Images {
+            layers: image(Filesystem::EROFS, &[&odd]),
+            writable: None,
+        };
+        for _ in 0..=PLACES {
+            let why = places.attach(&images).await.map(drop).expect_err("refused");
+            assert_eq!(
+                why.to_string(),
+                "give the guest its disks: put a disk into device 3 of the machine: it is too odd"
+            );
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_vmm_that_does_not_answer_is_killed() {
+        let (machine, _gate) = machine();
+        let places = Places::new(machine.clone());
+        let layer = file(512);
+        let images = Images {
+            layers: image(Filesystem::EROFS, &[&layer]),
+            writable: None,
+        };
+        let why = places.attach(&images).await.map(drop).expect_err("silence");
+        assert!(
+            why.to_string().contains("has not answered for 10s"),
+            "{why}"
+        );
+        let ended = machine.ended().await;
+        assert!(ended.contains("has not answered"), "{ended}");
+    }
+
+    #[test]
+    fn only_what_holds_a_filesystem_is_opened() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(4096).expect("length");
+        let (_, length) = open(file.path(), true).expect("a file");
+        assert_eq!(length, 4096);
+        let why = open(Path::new("/dev/null"), false).expect_err("no disk");
+        assert!(why.to_string().contains("neither a file"), "{why}");
+        let why = open(Path::new("/nonexistent"), false).expect_err("nothing");
+        assert!(why.to_string().contains("open /nonexistent"), "{why}");
+        file.as_file().set_len(LONGEST + 512).expect("length");
+        let why = open(file.path(), true).expect_err("too long");
+        assert_eq!(why.kind(), ErrorKind::Unimplemented);
+        open(file.path(), false).expect("to be read it may be any");
+    }
+}

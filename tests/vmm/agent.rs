@@ -65,8 +65,8 @@ fn processors(setting: &Setting) -> Result<()> {
 }
 
 fn memory(setting: &Setting) -> Result<()> {
-    // The image is in memory twice while it is unpacked: 26 MiB are too few.
-    for mib in [40, 64, 4096] {
+    // With less, Linux allows itself fewer threads than it starts.
+    for mib in [26, 64, 4096] {
         let mut machine = machine(setting);
         machine.memory = mib;
         ready(&machine).with_context(|| format!("with {mib} MiB"))?;

@@ -202,7 +202,7 @@ fn of_one_erofs_layer(env: &Env) -> Result<()> {
     let done = command::run(&mut env.rig.ctr_run(env.handler, &words)?, &[], LIMIT)?;
     let said = done.success()?.stdout();
     ensure!(
-        said.starts_with("new\noverlay / overlay "),
+        said.starts_with("new\n") && said.contains(" / overlay "),
         "it says {said}"
     );
     Ok(())

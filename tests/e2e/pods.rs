@@ -124,8 +124,9 @@ fn stop_in_order(env: &Env) -> Result<()> {
         .crictl(&["stop", "--timeout", "30", &container.id])?
         .success()?;
     same("exit code", container.ended()?.0, 9)?;
+    // Not at the end of its time, nor near it.
     ensure!(
-        asked.elapsed() < Duration::from_secs(5),
+        asked.elapsed() < Duration::from_secs(20),
         "it took {:?}",
         asked.elapsed()
     );

@@ -6,6 +6,7 @@
 //! made is removed, and nothing may be left.
 
 mod chaos;
+mod crowd;
 mod ctr;
 mod dispatch;
 mod kills;
@@ -135,6 +136,7 @@ fn main() -> Result<ExitCode> {
         dispatch::TRIALS,
         machines::TRIALS,
         kills::TRIALS,
+        crowd::TRIALS,
     ]
     .concat();
     let env = if arguments.list {

@@ -6,6 +6,7 @@
 //! made is removed, and nothing may be left.
 
 mod chaos;
+mod crowd;
 mod ctr;
 mod disks;
 mod dispatch;
@@ -141,6 +142,7 @@ fn main() -> Result<ExitCode> {
         machines::TRIALS,
         kills::TRIALS,
         disks::TRIALS,
+        crowd::TRIALS,
     ]
     .concat();
     let env = if arguments.list {

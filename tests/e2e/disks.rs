@@ -5,9 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rig::Rig;
 use rig::command::{self, Finished};
+use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::images::{BASE, WEB};
-use rig::{Rig, erofs};
 
 use crate::{Body, Env, same};
 
@@ -19,28 +20,31 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("disks::of_erofs_layers", of_erofs_layers),
     ("disks::of_one_erofs_layer", of_one_erofs_layer),
     ("disks::below_a_directory", below_a_directory),
+    ("disks::of_a_pod", of_a_pod),
 ];
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Where a layer of the erofs snapshotter's is written to.
+/// How the erofs snapshotter is configured.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// A disk.
-    Disk,
-    /// A directory of the node's.
-    Directory,
+enum Erofs {
+    /// What is written goes to a disk.
+    Disks,
+    /// The same, and the handler's pods use it.
+    DisksOfPods,
+    /// What is written goes to a directory of the node's.
+    Directories,
 }
 
 /// Snapshotters of disks, small ones.
-fn with_snapshotters(env: &Env, written: Written) -> Result<()> {
+fn with_snapshotters(env: &Env, erofs: Erofs) -> Result<()> {
     let at = env.rig.directory();
     let scratch = at.join("scratch.ext4");
-    let size = match written {
-        Written::Disk => "64MiB",
-        Written::Directory => "",
+    let size = match erofs {
+        Erofs::Disks | Erofs::DisksOfPods => "64MiB",
+        Erofs::Directories => "",
     };
-    let more = format!(
+    let mut more = format!(
         "version = 3\n\
          [plugins.'io.containerd.snapshotter.v1.blockfile']\n\
          scratch_file = '{}'\n\
@@ -48,12 +52,17 @@ fn with_snapshotters(env: &Env, written: Written) -> Result<()> {
          default_size = '{size}'\n",
         scratch.display()
     );
+    if erofs == Erofs::DisksOfPods {
+        more += "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.trefoil-vm]\n\
+                 runtime_type = 'io.containerd.trefoil-vm.v2'\n\
+                 snapshotter = 'erofs'\n";
+    }
     let file = at.join("conf.d/disks.toml");
     if fs::read_to_string(&file).is_ok_and(|now| now == more) {
         return Ok(());
     }
     if !scratch.exists() {
-        erofs::install(&erofs::ensure()?, &at.join("bin/mkfs.erofs"))?;
+        rig::erofs::install(&rig::erofs::ensure()?, &at.join("bin/mkfs.erofs"))?;
         let mut make = env.rig.command("mkfs.ext4")?;
         make.arg("-q").arg(&scratch).arg("64M");
         command::run(&mut make, &[], LIMIT)?.success()?;
@@ -138,7 +147,7 @@ fn nothing_mounted_here(env: &Env) -> Result<()> {
 
 /// The way of devmapper as well: one filesystem on one device.
 fn of_a_block_snapshotter(env: &Env) -> Result<()> {
-    with_snapshotters(env, Written::Disk)?;
+    with_snapshotters(env, Erofs::Disks)?;
     start(env, "blockfile", BASE, "block")?;
     let (device, kind) = root(env, "block")?;
     same("the root's filesystem", kind.as_str(), "ext4")?;
@@ -158,7 +167,7 @@ fn of_a_block_snapshotter(env: &Env) -> Result<()> {
 }
 
 fn of_erofs_layers(env: &Env) -> Result<()> {
-    with_snapshotters(env, Written::Disk)?;
+    with_snapshotters(env, Erofs::Disks)?;
     env.rig.ctr_pull(WEB)?;
     start(env, "erofs", WEB, "layers")?;
     let (_, kind) = root(env, "layers")?;
@@ -196,7 +205,7 @@ fn of_erofs_layers(env: &Env) -> Result<()> {
 
 /// An overlay of one layer is told in other words.
 fn of_one_erofs_layer(env: &Env) -> Result<()> {
-    with_snapshotters(env, Written::Disk)?;
+    with_snapshotters(env, Erofs::Disks)?;
     let mut words = vec!["--rm", "--snapshotter", "erofs", BASE, "one"];
     words.extend(["sh", "-c", "echo new > /file && cat /file /proc/mounts"]);
     let done = command::run(&mut env.rig.ctr_run(env.handler, &words)?, &[], LIMIT)?;
@@ -210,7 +219,7 @@ fn of_one_erofs_layer(env: &Env) -> Result<()> {
 
 /// With a directory for what is written it is the node that makes the overlay, and nothing is lost.
 fn below_a_directory(env: &Env) -> Result<()> {
-    with_snapshotters(env, Written::Directory)?;
+    with_snapshotters(env, Erofs::Directories)?;
     env.rig.ctr_pull(WEB)?;
     start(env, "erofs", WEB, "shared")?;
     let (_, kind) = root(env, "shared")?;
@@ -225,4 +234,31 @@ fn below_a_directory(env: &Env) -> Result<()> {
     )?;
     same("the file", found.as_str(), "new\n")?;
     stop(env, "shared")
+}
+
+/// More containers in one machine than it has places for disks, two at a time: those of a container that
+/// is removed are another's.
+fn of_a_pod(env: &Env) -> Result<()> {
+    with_snapshotters(env, Erofs::DisksOfPods)?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    let beside = pod.start(&ContainerSpec::idle())?;
+    for number in 0..5 {
+        let line = format!("echo {number} > /file && cat /file && grep ' / ' /proc/mounts");
+        let container = pod.start(&ContainerSpec::shell(&line))?;
+        same("end", container.ended()?.0, 0)?;
+        let said = String::from_utf8(container.logged("stdout")?)?;
+        let expected = format!("{number}\n");
+        ensure!(
+            said.starts_with(&expected) && said.contains(" / overlay "),
+            "it says {said}"
+        );
+        env.rig.crictl(&["rm", &container.id])?.success()?;
+    }
+    let file = beside.exec(&["sh", "-c", "test ! -e /file && echo none"])?;
+    same("another's file", file.text()?, "none".to_owned())?;
+    nothing_mounted_here(env)?;
+    pod.stop()?;
+    pod.remove()?;
+    // Later pods are as they were.
+    with_snapshotters(env, Erofs::Disks)
 }

@@ -163,7 +163,7 @@ fn stack(images: &[Mount], overlay: &Mount) -> Result<Rootfs> {
         }
         Some(Directories { upper, work }) => Rootfs::Shared(Tree {
             source: Source::Layers {
-                layers: images.iter().map(without_loop).collect(),
+                layers: images.to_vec(),
                 upper,
                 work,
             },
@@ -181,13 +181,6 @@ fn stack(images: &[Mount], overlay: &Mount) -> Result<Rootfs> {
 struct Directories {
     upper: PathBuf,
     work: PathBuf,
-}
-
-/// The filesystem of a file, which Linux mounts as it is from 6.12 on.
-fn without_loop(mount: &Mount) -> Mount {
-    let mut mount = mount.clone();
-    mount.options.retain(|option| option != "loop");
-    mount
 }
 
 /// Looks whether it is an overlay of just these: `count` layers from mount `first` on, and, if that is not
@@ -326,7 +319,7 @@ mod tests {
         let options = ["workdir=/s/9/work", "upperdir=/s/9/fs"].map(str::to_owned);
         mounts[2].options.extend(options);
         let layers = (0..2)
-            .map(|layer| mount("erofs", &format!("/s/{layer}/layer.erofs"), &["ro"]))
+            .map(|layer| mount("erofs", &format!("/s/{layer}/layer.erofs"), &["ro", "loop"]))
             .collect();
         let expected = Rootfs::Shared(Tree {
             source: Source::Layers {

@@ -10,6 +10,7 @@
 //! our own.
 
 pub mod fuse;
+mod loops;
 mod message;
 pub mod parent;
 pub mod passthrough;

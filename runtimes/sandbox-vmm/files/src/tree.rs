@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use trefoil_core::detached::{self, Depth};
 use trefoil_core::{Context, Error, ErrorKind, Mount, Result};
 
+use crate::loops::Loop;
+
 /// What the server's mounts are for: nothing of them is run, opened as a device or followed.
 const ATTRIBUTES: u64 = libc::MOUNT_ATTR_NOSUID
     | libc::MOUNT_ATTR_NODEV
@@ -41,7 +43,7 @@ pub enum Source {
     /// A root filesystem of images below a directory: filesystems that are only read, the uppermost
     /// first, and where what is written goes.
     Layers {
-        /// The images.
+        /// The images; those with the option `loop` are files.
         layers: Vec<Mount>,
         /// The upper directory of their overlay.
         upper: PathBuf,
@@ -113,6 +115,23 @@ impl Tree {
     }
 }
 
+/// Mounts the filesystem of a file or a block device.
+fn mount_image(image: &Mount) -> Result<detached::Tree> {
+    let mut image = image.clone();
+    let before = image.options.len();
+    image.options.retain(|option| option != "loop");
+    // The device lives on with the mount.
+    let _device = match image.options.len() < before {
+        true => {
+            let device = Loop::of(Path::new(&image.source))?;
+            image.source = device.path().display().to_string();
+            Some(device)
+        }
+        false => None,
+    };
+    detached::mount(&image)
+}
+
 /// Where layers are mounted while their overlay is made: a directory that everybody has and no layer is in.
 const LAYERS: &str = "/proc";
 
@@ -130,7 +149,7 @@ fn overlay(layers: &[Mount], upper: &Path, work: &Path) -> Result<detached::Tree
     for (number, layer) in layers.iter().enumerate() {
         let place = Path::new(LAYERS).join(number.to_string());
         std::fs::create_dir(&place).context(doing)?;
-        detached::mount(layer)?.attach(&place)?;
+        mount_image(layer)?.attach(&place)?;
         lower.push(place.display().to_string());
     }
     detached::mount(&Mount {

@@ -100,6 +100,7 @@ pub fn ensure_with(features: &[Feature]) -> Result<Kernel> {
         source::PACKAGE,
         source::VERSION,
         &fragment,
+        build::PATCH,
         &tools.compiler,
         &tools.linker,
         include_str!("kernel/build.rs"),

@@ -96,7 +96,7 @@ fn eight_cpus(images: &Images) -> Result<()> {
 
 fn small_memory(images: &Images) -> Result<()> {
     let guest = Guest {
-        memory: 48,
+        memory: 32,
         ..Guest::new(images.clone())
     };
     guest.boot()?.0.power_off()?;

@@ -33,6 +33,7 @@ need systemd "cgroups made by systemd, in the node" test -x /lib/systemd/systemd
 need dbus "the same" has dbus-daemon
 need flex "building the guest kernel" has flex
 need bison "the same" has bison
+need patch "the same" has patch
 need bc "the same" has bc
 need libelf-dev "the same" test -e /usr/include/gelf.h
 

@@ -66,7 +66,7 @@ fn processors(setting: &Setting) -> Result<()> {
 
 fn memory(setting: &Setting) -> Result<()> {
     // With less, Linux allows itself fewer threads than it starts.
-    for mib in [26, 64, 4096] {
+    for mib in [24, 64, 4096] {
         let mut machine = machine(setting);
         machine.memory = mib;
         ready(&machine).with_context(|| format!("with {mib} MiB"))?;

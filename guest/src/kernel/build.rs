@@ -12,7 +12,7 @@ use crate::kernel::source::{self, Source};
 use crate::run::output;
 
 /// Programs a build runs, and Debian's packages of them.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("make", "make"),
     ("gcc", "gcc"),
     ("ld", "binutils"),
@@ -21,9 +21,13 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("flex", "flex"),
     ("bison", "bison"),
     ("bc", "bc"),
+    ("patch", "patch"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
+
+/// What is changed in the kernel's source; it says why.
+pub const PATCH: &str = include_str!("../../kernel/layout.patch");
 
 /// What decides about the bytes beside the source and its configuration.
 pub struct Tools {
@@ -87,6 +91,13 @@ pub fn build(source: &Source, options: &Options, tools: &Tools, directory: &Path
             .arg(&tree),
     )
     .context("unpacking the kernel's source")?;
+    fs::write(tree.join("asked.patch"), PATCH)?;
+    output(
+        Command::new("patch")
+            .args(["--strip=1", "--fuzz=0", "--input=asked.patch"])
+            .current_dir(&tree),
+    )
+    .context("changing the kernel's source by layout.patch")?;
 
     // allnoconfig is tinyconfig without its choices for the smallest size, which would have to be
     // taken back one by one.

@@ -18,7 +18,7 @@ mod annotation {
 const DEFAULT_PERIOD: i64 = 100_000;
 
 /// The least memory that a guest is booted with, in MiB: what the trials boot it with, too.
-pub(crate) const LEAST_MEMORY: u32 = 26;
+pub(crate) const LEAST_MEMORY: u32 = 24;
 
 const MIB: u64 = 1 << 20;
 

@@ -56,6 +56,16 @@ fn with_snapshotters(env: &Env, erofs: Erofs) -> Result<()> {
         more += "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.trefoil-vm]\n\
                  runtime_type = 'io.containerd.trefoil-vm.v2'\n\
                  snapshotter = 'erofs'\n";
+        // Not the differ that has mkfs.erofs read a tar: our images' have no owners, which it takes for
+        // none.
+        for snapshotter in ["overlayfs", "erofs"] {
+            more += &format!(
+                "[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n\
+                 platform = 'linux/amd64'\n\
+                 snapshotter = '{snapshotter}'\n\
+                 differ = 'walking'\n"
+            );
+        }
     }
     let file = at.join("conf.d/disks.toml");
     if fs::read_to_string(&file).is_ok_and(|now| now == more) {

@@ -141,8 +141,9 @@ fn main() -> Result<ExitCode> {
         dispatch::TRIALS,
         machines::TRIALS,
         kills::TRIALS,
-        disks::TRIALS,
         crowd::TRIALS,
+        // The last, as they give containerd other snapshotters.
+        disks::TRIALS,
     ]
     .concat();
     let env = if arguments.list {

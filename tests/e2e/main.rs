@@ -291,14 +291,14 @@ fn clean(env: &Env, midway: bool) -> Result<()> {
         .remove_all()
         .context("removing what the trial made")?;
     let mut leftovers = env.rig.leftovers()?;
+    let mut known = env.known.lock().unwrap_or_else(PoisonError::into_inner);
+    leftovers.0.retain(|line| !known.contains(line));
+    known.extend(leftovers.0.iter().cloned());
     if midway {
         leftovers
             .0
             .retain(|line| !CONTAINERDS_OWN.iter().any(|part| line.contains(part)));
     }
-    let mut known = env.known.lock().unwrap_or_else(PoisonError::into_inner);
-    leftovers.0.retain(|line| !known.contains(line));
-    known.extend(leftovers.0.iter().cloned());
     ensure!(leftovers.is_empty(), "left behind:\n{leftovers}");
     Ok(())
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as ProcessId;
+use rig::Handler;
 use rig::command;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
+use crate::machines::process_of;
 use crate::{Body, Env, same};
 
 /// The trial after which containerd itself may have left something.
@@ -132,7 +134,11 @@ fn shim_of(pod: &Pod<'_>) -> Result<u32> {
 fn shim_killed(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     let container = pod.start(&ContainerSpec::idle())?;
-    let pid = container.pid()?;
+    // A guest's processes have no numbers here; its machine has one.
+    let pid = match env.handler {
+        Handler::TrefoilVm => process_of(&pod.id, "trefoil-vmm")?.try_into()?,
+        _ => container.pid()?,
+    };
     shoot(shim_of(&pod)?)?;
     command::until("containerd's noticing", Duration::from_secs(20), || {
         Ok(container.inspect()?["status"]["state"] == "CONTAINER_EXITED")

@@ -90,7 +90,7 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
     build
         .current_dir(source)
         .arg("--config")
-        .arg(remapping(source)?)
+        .arg(remapping(source, &target)?)
         .args(["build", "--quiet", "--release", "--locked"])
         .args(["--package", package, "--target", TARGET, "--target-dir"])
         .arg(&target)
@@ -106,13 +106,15 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
 /// into a program by the places of its panics.
 ///
 /// A configuration on cargo's command line adds to the flags of the project's own.
-fn remapping(source: &Path) -> Result<String> {
+fn remapping(source: &Path, target: &Path) -> Result<String> {
     let home = match std::env::var_os("CARGO_HOME") {
         Some(home) if !home.is_empty() => PathBuf::from(home),
         _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
     };
     let mut flags = Vec::new();
-    for (from, to) in [(source, "trefoil"), (&home, "cargo")] {
+    // What build scripts write is under the target, which may be under the source: the last that matches
+    // counts.
+    for (from, to) in [(source, "trefoil"), (&home, "cargo"), (target, "target")] {
         let from = from
             .to_str()
             .with_context(|| format!("{} is not UTF-8", from.display()))?;

@@ -236,7 +236,7 @@ impl Process for RuncProcess {
 
     async fn close_stdio(&self) {
         self.streams.relays.close();
-        self.streams.end();
+        lock(&self.streams.holds).clear();
     }
 }
 

@@ -62,20 +62,22 @@ impl MicroVmSandbox {
         let remains = Remains::of(config);
         let path = remains.cgroups_path.as_deref();
         let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
-        let failed = |why: Error| why.context(format!("boot the machine of pod {}", config.id));
-        let origin = match settings.count_shim {
-            true => Some(cgroup::enter(&cgroup).await.map_err(failed)?),
-            false => None,
+        let mut origin = None;
+        let booted = async {
+            if settings.count_shim {
+                origin = Some(cgroup::enter(&cgroup).await?);
+            }
+            phases.done("cgroup");
+            Self::boot_in(settings, config, &needs, size, &cgroup, &mut phases).await
         };
-        phases.done("cgroup");
-        let booted = Self::boot_in(settings, config, &needs, size, &cgroup, &mut phases).await;
+        let booted = booted.await;
         let (guest, shares, identity) = match booted {
             Ok(booted) => booted,
             Err(why) => {
                 if let Err(and) = leave(&remains, &cgroup, origin.as_ref()).await {
                     log::warn!("{and}");
                 }
-                return Err(failed(why));
+                return Err(why.context(format!("boot the machine of pod {}", config.id)));
             }
         };
         log::info!(

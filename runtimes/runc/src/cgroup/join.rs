@@ -1,7 +1,7 @@
 //! Putting a process that is no container's init into a cgroup, and ourselves out of it again.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::unistd::Pid;
 
@@ -9,32 +9,41 @@ use libcgroups::common::CgroupManager;
 
 use super::Cgroup;
 use super::error::{Error, Result};
-use super::layout;
+use super::layout::{self, Own};
 
 /// The cgroups that this process was in before it entered another.
 #[derive(Clone, Debug)]
-pub struct Origin(Vec<PathBuf>);
+pub struct Origin(Vec<Own>);
 
 impl Origin {
-    /// Puts this process back into them.
+    /// Puts this process back into them; into the root of the hierarchy where one is gone, as whoever
+    /// started us may be.
     ///
     /// # Errors
-    /// If one of them is gone, or takes no process any more. It is back in the others.
+    /// If one takes no process any more. It is back in the others.
     pub fn back(&self) -> Result<()> {
         let mut outcome = Ok(());
-        for directory in &self.0 {
-            let file = directory.join("cgroup.procs");
-            // 0 is the process that writes.
-            if let Err(source) = fs::write(&file, "0") {
-                outcome = Err(Error::Write {
-                    value: "0".into(),
-                    path: file,
-                    source,
-                });
-            }
+        for own in &self.0 {
+            let entered = match enter(&own.directory) {
+                Err(_) if !own.directory.exists() => enter(&own.mount),
+                entered => entered,
+            };
+            outcome = outcome.and(entered);
         }
         outcome
     }
+}
+
+/// Puts this process into a cgroup.
+fn enter(directory: &Path) -> Result<()> {
+    let path = directory.join("cgroup.procs");
+    // 0 is the process that writes.
+    let value = "0";
+    fs::write(&path, value).map_err(|source| Error::Write {
+        value: value.to_owned(),
+        path,
+        source,
+    })
 }
 
 impl Cgroup {
@@ -65,10 +74,13 @@ impl Cgroup {
     /// is in it as well. It can't be removed before this process is [`back`](Origin::back) where it was.
     ///
     /// # Errors
-    /// If it can't be made, or where this process is can't be told.
+    /// If it can't be made, or where this process is can't be told. It is where it was then.
     pub fn enter(&self) -> Result<Origin> {
         let origin = Origin(layout::own()?);
-        self.add(Pid::this())?;
-        Ok(origin)
+        match self.add(Pid::this()) {
+            Ok(()) => Ok(origin),
+            // In some hierarchies it may be inside by now.
+            Err(why) => origin.back().and(Err(why)),
+        }
     }
 }

@@ -125,9 +125,17 @@ pub(super) fn find(
     Ok((Layout::V1(dirs), None))
 }
 
-/// The directories of the cgroups that this process is in, of the hierarchies that containers are put
-/// under.
-pub(super) fn own() -> Result<Vec<PathBuf>> {
+/// A cgroup that this process is in.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    /// Where its hierarchy is mounted.
+    pub mount: PathBuf,
+    /// Its directory.
+    pub directory: PathBuf,
+}
+
+/// The cgroups that this process is in, of the hierarchies that containers are put under.
+pub(super) fn own() -> Result<Vec<Own>> {
     let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
     let file = Path::new("/proc/self/cgroup");
     let cgroups = fs::read_to_string(file).doing("read", file)?;
@@ -161,11 +169,13 @@ pub(super) fn path_in<'a>(cgroups: &'a str, name: &str) -> Option<&'a str> {
 
 /// A process that is itself in a container may see nothing but its own cgroup mounted, and its path as
 /// the host knows it: then the mount is where it is.
-fn below_mount(mount: &Path, path: &str) -> PathBuf {
-    match normalise(Path::new(path)).map(|relative| mount.join(relative)) {
+fn below_mount(mount: &Path, path: &str) -> Own {
+    let mount = mount.to_owned();
+    let directory = match normalise(Path::new(path)).map(|relative| mount.join(relative)) {
         Ok(directory) if directory.is_dir() => directory,
-        _ => mount.to_owned(),
-    }
+        _ => mount.clone(),
+    };
+    Own { mount, directory }
 }
 
 /// The cgroup that systemd's tree starts at: systemd itself lives in `init.scope` below it.

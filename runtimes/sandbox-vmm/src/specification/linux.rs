@@ -63,10 +63,7 @@ pub(super) fn translate(id: &str, spec: &Spec, pod: Pod<'_>) -> Result<Linux> {
         linux.rootfs_propagation().as_deref(),
         Some("shared" | "rshared")
     ) {
-        return Err(refuse(
-            "mounts that reach the host",
-            "use HostToContainer or None",
-        ));
+        return Err(refuse("mounts that reach the host", "use None"));
     }
     if let Some(seccomp) = linux.seccomp()
         && seccomp.listener_path().is_some()

@@ -35,7 +35,7 @@ fn one(mount: &Mount, pod: Pod<'_>, share: &mut Share<'_>) -> Result<Mount> {
     if has(&["shared", "rshared"]) {
         return Err(refuse(
             &format!("mounts that reach the host (mountPropagation: Bidirectional, at {place})"),
-            "use HostToContainer or None",
+            "use None",
         ));
     }
     let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();

@@ -192,7 +192,7 @@ fn what_no_guest_has_is_refused_by_name_and_with_a_way_out() {
         ),
         (
             with("/linux/rootfsPropagation", "rshared".into()),
-            "HostToContainer",
+            "mounts that reach the host",
         ),
         (
             with("/linux/seccomp/listenerPath", "/s".into()),

@@ -91,8 +91,8 @@ pub enum Device {
     },
     /// Random numbers.
     Rng,
-    /// A place for a disk that comes while the machine runs: see [`crate::control::Attach`]. It costs the
-    /// guest's boot little, as there is nothing for a driver yet.
+    /// A place for a disk that comes while the machine runs: see [`crate::control::Attach`]. There
+    /// is nothing for a driver yet; what it costs a boot is in `docs/vmm.md`.
     Slot,
 }
 

@@ -130,12 +130,7 @@ fn again_in_node(images: &Images) -> Result<ExitCode> {
         memory: 8192,
         limit: Some(Duration::from_secs(3600)),
         environment: vec![images.variable()?, counting::variable()],
-        hot: vec![
-            containerd::shim_binary(),
-            images.kernel.clone(),
-            images.image.clone(),
-            images.agent.clone(),
-        ],
+        hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
         ..Node::default()
     };
     let arguments: Vec<String> = std::env::args().skip(1).collect();

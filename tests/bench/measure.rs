@@ -36,7 +36,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("size: of the binaries", size),
 ];
 
-pub const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A process's CPU time so far, in seconds, to the nanosecond.
 fn process_seconds(pid: u32) -> Result<f64> {

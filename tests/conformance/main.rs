@@ -170,11 +170,7 @@ fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     };
     if let Some(images) = images {
         node.environment.push(images.variable()?);
-        node.hot.extend([
-            images.kernel.clone(),
-            images.image.clone(),
-            images.agent.clone(),
-        ]);
+        node.hot.extend(images.files());
     }
     node.run_again(&format!("conformance-{handler}"), &arguments)
 }

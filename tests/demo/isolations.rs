@@ -47,12 +47,7 @@ pub fn show_all() -> Result<ExitCode> {
                     images.variable()?,
                     (kvm::VARIABLE.to_owned(), "here".to_owned()),
                 ],
-                hot: vec![
-                    containerd::shim_binary(),
-                    images.kernel.clone(),
-                    images.image.clone(),
-                    images.agent.clone(),
-                ],
+                hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
                 ..Node::default()
             };
             node.run_again("demo", &[ARGUMENT.to_owned()])

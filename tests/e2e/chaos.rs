@@ -42,7 +42,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("chaos::pause_killed", pause_killed),
 ];
 
-fn shoot(pid: u32) -> Result<()> {
+pub fn shoot(pid: u32) -> Result<()> {
     Ok(kill(
         ProcessId::from_raw(i32::try_from(pid)?),
         Signal::SIGKILL,

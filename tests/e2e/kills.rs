@@ -1,19 +1,17 @@
 //! Each part of a microVM pod killed at each moment of its life: containerd learns of it at once, and
 //! what is left can be removed.
 
-use std::fs;
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid as ProcessId;
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec, shim_side};
 
-use crate::machines::process_of;
-use crate::{Body, Env, patience};
+use crate::chaos::shoot;
+use crate::machines::{process_of, processes};
+use crate::{Body, Env, patience, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "kills::";
@@ -99,8 +97,8 @@ fn at(env: &Env, victim: Victim, moment: Moment) -> Result<Option<Duration>> {
     if moment == Moment::Start {
         let starting = background(env, &["start", &container.id])?;
         sleep(patience(Duration::from_millis(20)));
-        shoot(env, victim, &pod.id)?;
-        return ended(starting).map(|()| None);
+        shoot_part(env, victim, &pod.id)?;
+        return ended(starting).map(|_| None);
     }
     container.start()?;
     let busy = match moment {
@@ -114,19 +112,25 @@ fn at(env: &Env, victim: Victim, moment: Moment) -> Result<Option<Duration>> {
     if busy.is_some() {
         sleep(patience(Duration::from_millis(200)));
     }
-    shoot(env, victim, &pod.id)?;
+    shoot_part(env, victim, &pod.id)?;
     let killed = SystemTime::now().duration_since(UNIX_EPOCH)?;
     if victim == Victim::Agent {
         // It dies of its next instruction, and has none to run unless it is asked for something.
         ended(background(env, &["exec", &container.id, "true"])?)?;
     }
     if let Some(busy) = busy {
-        ended(busy)?;
+        let status = ended(busy)?;
+        ensure!(
+            moment != Moment::Exec || victim == Victim::Containerd || !status.success(),
+            "the exec ended well"
+        );
     }
     if victim == Victim::Containerd {
         return Ok(None);
     }
-    container.ended()?;
+    // Of a shim that is dead itself containerd knows no more than that.
+    let code = if victim == Victim::Shim { 255 } else { 137 };
+    same("exit code", container.ended()?.0, code)?;
     let known = finished(&container)?;
     command::until("the pod's end", Duration::from_secs(20), || {
         Ok(pod.inspect()?["status"]["state"] == "SANDBOX_NOTREADY")
@@ -152,10 +156,9 @@ fn killed_in_create(env: &Env, victim: Victim) -> Result<()> {
         let begun = Instant::now();
         let mut outcome = Err(anyhow::anyhow!("there was nobody to kill"));
         while outcome.is_err() && begun.elapsed() < Duration::from_secs(120) {
-            outcome = match any_pod()? {
-                Some(pod) => shoot(env, victim, &pod),
-                None => outcome,
-            };
+            if let Some((_, pod)) = processes("trefoil-vmm")?.first() {
+                outcome = shoot_part(env, victim, pod);
+            }
             sleep(Duration::from_millis(5));
         }
         // That it failed is what is to be expected.
@@ -164,20 +167,7 @@ fn killed_in_create(env: &Env, victim: Victim) -> Result<()> {
     })
 }
 
-/// The pod of whichever shim of ours runs.
-fn any_pod() -> Result<Option<String>> {
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let mut words = words.split(|byte| *byte == 0);
-        if words.next() == Some(b"trefoil-vmm") {
-            let pod = words.next().context("a VMM of no pod")?;
-            return Ok(Some(String::from_utf8(pod.to_vec())?));
-        }
-    }
-    Ok(None)
-}
-
-fn shoot(env: &Env, victim: Victim, pod: &str) -> Result<()> {
+fn shoot_part(env: &Env, victim: Victim, pod: &str) -> Result<()> {
     let pid = match victim {
         Victim::Containerd => return env.rig.kill_daemon(),
         Victim::Agent => {
@@ -188,8 +178,7 @@ fn shoot(env: &Env, victim: Victim, pod: &str) -> Result<()> {
         Victim::Vmm => process_of(pod, "trefoil-vmm")?,
         Victim::FileServer => process_of(pod, "trefoil-files")?,
     };
-    kill(ProcessId::from_raw(pid.try_into()?), Signal::SIGKILL)?;
-    Ok(())
+    shoot(pid)
 }
 
 fn background(env: &Env, words: &[&str]) -> Result<Child> {
@@ -203,15 +192,18 @@ fn background(env: &Env, words: &[&str]) -> Result<Child> {
 }
 
 /// Waits for a client's end, whatever it comes to: nobody may wait for the dead.
-fn ended(mut client: Child) -> Result<()> {
+fn ended(mut client: Child) -> Result<ExitStatus> {
+    let mut status = None;
     let waited = command::until("the client's end", Duration::from_secs(60), || {
-        Ok(client.try_wait()?.is_some())
+        status = client.try_wait()?;
+        Ok(status.is_some())
     });
     if waited.is_err() {
         client.kill()?;
         client.wait()?;
     }
-    waited
+    waited?;
+    status.context("the client has not ended")
 }
 
 /// When containerd was told of a container's end, since the epoch.

@@ -1,5 +1,4 @@
-//! What is a microVM pod's alone: how large it is, what it refuses, and what its end looks like when a
-//! part of it is killed.
+//! What is a microVM pod's alone: how large it is, what it refuses, what goes through it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::command;
-use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
+use rig::cri::{ContainerSpec, Pod, PodSpec};
 
 use crate::streams::noise;
 use crate::{Body, Env, dispatch, same};
@@ -28,10 +27,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
     ("machines::agent_that_fails", agent_that_fails),
-    ("machines::vmm_killed", vmm_killed),
-    ("machines::file_server_killed", file_server_killed),
     ("machines::agent_out_of_reach", agent_out_of_reach),
-    ("machines::vmm_killed_in_an_exec", vmm_killed_in_an_exec),
 ];
 
 fn run(env: &Env, spec: PodSpec) -> Result<Pod<'_>> {
@@ -258,49 +254,26 @@ fn agent_that_fails(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// The process that a pod has of this name.
-pub fn process_of(pod: &str, name: &str) -> Result<u32> {
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?.path();
-        let words = fs::read(entry.join("cmdline")).unwrap_or_default();
+/// The processes of this name that pods have, each with its pod.
+pub fn processes(name: &str) -> Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mut words = words.split(|byte| *byte == 0);
-        if words.next() == Some(name.as_bytes()) && words.next() == Some(pod.as_bytes()) {
-            let number = entry.file_name().and_then(|name| name.to_str());
-            return Ok(number.context("no number")?.parse()?);
+        if words.next() == Some(name.as_bytes()) {
+            let number = entry.file_name().to_string_lossy().parse()?;
+            let pod = words.next().context("a process of no pod")?;
+            found.push((number, String::from_utf8_lossy(pod).into_owned()));
         }
     }
-    bail!("pod {pod} has no process {name}")
+    Ok(found)
 }
 
-fn shoot(pid: u32) -> Result<()> {
-    let pid = nix::unistd::Pid::from_raw(pid.try_into()?);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-    Ok(())
-}
-
-/// containerd is told of the end of all there was; what is left of the pod can be removed.
-fn is_dead(env: &Env, pod: &Pod<'_>, container: &Container<'_>) -> Result<()> {
-    same("exit code", container.ended()?.0, 137)?;
-    command::until("the pod's end", Duration::from_secs(20), || {
-        let list = ["pods", "--state", "notready", "--quiet", "--no-trunc"];
-        Ok(env.rig.crictl(&list)?.text()?.contains(&pod.id))
-    })?;
-    pod.stop()?;
-    pod.remove()
-}
-
-fn vmm_killed(env: &Env) -> Result<()> {
-    let pod = run(env, PodSpec::default())?;
-    let container = pod.start(&ContainerSpec::idle())?;
-    shoot(process_of(&pod.id, "trefoil-vmm")?)?;
-    is_dead(env, &pod, &container)
-}
-
-fn file_server_killed(env: &Env) -> Result<()> {
-    let pod = run(env, PodSpec::default())?;
-    let container = pod.start(&ContainerSpec::idle())?;
-    shoot(process_of(&pod.id, "trefoil-files")?)?;
-    is_dead(env, &pod, &container)
+/// The process that a pod has of this name.
+pub fn process_of(pod: &str, name: &str) -> Result<u32> {
+    let process = processes(name)?.into_iter().find(|(_, of)| of == pod);
+    let (number, _) = process.with_context(|| format!("pod {pod} has no process {name}"))?;
+    Ok(number)
 }
 
 /// Nobody in a pod sees the guest's own processes, and so nobody can end them.
@@ -327,21 +300,4 @@ fn agent_out_of_reach(env: &Env) -> Result<()> {
         container.exec(&["echo", "on"])?.text()?,
         "on".to_owned(),
     )
-}
-
-fn vmm_killed_in_an_exec(env: &Env) -> Result<()> {
-    let pod = run(env, PodSpec::default())?;
-    let container = pod.start(&ContainerSpec::idle())?;
-    let vmm = process_of(&pod.id, "trefoil-vmm")?;
-    ensure!(Path::new(&format!("/proc/{vmm}")).exists(), "no VMM");
-    let mut exec = container
-        .exec_command(&["--timeout", "60"], &["sleep", "3600"])?
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    std::thread::sleep(Duration::from_secs(5));
-    shoot(vmm)?;
-    let status = exec.wait()?;
-    ensure!(!status.success(), "the exec ended with {status}");
-    is_dead(env, &pod, &container)
 }

@@ -200,14 +200,9 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
     let node = Node {
         // containerd's root is in memory there.
         memory: 8192,
-        limit: Some(Duration::from_secs(30 * 60)),
+        limit: Some(Duration::from_secs(44 * 60)),
         environment: vec![images.variable()?],
-        hot: vec![
-            containerd::shim_binary(),
-            images.kernel.clone(),
-            images.image.clone(),
-            images.agent.clone(),
-        ],
+        hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
         ..Node::default()
     };
     let mut arguments = vec![format!("--handler={}", options.handler)];

@@ -88,12 +88,13 @@ fn in_node<T: DeserializeOwned>(
     let mut node = Node {
         instructions: true,
         memory: 2048,
-        hot: vec![program.clone(), images.kernel.clone(), images.image.clone()],
+        hot: vec![program.clone()],
         limit: Some(Duration::from_secs(300)),
         transcript: crate::cache::directory()?.join("reports/node-count.log"),
         environment: environment.to_vec(),
         ..Node::default()
     };
+    node.hot.extend(images.files());
     node.hot.extend_from_slice(files);
     node.environment.push(images.variable()?);
     node.environment.push(variable());

@@ -68,6 +68,11 @@ impl Images {
         })
     }
 
+    /// All of them, to be where a node reads fast.
+    pub fn files(&self) -> [PathBuf; 3] {
+        [&self.kernel, &self.image, &self.agent].map(Clone::clone)
+    }
+
     /// The variable that tells a node of these.
     pub fn variable(&self) -> Result<(String, String)> {
         let list = std::env::join_paths([&self.kernel, &self.image, &self.agent])?;

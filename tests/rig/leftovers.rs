@@ -93,6 +93,19 @@ pub fn processes(directory: &Path) -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// The loop devices that are of a file in the directory.
+fn loop_devices(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/block")?.flatten() {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if Path::new(file.trim_end()).starts_with(directory) {
+            let device = entry.file_name();
+            found.push(format!("{} of {}", device.display(), file.trim_end()));
+        }
+    }
+    Ok(found)
+}
+
 fn root_mount(process: &Path) -> Option<String> {
     let table = fs::read_to_string(process.join("mountinfo")).ok()?;
     table
@@ -127,6 +140,7 @@ pub fn find(directory: &Path, expected: &[u32]) -> Result<Leftovers> {
             found.push(format!("mount {}", point.display()));
         }
     }
+    found.extend(loop_devices(directory)?);
     let name = directory
         .file_name()
         .unwrap_or_default()

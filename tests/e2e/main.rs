@@ -272,10 +272,11 @@ fn attempt(env: &Env, name: &str, body: Body) -> Result<()> {
                 || !line.starts_with("time=")
         })
         .collect();
-    Err(error.context(format!(
-        "containerd meanwhile:\n{}\n",
+    // The failure first: a summary shows the beginning.
+    bail!(
+        "{error:#}\ncontainerd meanwhile:\n{}",
         command::tail(&complaints.join("\n"), 3000)
-    )))
+    )
 }
 
 fn clean(env: &Env, midway: bool) -> Result<()> {

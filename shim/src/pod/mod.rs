@@ -42,6 +42,8 @@ pub struct Pod {
     /// Whether containerd has asked for the end. It may ask while containers are left, and never again.
     ending: AtomicBool,
     over: Notify,
+    /// Notified when a container has been made, or could not be.
+    made: Notify,
     /// Notified when something has changed.
     changes: Arc<Notify>,
 }
@@ -79,6 +81,7 @@ impl Pod {
             containers: Mutex::default(),
             ending: AtomicBool::new(false),
             over: Notify::new(),
+            made: Notify::new(),
             changes: Arc::default(),
         }
     }
@@ -111,12 +114,22 @@ impl Pod {
         let id = request.id.clone();
         self.reserve(&id)?;
         let outcome = self.create_reserved(request).await;
-        let mut containers = self.containers();
         match &outcome {
-            Ok(container) => containers.insert(id, Some(container.clone())),
-            Err(_) => containers.remove(&id),
+            Ok(container) => self
+                .containers()
+                .insert(id.clone(), Some(container.clone())),
+            Err(_) => self.containers().remove(&id),
         };
-        outcome
+        self.made.notify_waiters();
+        if !self.ending.load(Ordering::Relaxed) {
+            return outcome;
+        }
+        // Whoever has asked for the pod's end meanwhile won't ask for this container's.
+        if outcome.is_ok() {
+            self.delete(&id).await?;
+        }
+        self.end_if_idle();
+        Err(being_shut_down(&id))
     }
 
     async fn create_reserved(&self, request: CreateRequest) -> Result<Arc<Container>> {
@@ -213,6 +226,9 @@ impl Pod {
     }
 
     fn reserve(&self, id: &str) -> Result<()> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(being_shut_down(id));
+        }
         let mut containers = self.containers();
         if containers.contains_key(id) {
             return Err(Error::new(
@@ -224,18 +240,28 @@ impl Pod {
         Ok(())
     }
 
-    /// The container of that name.
-    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
-        self.containers()
-            .get(id)
-            .cloned()
-            .flatten()
-            .ok_or_else(|| Error::not_found(format!("there is no container {id}")))
+    /// The container of that name. One that is being made is waited for: a containerd that died meanwhile
+    /// asks for it when it is back, and forgets for good what it is told not to be there.
+    pub async fn container(&self, id: &str) -> Result<Arc<Container>> {
+        loop {
+            let made = self.made.notified();
+            match self.containers().get(id).cloned() {
+                Some(Some(container)) => return Ok(container),
+                Some(None) => {}
+                None => return Err(Error::not_found(format!("there is no container {id}"))),
+            }
+            made.await;
+        }
+    }
+
+    /// The container of that name, if it has been made.
+    pub fn container_made(&self, id: &str) -> Option<Arc<Container>> {
+        self.containers().get(id).cloned().flatten()
     }
 
     /// Removes a container whose init has ended or was never started. Returns its pid and how it ended.
     pub async fn delete(&self, id: &str) -> Result<(u32, ExitStatus)> {
-        let container = self.container(id)?;
+        let container = self.container(id).await?;
         let (pid, status) = container.delete().await?;
         self.record.end(id)?;
         self.containers().remove(id);
@@ -267,6 +293,13 @@ impl Pod {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn being_shut_down(container: &str) -> Error {
+    Error::new(
+        ErrorKind::FailedPrecondition,
+        format!("create container {container}: its pod is being shut down"),
+    )
 }
 
 /// Says why a sandbox has ended by itself: its containers end with it, and their ends don't tell.

@@ -118,7 +118,7 @@ impl Service {
     }
 
     async fn start_process(&self, request: StartRequest) -> Result<StartResponse> {
-        let container = self.pod.container(&request.id)?;
+        let container = self.pod.container(&request.id).await?;
         let pid = match request.exec_id.as_str() {
             "" => container.start().await?,
             exec_id => container.start_exec(exec_id).await?,
@@ -133,7 +133,7 @@ impl Service {
         let (pid, status) = match request.exec_id.as_str() {
             "" => self.pod.delete(&request.id).await?,
             exec_id => {
-                let container = self.pod.container(&request.id)?;
+                let container = self.pod.container(&request.id).await?;
                 container.delete_exec(exec_id).await?
             }
         };
@@ -145,11 +145,11 @@ impl Service {
         }))
     }
 
-    fn add_exec(&self, request: ExecProcessRequest) -> Result<Empty> {
+    async fn add_exec(&self, request: ExecProcessRequest) -> Result<Empty> {
         if request.exec_id.is_empty() {
             return Err(Error::invalid("exec without a name for the process"));
         }
-        let container = self.pod.container(&request.id)?;
+        let container = self.pod.container(&request.id).await?;
         let streams = Streams {
             terminal: request.terminal,
             stdin: request.stdin,
@@ -162,8 +162,8 @@ impl Service {
         Ok(Empty::default())
     }
 
-    fn state_of(&self, request: &StateRequest) -> Result<StateResponse> {
-        let container = self.pod.container(&request.id)?;
+    async fn state_of(&self, request: &StateRequest) -> Result<StateResponse> {
+        let container = self.pod.container(&request.id).await?;
         let task = container.task(&request.exec_id)?;
         let status = match container.status(&task) {
             Status::Created => StatusMessage::CREATED,
@@ -194,7 +194,7 @@ impl Service {
     }
 
     async fn list_processes(&self, request: &PidsRequest) -> Result<PidsResponse> {
-        let processes = self.pod.container(&request.id)?.processes().await?;
+        let processes = self.pod.container(&request.id).await?.processes().await?;
         let processes: Result<Vec<_>> = processes
             .into_iter()
             .map(|(pid, exec_id)| {
@@ -213,7 +213,11 @@ impl Service {
     }
 
     async fn wait_for(&self, request: &WaitRequest) -> Result<WaitResponse> {
-        let task = self.pod.container(&request.id)?.task(&request.exec_id)?;
+        let task = self
+            .pod
+            .container(&request.id)
+            .await?
+            .task(&request.exec_id)?;
         Ok(exit(task.wait().await, |exit_status, exited_at| {
             WaitResponse {
                 exit_status,
@@ -228,7 +232,7 @@ impl Service {
             .ok()
             .filter(|signal| *signal <= libc::SIGRTMAX())
             .ok_or_else(|| Error::invalid(format!("there is no signal {}", request.signal)))?;
-        let container = self.pod.container(&request.id)?;
+        let container = self.pod.container(&request.id).await?;
         container
             .kill(&request.exec_id, signal, request.all)
             .await?;
@@ -236,7 +240,11 @@ impl Service {
     }
 
     async fn resize(&self, request: &ResizePtyRequest) -> Result<Empty> {
-        let task = self.pod.container(&request.id)?.task(&request.exec_id)?;
+        let task = self
+            .pod
+            .container(&request.id)
+            .await?
+            .task(&request.exec_id)?;
         let size = TerminalSize {
             width: u16::try_from(request.width).unwrap_or(u16::MAX),
             height: u16::try_from(request.height).unwrap_or(u16::MAX),
@@ -246,7 +254,11 @@ impl Service {
     }
 
     async fn close_stdio(&self, request: &CloseIORequest) -> Result<Empty> {
-        let task = self.pod.container(&request.id)?.task(&request.exec_id)?;
+        let task = self
+            .pod
+            .container(&request.id)
+            .await?
+            .task(&request.exec_id)?;
         if request.stdin {
             task.close_stdin().await;
         }
@@ -254,7 +266,7 @@ impl Service {
     }
 
     async fn measure(&self, request: &StatsRequest) -> Result<StatsResponse> {
-        let stats = self.pod.container(&request.id)?.stats().await?;
+        let stats = self.pod.container(&request.id).await?.stats().await?;
         Ok(StatsResponse {
             stats: Some(metrics::pack(&stats).context(|| "encode the statistics")?).into(),
             ..Default::default()
@@ -265,8 +277,8 @@ impl Service {
         // Succeeds for any name: containerd asks after the pod as well as its containers.
         let task = self
             .pod
-            .container(&request.id)
-            .and_then(|container| container.task(""));
+            .container_made(&request.id)
+            .and_then(|container| container.task("").ok());
         ConnectResponse {
             shim_pid: std::process::id(),
             task_pid: task.map_or(0, |task| task.pid()),
@@ -330,11 +342,11 @@ impl TaskService for Service {
     }
 
     async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> Answer<Empty> {
-        answer(self.add_exec(r))
+        answer(self.add_exec(r).await)
     }
 
     async fn state(&self, _: &TtrpcContext, r: StateRequest) -> Answer<StateResponse> {
-        answer(self.state_of(&r))
+        answer(self.state_of(&r).await)
     }
 
     async fn pids(&self, _: &TtrpcContext, r: PidsRequest) -> Answer<PidsResponse> {
@@ -342,12 +354,12 @@ impl TaskService for Service {
     }
 
     async fn pause(&self, _: &TtrpcContext, r: PauseRequest) -> Answer<Empty> {
-        let container = answer(self.pod.container(&r.id))?;
+        let container = answer(self.pod.container(&r.id).await)?;
         carry_out(&self.pod, async move { container.pause().await }).await
     }
 
     async fn resume(&self, _: &TtrpcContext, r: ResumeRequest) -> Answer<Empty> {
-        let container = answer(self.pod.container(&r.id))?;
+        let container = answer(self.pod.container(&r.id).await)?;
         carry_out(&self.pod, async move { container.resume().await }).await
     }
 
@@ -372,7 +384,7 @@ impl TaskService for Service {
 
     async fn update(&self, _: &TtrpcContext, r: UpdateTaskRequest) -> Answer<Empty> {
         let resources: LinuxResources = answer(from_json(r.resources.as_ref(), "resources"))?;
-        let container = answer(self.pod.container(&r.id))?;
+        let container = answer(self.pod.container(&r.id).await)?;
         carry_out(&self.pod, async move { container.update(&resources).await }).await
     }
 

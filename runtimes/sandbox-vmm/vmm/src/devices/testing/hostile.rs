@@ -62,10 +62,13 @@ impl Access {
 
 impl Driver {
     /// Does what the script says, and `own` what is the device's own. Only a failure of the host's
-    /// side is a failure, unless the machine is mortal.
+    /// side is a failure, unless the machine is mortal: then it is the end.
     pub fn misbehave(&mut self, bytes: &[u8], mut own: impl FnMut(&mut Self, &mut Script<'_>)) {
         let mut script = Script::new(bytes);
         for _ in 0..MOST_STEPS {
+            if self.ended().is_some() {
+                return;
+            }
             match script.byte() {
                 None => break,
                 Some(what) if what & 0xc0 == 0xc0 => own(self, &mut script),

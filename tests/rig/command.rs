@@ -182,18 +182,20 @@ pub fn wait(mut child: Child, limit: Duration) -> Result<Option<ExitStatus>> {
     }
 }
 
-/// Calls `ready` until it says yes, at most for `limit`.
+/// Calls `ready` until it says yes, at most for `limit`. Waits at least as long as asking took, so that
+/// what is waited for gets on where both share one slow processor.
 pub fn until(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + limit;
     let mut pause = Duration::from_millis(5);
     loop {
+        let asked = Instant::now();
         if ready()? {
             return Ok(());
         }
         if Instant::now() > end {
             bail!("{what}: not within {limit:?}");
         }
-        thread::sleep(pause);
+        thread::sleep(pause.max(asked.elapsed()));
         pause = (pause * 2).min(Duration::from_millis(200));
     }
 }

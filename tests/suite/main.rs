@@ -29,7 +29,7 @@ struct Step {
     tests: bool,
     /// The longest it may take; one that hangs must not keep the others from being told of.
     minutes: u64,
-    /// It takes one processor, as a node does, and may run beside another such step.
+    /// It takes one processor at most, as a node does, and may run beside another such step.
     one_processor: bool,
 }
 
@@ -55,7 +55,7 @@ impl Step {
         }
     }
 
-    const fn in_a_node(
+    const fn on_one_processor(
         name: &'static str,
         minutes: u64,
         arguments: &'static [&'static str],
@@ -138,24 +138,24 @@ const STEPS: &[Step] = &[
         ],
     ),
     Step::check("release build", &["build", "--release"]),
-    Step::tests("end to end", 15, &tests_program("e2e")),
-    Step::tests("conformance", 30, &tests_program("conformance")),
+    // These two wait more than they work.
+    Step::on_one_processor("end to end", 15, &tests_program("e2e")),
+    Step::on_one_processor("conformance", 30, &tests_program("conformance")),
     // The longest first, so that both processors have something to do to the end.
-    //
-    // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each
-    // time: `vmm -- qemu::`.
-    Step::in_a_node(
-        "machines and devices",
-        45,
-        &tests_program_with("vmm", ["--", "trefoil::"]),
-    ),
-    Step::in_a_node(
+    Step::on_one_processor(
         "microVM pods end to end",
         45,
         &tests_program_with("e2e", ["--", "--handler=trefoil-vm"]),
     ),
+    // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each
+    // time: `vmm -- qemu::`.
+    Step::on_one_processor(
+        "machines and devices",
+        45,
+        &tests_program_with("vmm", ["--", "trefoil::"]),
+    ),
     // All of critest, but what tests/conformance/not-as-microvm.txt lists.
-    Step::in_a_node(
+    Step::on_one_processor(
         "conformance of microVM pods",
         30,
         &[
@@ -170,23 +170,23 @@ const STEPS: &[Step] = &[
             "trefoil-vm",
         ],
     ),
-    Step::in_a_node(
+    Step::on_one_processor(
         "end to end, in the node",
         30,
         &tests_program_with("e2e", IN_NODE),
     ),
-    Step::in_a_node(
+    Step::on_one_processor(
         "conformance, in the node",
         20,
         &tests_program_with("conformance", IN_NODE),
     ),
-    Step::in_a_node(
+    Step::on_one_processor(
         "tests of the crates, in the node",
         15,
         &tests_program("crates-in-node"),
     ),
-    Step::in_a_node("guest boots", 10, &tests_program("guest-boot")),
-    Step::in_a_node(
+    Step::on_one_processor("guest boots", 10, &tests_program("guest-boot")),
+    Step::on_one_processor(
         "the node",
         10,
         &["test", "-p", "trefoil-tests", "--test", "node-trials"],

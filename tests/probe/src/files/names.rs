@@ -125,7 +125,7 @@ pub(super) fn links(at: &Path) -> Result<(), String> {
 }
 
 pub(super) fn many(at: &Path) -> Result<(), String> {
-    const COUNT: usize = 10_000;
+    const COUNT: usize = 2_000;
     for number in 0..COUNT {
         File::create_new(at.join(format!("file number {number}"))).during("making")?;
     }

@@ -48,9 +48,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins the record of `pod`, whose first container's bundle is the working directory.
-    pub fn new(pod: &str, address: &str) -> Result<Self> {
-        let bundle = std::env::current_dir().context(|| "find the pod's bundle")?;
+    /// Begins the record of `pod`, whose first container has this bundle.
+    pub fn new(bundle: PathBuf, pod: &str, address: &str) -> Result<Self> {
         // Where an older containerd starts the server for a later container of the pod, the pod's own
         // bundle lies beside that container's.
         let of_pod = bundle.with_file_name(pod);

@@ -81,7 +81,8 @@ async fn serve_until_done(
         )));
     }
     let events = Publisher::new(&opts.ttrpc_address, &opts.namespace);
-    let record = Record::new(task.pod, task.address)?;
+    let bundle = std::env::current_dir().context(|| "find the pod's bundle")?;
+    let record = Record::new(bundle, task.pod, task.address)?;
     let pod = Arc::new(Pod::new(
         task.pod,
         &opts.namespace,

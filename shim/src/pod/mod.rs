@@ -5,6 +5,8 @@
 
 mod container;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,0 +1,263 @@
+//! What may happen to a pod while a container of it is being made, with a runtime that takes its time.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+
+use async_trait::async_trait;
+use oci_spec::runtime::LinuxResources;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use trefoil_core::stats::Stats;
+use trefoil_core::{ExecConfig, Isolation, Process, TerminalSize};
+
+use super::*;
+
+/// A runtime of which each container is made when somebody permits it, and whose processes run nothing.
+struct Slow {
+    permits: Semaphore,
+    /// The containers that there are.
+    count: AtomicU32,
+}
+
+struct SlowSandbox(Arc<Slow>);
+
+struct Idle {
+    runtime: Arc<Slow>,
+    init: Arc<IdleProcess>,
+}
+
+struct IdleProcess(watch::Sender<Option<ExitStatus>>);
+
+#[async_trait]
+impl Runtime for SlowSandbox {
+    fn isolation(&self) -> Isolation {
+        Isolation::Namespace
+    }
+
+    async fn create_sandbox(&self, _: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
+        Ok(Arc::new(Self(self.0.clone())))
+    }
+}
+
+#[async_trait]
+impl Sandbox for SlowSandbox {
+    async fn create_container(
+        &self,
+        config: ContainerConfig,
+    ) -> Result<Arc<dyn trefoil_core::Container>> {
+        self.0
+            .permits
+            .acquire()
+            .await
+            .expect("it is never closed")
+            .forget();
+        if config.id == "bad" {
+            return Err(Error::internal("no luck"));
+        }
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Idle {
+            runtime: self.0.clone(),
+            init: Arc::new(IdleProcess(watch::Sender::new(None))),
+        }))
+    }
+
+    async fn ended(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn stop(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl trefoil_core::Container for Idle {
+    fn init(&self) -> Arc<dyn Process> {
+        self.init.clone()
+    }
+
+    async fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn exec(&self, _: ExecConfig) -> Result<Arc<dyn Process>> {
+        Ok(self.init.clone())
+    }
+
+    async fn kill_all(&self, signal: i32) -> Result<()> {
+        self.init.kill(signal).await
+    }
+
+    async fn pause(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn update(&self, _: &LinuxResources) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<Stats> {
+        Err(Error::internal("it is not measured"))
+    }
+
+    async fn processes(&self) -> Result<Vec<u32>> {
+        Ok(vec![1])
+    }
+
+    fn owns_its_processes(&self) -> bool {
+        true
+    }
+
+    async fn out_of_memory(&self) {
+        std::future::pending().await
+    }
+
+    async fn delete(&self) -> Result<()> {
+        self.runtime.count.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Process for IdleProcess {
+    fn pid(&self) -> u32 {
+        1
+    }
+
+    async fn wait(&self) -> ExitStatus {
+        let mut ended = self.0.subscribe();
+        let status = ended.wait_for(Option::is_some).await.expect("it is here");
+        status.expect("it has ended")
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        *self.0.borrow()
+    }
+
+    async fn kill(&self, signal: i32) -> Result<()> {
+        self.0.send_replace(Some(ExitStatus::killed_by(signal)));
+        Ok(())
+    }
+
+    async fn resize(&self, _: TerminalSize) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close_stdin(&self) {}
+
+    async fn drain(&self) {}
+
+    async fn close_stdio(&self) {}
+}
+
+/// A pod, with its bundle.
+struct Bench {
+    bundle: PathBuf,
+    runtime: Arc<Slow>,
+    pod: Arc<Pod>,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let bundle = std::env::temp_dir().join(format!("pod-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&bundle).expect("a bundle");
+        let configuration = r#"{"ociVersion": "1.1.0"}"#;
+        std::fs::write(bundle.join("config.json"), configuration).expect("a configuration");
+        let runtime = Arc::new(Slow {
+            permits: Semaphore::new(0),
+            count: AtomicU32::new(0),
+        });
+        let pod = Pod::new(
+            name,
+            "test",
+            Arc::new(SlowSandbox(runtime.clone())),
+            Publisher::new("/nowhere/containerd.sock.ttrpc", "test"),
+            Record::new(bundle.clone(), name, "unix:///nowhere").expect("a record"),
+        );
+        Self {
+            bundle,
+            runtime,
+            pod: Arc::new(pod),
+        }
+    }
+
+    fn request(&self, id: &str) -> CreateRequest {
+        CreateRequest {
+            id: id.to_owned(),
+            bundle: self.bundle.to_string_lossy().into_owned(),
+            rootfs: Vec::new(),
+            streams: Streams::default(),
+            options: RuntimeOptions::default(),
+        }
+    }
+
+    /// Has a container made, and returns when that has begun.
+    async fn create(&self, id: &str) -> JoinHandle<Result<()>> {
+        let (pod, request) = (self.pod.clone(), self.request(id));
+        let making = tokio::spawn(async move { pod.create(request).await.map(drop) });
+        while !self.pod.containers().contains_key(id) {
+            tokio::task::yield_now().await;
+        }
+        making
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.bundle);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_container_that_is_being_made_is_waited_for() {
+    let bench = Bench::new("waited-for");
+    let making = bench.create("a").await;
+    assert!(bench.pod.container_made("a").is_none());
+    let pod = bench.pod.clone();
+    let asking =
+        tokio::spawn(async move { pod.container("a").await.map(|found| found.id.clone()) });
+    tokio::task::yield_now().await;
+    assert!(!asking.is_finished());
+    bench.runtime.permits.add_permits(1);
+    assert_eq!(asking.await.expect("asked").expect("found"), "a");
+    making.await.expect("made").expect("made");
+    assert!(bench.pod.container_made("a").is_some());
+
+    // One that can't be made is not there.
+    let making = bench.create("bad").await;
+    let pod = bench.pod.clone();
+    let asking = tokio::spawn(async move { pod.container("bad").await.map(drop) });
+    tokio::task::yield_now().await;
+    bench.runtime.permits.add_permits(1);
+    let why = asking.await.expect("asked").expect_err("not made");
+    assert_eq!(why.kind(), ErrorKind::NotFound);
+    let why = making.await.expect("tried").expect_err("not made");
+    assert_eq!(why.to_string(), "no luck");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nothing_is_left_of_what_was_being_made_when_the_end_was_asked_for() {
+    for id in ["a", "bad"] {
+        let bench = Bench::new(&format!("end-while-making-{id}"));
+        let making = bench.create(id).await;
+        bench.pod.shut_down();
+        let pod = bench.pod.clone();
+        let over = tokio::spawn(async move { pod.over().await });
+        tokio::task::yield_now().await;
+        assert!(!over.is_finished());
+        let another = bench.pod.create(bench.request("b")).await.map(drop);
+        assert_eq!(
+            another.expect_err("too late").to_string(),
+            "create container b: its pod is being shut down"
+        );
+        bench.runtime.permits.add_permits(1);
+        making.await.expect("tried").expect_err("not wanted");
+        over.await.expect("over");
+        assert_eq!(bench.runtime.count.load(Ordering::Relaxed), 0);
+        assert!(bench.pod.containers().is_empty());
+    }
+}

@@ -14,15 +14,19 @@ use crate::Peers;
 use crate::measure::{self, Measure};
 use crate::table::{Row, Table};
 
-/// All of them.
-pub fn all() -> Vec<(&'static str, Measure)> {
+/// All of them that are measured in such a node: what memory is used is the same by any clock, and where
+/// clocks count instructions a guest stands still now and then.
+pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
     let others = measure::ALL.iter().copied();
-    let mut all: Vec<(&str, Measure)> = others
+    let own: [(&str, Measure); 2] = [
+        ("boot: by its parts", boot),
+        ("files: metadata and data", files),
+    ];
+    others
         .filter(|(name, _)| !name.starts_with("parallel"))
-        .collect();
-    all.push(("boot: by its parts", boot));
-    all.push(("files: metadata and data", files));
-    all
+        .chain(own)
+        .filter(|(name, _)| name.starts_with("memory") != by_instructions)
+        .collect()
 }
 
 /// What the shim says of its machine's boot, in its own words.

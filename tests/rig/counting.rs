@@ -25,7 +25,7 @@ const INSIDE: &str = "TREFOIL_COUNT_INSIDE";
 const TOLERANCE: f64 = 0.001;
 
 /// The median of so many boots is taken: in some a timer of the node's falls that doesn't in others.
-pub const BOOTS: usize = 9;
+pub const BOOTS: usize = 15;
 
 /// Where nobody wants to run, the clock is moved on: while the node waits for the machine below,
 /// hours may pass in it.

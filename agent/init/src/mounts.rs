@@ -62,7 +62,8 @@ const MOUNTS: &[Mount] = &[
         kind: "tmpfs",
         at: "/dev/shm",
         flags: PLAIN,
-        options: Some("mode=1777"),
+        // As large as what containerd makes for a pod: half of a small machine's memory is less.
+        options: Some("mode=1777,size=65536k"),
         make: true,
     },
     Mount {

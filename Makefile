@@ -53,9 +53,10 @@ bench: prerequisites build ## Measure against containerd's own shim with runc, a
 	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- bench
 
 .PHONY: bench-count
-bench-count: prerequisites ## Count the instructions of a guest's boot, by QEMU and by our VMM
+bench-count: prerequisites build ## Count the instructions of a guest's boot, by QEMU and our VMM, and of pods
 	@$(CARGO) run --quiet -p trefoil-tests --bin count
 	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- count
+	@$(CARGO) run --quiet -p trefoil-tests --bin bench -- --handler trefoil-vm --n 3
 
 .PHONY: fuzz
 fuzz: prerequisites ## Run the VMM's fuzz targets: ten million executions or 30 minutes each

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rig::Handler;
+use rig::counting;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
 use crate::Peers;
@@ -37,26 +38,43 @@ fn boot(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     let [_, ours] = peers.both;
     let mut parts: BTreeMap<(usize, String), Row> = BTreeMap::new();
     for _ in 0..n {
-        let pod = Pod::run(peers.rig, ours, PodSpec::default())?;
-        let log = fs::read_to_string(peers.rig.log())?;
-        let of_pod = format!("{BOOT}{}: ", pod.id);
-        let line = log
-            .lines()
-            .find_map(|line| line.split_once(&of_pod))
-            .and_then(|(_, rest)| rest.split_once('"'))
-            .with_context(|| format!("the log does not tell of the boot of {}", pod.id))?;
-        for (index, part) in line.0.split(", ").enumerate() {
+        let line = again(peers, "a boot", || boot_told(peers, ours))?;
+        for (index, part) in line.split(", ").enumerate() {
             let (name, value) = part.rsplit_once(' ').context("a part without a number")?;
             parts
                 .entry((index, name.to_owned()))
                 .or_insert_with(|| Row::new(format!("boot: {name}"), "ms"))
                 .add(ours, value.parse()?);
         }
-        pod.stop()?;
-        pod.remove()?;
     }
     parts.into_values().for_each(|row| table.push(row));
     Ok(())
+}
+
+/// What the shim tells of one pod's boot.
+fn boot_told(peers: &Peers<'_>, handler: Handler) -> Result<String> {
+    let pod = Pod::run(peers.rig, handler, PodSpec::default())?;
+    let log = fs::read_to_string(peers.rig.log())?;
+    let of_pod = format!("{BOOT}{}: ", pod.id);
+    let (told, _) = log
+        .lines()
+        .find_map(|line| line.split_once(&of_pod))
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .with_context(|| format!("the log does not tell of the boot of {}", pod.id))?;
+    pod.stop()?;
+    pod.remove()?;
+    Ok(told.to_owned())
+}
+
+/// [`counting::again`] for what is done with pods: of one that stands still nothing is left for the next.
+fn again<T>(peers: &Peers<'_>, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    counting::again(what, || {
+        let outcome = attempt();
+        if outcome.is_err() {
+            peers.rig.remove_all()?;
+        }
+        outcome
+    })
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -101,7 +119,9 @@ fn files(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     let mut rows = WORK.map(|(name, _)| Row::new(name, "ms"));
     for _ in 0..n {
         for handler in peers.both {
-            let times = times(peers, handler, &spec)?;
+            let times = again(peers, "the work with files", || {
+                times(peers, handler, &spec)
+            })?;
             for (row, pair) in rows.iter_mut().zip(times.windows(2)) {
                 // It may have become midnight.
                 let took =
@@ -114,11 +134,14 @@ fn files(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// All of it takes some three seconds where clocks count instructions; a guest that takes so long stands still.
+const STANDS_STILL: Duration = Duration::from_secs(15);
+
 /// When containerd read each line that a container printed, since midnight.
 fn times(peers: &Peers<'_>, handler: Handler, spec: &ContainerSpec) -> Result<Vec<Duration>> {
     let pod = Pod::run(peers.rig, handler, PodSpec::default())?;
     let container = pod.start(spec)?;
-    let (code, _) = container.ended()?;
+    let (code, _) = container.ended_within(STANDS_STILL)?;
     let log = fs::read_to_string(&container.log)?;
     let times: Vec<Duration> = log.lines().map(time).collect::<Result<_>>()?;
     ensure!(

@@ -297,8 +297,13 @@ impl Container<'_> {
 
     /// Waits until it has ended: its exit code and the reason containerd gives.
     pub fn ended(&self) -> Result<(i64, String)> {
+        self.ended_within(Duration::from_secs(60))
+    }
+
+    /// As [`Container::ended`], and fails if it takes longer.
+    pub fn ended_within(&self, limit: Duration) -> Result<(i64, String)> {
         let mut answer = None;
-        command::until("the container's end", Duration::from_secs(60), || {
+        command::until("the container's end", limit, || {
             let status = &self.inspect()?["status"];
             if status["state"] == "CONTAINER_EXITED" {
                 let code = status["exitCode"].as_i64().unwrap_or(0);

@@ -99,7 +99,8 @@ impl Pod {
         self.over.notified().await;
     }
 
-    /// Ends the pod's server as soon as nothing is left for it to serve.
+    /// Ends the pod's server as soon as nothing is left for it to serve. containerd also asks for it when it
+    /// could not make a later container of the pod, whose others live on, and may be joined by more.
     pub fn shut_down(&self) {
         self.ending.store(true, Ordering::Relaxed);
         self.end_if_idle();
@@ -123,15 +124,10 @@ impl Pod {
             Err(_) => self.containers().remove(&id),
         };
         self.made.notify_waiters();
-        if !self.ending.load(Ordering::Relaxed) {
-            return outcome;
+        if outcome.is_err() {
+            self.end_if_idle();
         }
-        // Whoever has asked for the pod's end meanwhile won't ask for this container's.
-        if outcome.is_ok() {
-            self.delete(&id).await?;
-        }
-        self.end_if_idle();
-        Err(being_shut_down(&id))
+        outcome
     }
 
     async fn create_reserved(&self, request: CreateRequest) -> Result<Arc<Container>> {
@@ -228,9 +224,6 @@ impl Pod {
     }
 
     fn reserve(&self, id: &str) -> Result<()> {
-        if self.ending.load(Ordering::Relaxed) {
-            return Err(being_shut_down(id));
-        }
         let mut containers = self.containers();
         if containers.contains_key(id) {
             return Err(Error::new(
@@ -295,13 +288,6 @@ impl Pod {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn being_shut_down(container: &str) -> Error {
-    Error::new(
-        ErrorKind::FailedPrecondition,
-        format!("create container {container}: its pod is being shut down"),
-    )
 }
 
 /// Says why a sandbox has ended by itself: its containers end with it, and their ends don't tell.

@@ -25,6 +25,7 @@ need pkg-config "finding libseccomp" has pkg-config
 need iproute2 "the bench's network" has ip
 need iptables "the CNI plugins' port maps" has iptables
 need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
+need procps "ps, in containers made of this machine's files" has ps
 need make "the two commands" has make
 need kmod "the node's kernel modules" has modprobe
 need xz-utils "unpacking them, and the guest kernel's source" has xz

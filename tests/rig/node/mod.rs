@@ -15,14 +15,16 @@ pub mod init;
 mod job;
 mod terminal;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use trefoil_guest::{cache, cpio};
 
 use crate::containerd::make_directory;
@@ -149,9 +151,14 @@ impl Node {
         command.extend_from_slice(arguments);
         self.hot.push(program);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let ended = self
-            .run(&words, show)
-            .with_context(|| format!("running {name} in a node"))?;
+        let ended = match self.run(&words, show) {
+            Err(error) if error.is::<Crash>() => {
+                eprintln!("{error:#}\nQEMU crashed, not what runs in it: once more, in a new node");
+                self.run(&words, show)
+            }
+            outcome => outcome,
+        };
+        let ended = ended.with_context(|| format!("running {name} in a node"))?;
         Ok(ExitCode::from(ended.code))
     }
 
@@ -166,6 +173,18 @@ impl Node {
         prepared.watch(self, qemu, command.join(" "), |_| {})
     }
 }
+
+/// QEMU itself crashed, as it did once on 2026-11-26, in a node with many guests.
+#[derive(Debug)]
+pub struct Crash(String);
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Crash {}
 
 /// A node's directory, with all that QEMU needs, and its guard.
 struct Prepared {
@@ -380,9 +399,15 @@ impl Prepared {
                     (true, None) => {
                         bail!("the node had not started `{what}` after {limit:?}; {said}")
                     }
-                    (false, _) => bail!(
-                        "the node ended ({status}) before `{what}` did, after {wall:.1?}; {said}"
-                    ),
+                    (false, _) => {
+                        let why = format!(
+                            "the node ended ({status}) before `{what}` did, after {wall:.1?}; {said}"
+                        );
+                        Err(match status.signal() {
+                            Some(libc::SIGSEGV | libc::SIGBUS | libc::SIGABRT) => Crash(why).into(),
+                            _ => anyhow!(why),
+                        })
+                    }
                 }
             }
         }

@@ -61,7 +61,6 @@ fn of_64_mib(env: &Env) -> Result<()> {
     same("used", used.trim(), "41943040")
 }
 
-/// What one container writes into a volume the other sees, and their locks are one.
 /// A kubelet gives a pod's cgroup the pod's limits and the overhead of its class: a pod that uses what it may
 /// gets by with that.
 fn overhead_of_their_class(env: &Env) -> Result<()> {
@@ -115,6 +114,7 @@ fn overhead() -> Result<u64> {
     Ok(mebibytes.parse::<u64>()? << 20)
 }
 
+/// What one container writes into a volume the other sees, and their locks are one.
 fn volume_of_two(env: &Env) -> Result<()> {
     let volume = env.rig.directory().join("logs/volume-of-two");
     fs::create_dir_all(&volume)?;

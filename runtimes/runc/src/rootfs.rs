@@ -84,13 +84,17 @@ pub fn unmount(target: &Path) -> Result<usize> {
 /// Removes what an init has left at `target` that was still preparing its root when containerd had
 /// unmounted it already: then it makes its mount points in the bare directory, and containerd can't remove
 /// that. Only such things go: directories, empty files, links and devices, all of the directory's own
-/// filesystem. A file that holds something is nobody's mount point and stays, with all above it.
+/// filesystem. A file that holds something is nobody's mount point and stays, with all above it. containerd
+/// may move the directory away meanwhile.
 pub fn remove_mount_points(target: &Path) -> Result<()> {
     let device = match fs::symlink_metadata(target) {
         Ok(found) if found.is_dir() => found.dev(),
         _ => return Ok(()),
     };
-    remove_empty(target, device).context(|| format!("clear the directory {}", target.display()))
+    match remove_empty(target, device) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound && !target.exists() => Ok(()),
+        outcome => outcome.context(|| format!("clear the directory {}", target.display())),
+    }
 }
 
 fn remove_empty(directory: &Path, device: u64) -> std::io::Result<()> {
@@ -137,6 +141,25 @@ mod tests {
         assert!(why.to_string().contains("data is not empty"), "{why}");
         fs::remove_dir_all(&root).expect("remove");
         remove_mount_points(&root).expect("no such place");
+    }
+
+    #[test]
+    fn a_root_that_is_moved_away_meanwhile_is_cleared() {
+        let root = std::env::temp_dir().join(format!("rootfs-moved-{}", std::process::id()));
+        let elsewhere = root.with_extension("elsewhere");
+        for _ in 0..100 {
+            for n in 0..50 {
+                fs::create_dir_all(root.join(n.to_string())).expect("directory");
+            }
+            let mover = std::thread::spawn({
+                let (root, elsewhere) = (root.clone(), elsewhere.clone());
+                move || fs::rename(root, elsewhere)
+            });
+            let outcome = remove_mount_points(&root);
+            mover.join().expect("join").expect("move");
+            fs::remove_dir_all(&elsewhere).expect("remove");
+            outcome.expect("cleared, or gone");
+        }
     }
 
     #[test]

@@ -94,6 +94,15 @@ impl State {
         looking_again(|| Container::load(self.libcontainer.clone()))
             .map_err(|why| Error::internal(sentence(&why)))
     }
+
+    /// libcontainer's part: hooks, its state, resource control groups. containerd, which takes no lock,
+    /// may move the bundle away meanwhile; then there is no state left to fail at.
+    fn delete(&self, mut container: Container) -> Result<Option<String>> {
+        match looking_again(|| container.delete(true)) {
+            Err(why) if self.libcontainer.exists() => Err(Error::internal(sentence(&why))),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// The cgroup of a container with this configuration.
@@ -207,7 +216,7 @@ pub fn clean_up(
         Ok(cgroup) => {
             note(kill_processes(&cgroup));
             if let Ok(container) = state.load() {
-                note(delete_state(container));
+                note(state.delete(container));
             }
             note(
                 cgroup
@@ -271,13 +280,6 @@ fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
     }
 }
 
-/// libcontainer's part: hooks, its state, resource control groups.
-fn delete_state(mut container: Container) -> Result<Option<String>> {
-    looking_again(|| container.delete(true))
-        .map(|()| None)
-        .map_err(|why| Error::internal(sentence(&why)))
-}
-
 /// Does again what has failed because the init was reaped while libcontainer looked at it, which it does
 /// before all else: the next look finds nobody.
 fn looking_again<T>(
@@ -339,6 +341,41 @@ mod tests {
         });
         assert!(outcome.is_err() && looks == 1);
         assert!(looking_again::<()>(|| Err(gone())).is_err());
+    }
+
+    #[test]
+    fn a_bundle_that_is_moved_away_meanwhile_is_removed() {
+        let bundle = std::env::temp_dir().join(format!("state-moved-{}", std::process::id()));
+        let elsewhere = bundle.with_extension("elsewhere");
+        let state = State::of("c", &bundle);
+        fs::create_dir_all(&state.libcontainer).expect("bundle");
+        Container::new(
+            "c",
+            libcontainer::container::ContainerStatus::Stopped,
+            None,
+            &bundle,
+            &state.libcontainer,
+        )
+        .and_then(|container| container.save())
+        .expect("its state");
+        // A hook is the only moment within libcontainer's removing that can be met surely.
+        let config = serde_json::json!({
+            "hooks": { "poststop": [{
+                "path": "/bin/mv",
+                "args": ["mv", bundle, elsewhere],
+            }] },
+            "cgroup_path": "/trefoil-state-moved",
+        });
+        fs::write(
+            state.libcontainer.join("youki_config.json"),
+            config.to_string(),
+        )
+        .expect("its configuration");
+        let outcome = clean_up("c", &bundle, Some(Path::new("/trefoil-state-moved")), false);
+        let moved = elsewhere.join("trefoil/c").exists();
+        fs::remove_dir_all(&elsewhere).expect("remove");
+        assert!(moved);
+        assert_eq!(outcome.expect("nothing left"), Vec::<String>::new());
     }
 
     #[test]

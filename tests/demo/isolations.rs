@@ -58,7 +58,7 @@ pub fn show_all() -> Result<ExitCode> {
 fn here(guest: &Images) -> Result<()> {
     let rig = Rig::start()?;
     rig.install_guest(guest)?;
-    rig.crictl(&["pull", images::BASE])?.success()?;
+    rig.pull(images::BASE)?;
     let mut answers: Vec<Vec<String>> = Vec::new();
     let mut times = Vec::new();
     for handler in HANDLERS {

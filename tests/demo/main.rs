@@ -44,7 +44,7 @@ fn one_pod() -> Result<()> {
     ));
 
     let started = Instant::now();
-    rig.crictl(&["pull", images::WEB])?.success()?;
+    rig.pull(images::WEB)?;
     step(
         "crictl pull",
         &format!(

@@ -155,6 +155,7 @@ fn main() -> Result<ExitCode> {
             rig.install_guest(images)?;
         }
         rig.ctr_pull(rig::images::BASE)?;
+        rig.pull(rig::images::BASE)?;
         Some(Arc::new(Env {
             rig,
             handler,

@@ -1,5 +1,6 @@
 //! A containerd of our own: under one directory, in its own namespaces, gone when dropped.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -7,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -154,6 +156,10 @@ pub struct Rig {
     tools: Tools,
     namespaces: Namespaces,
     daemon: Mutex<Option<Child>>,
+    /// The images that pods have been given.
+    pulled: Mutex<BTreeSet<String>>,
+    /// Whether something may be left that CRI doesn't know.
+    ctr_used: AtomicBool,
     guard: Option<Child>,
     _registry: Registry,
 }
@@ -180,6 +186,8 @@ impl Rig {
             tools,
             namespaces,
             daemon: Mutex::new(None),
+            pulled: Mutex::default(),
+            ctr_used: AtomicBool::new(false),
             guard: Some(guard),
             _registry: registry,
         };
@@ -270,7 +278,8 @@ impl Rig {
                         "type": "bridge",
                         "bridge": "pods0",
                         "isGateway": true,
-                        "ipMasq": true,
+                        // Which takes longer than all else of it, and nothing is outside of a node.
+                        "ipMasq": !crate::node::inside(),
                         "hairpinMode": true,
                         "ipam": {
                             "type": "host-local",
@@ -286,7 +295,7 @@ impl Rig {
         fs::write(
             dir.join("crictl.yaml"),
             format!(
-                "runtime-endpoint: unix://{at}/containerd.sock\nimage-endpoint: unix://{at}/containerd.sock\ntimeout: 60\npull-image-on-create: true\n"
+                "runtime-endpoint: unix://{at}/containerd.sock\nimage-endpoint: unix://{at}/containerd.sock\ntimeout: 60\n"
             ),
         )?;
         fs::write(dir.join("config.toml"), self.configuration())?;
@@ -340,7 +349,11 @@ impl Rig {
         let ours = OUR_HANDLERS;
         // containerd asks each container each second what it uses. In a node that asks guests, some
         // twenty of them leave its one processor no time for anything else.
-        let period = if crate::node::inside() { "10s" } else { "1s" };
+        let slow = crate::node::inside();
+        let period = if slow { "10s" } else { "1s" };
+        // Nor has it time for what is no matter of shims: words about each call, and a program that brings a
+        // pod's loopback device up.
+        let level = if slow { "info" } else { "debug" };
         format!(
             r#"version = 3
 imports = ['{ours}', '{at}/conf.d/*.toml']
@@ -355,7 +368,7 @@ address = '{at}/containerd.sock'
 address = '{at}/containerd.sock.ttrpc'
 
 [debug]
-level = 'debug'
+level = '{level}'
 
 [plugins.'io.containerd.internal.v1.opt']
 path = '{at}/opt'
@@ -378,6 +391,7 @@ cdi_spec_dirs = []
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ['{cni}']
 conf_dir = '{at}/cni'
+use_internal_loopback = {slow}
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
 runtime_type = 'io.containerd.runc.v2'
@@ -527,6 +541,7 @@ Root = '{at}/runc'
 
     /// A `ctr` command.
     pub fn ctr_command(&self, arguments: &[&str]) -> Result<Command> {
+        self.ctr_used.store(true, Ordering::Relaxed);
         let mut command = self.command(self.tools.ctr())?;
         command
             .arg("--address")
@@ -535,6 +550,16 @@ Root = '{at}/runc'
             .arg(&self.name)
             .args(arguments);
         Ok(command)
+    }
+
+    /// Pulls an image for pods, once.
+    pub fn pull(&self, image: &str) -> Result<()> {
+        let mut pulled = self.pulled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pulled.contains(image) {
+            self.crictl(&["pull", image])?.success()?;
+            pulled.insert(image.to_owned());
+        }
+        Ok(())
     }
 
     /// Pulls an image for `ctr`, which doesn't do so by itself.
@@ -572,6 +597,9 @@ Root = '{at}/runc'
     pub fn remove_all(&self) -> Result<()> {
         self.crictl_raw(&["rmp", "--all", "--force"], &[], Duration::from_secs(180))?
             .success()?;
+        if !self.ctr_used.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
         for id in self
             .ctr(&["containers", "list", "--quiet"])?
             .text()?
@@ -580,6 +608,8 @@ Root = '{at}/runc'
             drop(self.ctr(&["tasks", "rm", "--force", id])?);
             self.ctr(&["containers", "rm", id])?.success()?;
         }
+        // These calls were none to clean up after.
+        self.ctr_used.store(false, Ordering::Relaxed);
         Ok(())
     }
 

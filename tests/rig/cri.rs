@@ -163,6 +163,7 @@ impl<'a> Pod<'a> {
 
     /// Creates a container in it.
     pub fn create(&self, spec: &ContainerSpec) -> Result<Container<'a>> {
+        self.rig.pull(&spec.image)?;
         let name = format!("container-{}", number());
         let log = format!("{name}.log");
         let config = self

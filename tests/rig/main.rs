@@ -23,6 +23,7 @@ fn up() -> Result<()> {
     ends.thread_block()?;
 
     let rig = Rig::start()?;
+    rig.pull(rig::images::BASE)?;
     let at = rig.directory().display();
     let snippet = rig.directory().join("env");
     let enter = format!(

@@ -351,9 +351,7 @@ impl Rig {
         // twenty of them leave its one processor no time for anything else.
         let slow = crate::node::inside();
         let period = if slow { "10s" } else { "1s" };
-        // Nor has it time for what is no matter of shims: words about each call, and a program that brings a
-        // pod's loopback device up.
-        let level = if slow { "info" } else { "debug" };
+        // Nor has it time for a program that brings a pod's loopback device up, no matter of shims.
         format!(
             r#"version = 3
 imports = ['{ours}', '{at}/conf.d/*.toml']
@@ -368,7 +366,7 @@ address = '{at}/containerd.sock'
 address = '{at}/containerd.sock.ttrpc'
 
 [debug]
-level = '{level}'
+level = 'debug'
 
 [plugins.'io.containerd.internal.v1.opt']
 path = '{at}/opt'

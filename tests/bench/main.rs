@@ -133,13 +133,15 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A node that takes longer for one part stands still: with three rounds the longest takes two minutes.
-fn stands_still_after(rounds: usize) -> Duration {
-    let minute = Duration::from_secs(60);
-    u32::try_from(rounds).map_or(Duration::MAX, |rounds| {
-        minute.saturating_mul(rounds.saturating_add(4))
-    })
+/// How long a node may take for one part where its clocks count instructions: more than it needs, which is
+/// some minutes for three rounds. One that takes longer stands still, and its clocks with it.
+fn limit(rounds: usize) -> Duration {
+    let rounds = u64::try_from(rounds).unwrap_or(u64::MAX);
+    Duration::from_secs(rounds.saturating_mul(180).saturating_add(300))
 }
+
+/// An ordinary node's.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Measures one part in a node, in which clocks may count instructions.
 fn in_node(images: &Images, by_instructions: bool, options: &Options, part: &str) -> Result<()> {
@@ -152,7 +154,10 @@ fn in_node(images: &Images, by_instructions: bool, options: &Options, part: &str
         instructions: by_instructions,
         // containerd's root is in memory there.
         memory: 8192,
-        limit: Some(stands_still_after(options.n)),
+        limit: Some(match by_instructions {
+            true => limit(options.n),
+            false => LIMIT,
+        }),
         environment,
         hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
         ..Node::default()

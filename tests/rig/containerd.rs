@@ -278,7 +278,7 @@ impl Rig {
                         "type": "bridge",
                         "bridge": "pods0",
                         "isGateway": true,
-                        // Which takes longer than all else of it, and nothing is outside of a node.
+                        // Several runs of iptables for each pod, for an outside that a node doesn't have.
                         "ipMasq": !crate::node::inside(),
                         "hairpinMode": true,
                         "ipam": {
@@ -348,10 +348,10 @@ impl Rig {
         // Ours are configured by what a node is given.
         let ours = OUR_HANDLERS;
         // containerd asks each container each second what it uses. In a node that asks guests, some
-        // twenty of them leave its one processor no time for anything else.
+        // twenty of them leave its one processor no time for anything else. Nor has it time for a program
+        // that brings each pod's loopback device up, no matter of shims.
         let slow = crate::node::inside();
         let period = if slow { "10s" } else { "1s" };
-        // Nor has it time for a program that brings a pod's loopback device up, no matter of shims.
         format!(
             r#"version = 3
 imports = ['{ours}', '{at}/conf.d/*.toml']
@@ -595,7 +595,7 @@ Root = '{at}/runc'
     pub fn remove_all(&self) -> Result<()> {
         self.crictl_raw(&["rmp", "--all", "--force"], &[], Duration::from_secs(180))?
             .success()?;
-        if !self.ctr_used.swap(false, Ordering::Relaxed) {
+        if !self.ctr_used.load(Ordering::Relaxed) {
             return Ok(());
         }
         for id in self

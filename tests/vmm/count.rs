@@ -98,10 +98,13 @@ pub fn run(images: &Images) -> Result<ExitCode> {
 
 /// What some phases take together.
 fn phases(one: &Counts, other: &Counts, range: Range<usize>) -> Twice {
-    let sum = |counts: &Counts| counts.phases[range.clone()].iter().sum();
+    let of_range = |counts: &Counts| {
+        let from = counts.phases.iter().skip(range.start);
+        from.take(range.len()).sum()
+    };
     Twice {
-        one: sum(one),
-        other: sum(other),
+        one: of_range(one),
+        other: of_range(other),
     }
 }
 

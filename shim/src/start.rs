@@ -13,6 +13,7 @@ use containerd_shim::Flags;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
 use trefoil_core::{Context, Error, Isolation, Result, annotations};
+use trefoil_runc::cgroup;
 use trefoil_sandbox_vmm::Settings;
 
 use crate::config::{self, Config};
@@ -172,6 +173,7 @@ fn fork_server(task: &Task<'_>, listener: UnixListener) -> Result<Pid> {
     if std::env::var_os("SCHED_CORE").is_some() {
         share_no_core()?;
     }
+    begin_grace_period();
     // SAFETY: this process has one thread, so its copy may do whatever it could do itself.
     match unsafe { fork() }.context(|| "fork the pod's server")? {
         ForkResult::Parent { child } => Ok(child),
@@ -179,6 +181,19 @@ fn fork_server(task: &Task<'_>, listener: UnixListener) -> Result<Pid> {
             detach();
             serve::serve(task, listener)
         }
+    }
+}
+
+/// Has the kernel wait for the first move into the pod's cgroup already: containerd's first request follows
+/// in a few milliseconds.
+fn begin_grace_period() {
+    // SAFETY: this process has one thread, so its copy may do whatever it could do itself.
+    if let Ok(ForkResult::Child) = unsafe { fork() } {
+        detach();
+        close_inherited();
+        let _ = cgroup::pass_grace_period();
+        // SAFETY: ends this process at once; nothing of the process it was forked from runs.
+        unsafe { libc::_exit(0) }
     }
 }
 
@@ -194,7 +209,7 @@ fn detach() {
 
 /// Closes what a careless ancestor left open: the server, and all it starts, would keep it so.
 fn close_inherited() {
-    // SAFETY: this process has just begun and has opened nothing yet.
+    // SAFETY: this process has just begun and has opened nothing yet, or was forked to use nothing of it.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 

@@ -46,6 +46,22 @@ fn enter(directory: &Path) -> Result<()> {
     })
 }
 
+/// Has the kernel wait now, and not when a process is moved into another cgroup: for a child that was forked
+/// for this, as it takes 5 to 15 ms.
+///
+/// The first move waits for an RCU grace period; moves soon after it don't (`cgroup_threadgroup_rwsem`, a
+/// percpu rwsem, is in its slow mode by then). Making a container moves its init, and a microVM's shim moves
+/// itself: so what moves itself to where it is has the kernel wait while we still prepare, or containerd
+/// still connects.
+///
+/// # Errors
+/// If this process may not be moved. Then the move to come waits itself.
+pub fn pass_grace_period() -> Result<()> {
+    // All hierarchies share the lock: any will do.
+    let any = layout::own()?.into_iter().next();
+    any.map_or(Ok(()), |own| enter(&own.directory))
+}
+
 impl Cgroup {
     /// Whether systemd keeps it, so that making and removing it talks D-Bus, which may take seconds if
     /// systemd is slow.

@@ -36,7 +36,7 @@ mod update;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Result};
-pub use join::Origin;
+pub use join::{Origin, pass_grace_period};
 use layout::{Controller, Layout};
 pub use oom::OomWatch;
 

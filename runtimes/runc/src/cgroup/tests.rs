@@ -677,3 +677,11 @@ fn a_unit_of_systemd() {
     rig.cgroup.remove().unwrap();
     assert_eq!(property(&unit, "ActiveState"), "inactive");
 }
+
+#[test]
+fn whoever_passes_a_grace_period_stays_where_it_is() {
+    let own = || fs::read_to_string("/proc/self/cgroup").unwrap();
+    let before = own();
+    super::pass_grace_period().unwrap();
+    assert_eq!(own(), before);
+}

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setpgid};
 
-use super::{grace, protocol, worker};
+use super::{protocol, worker};
 
 /// What a container's processes start with unless their configuration says otherwise.
 const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
@@ -16,8 +16,6 @@ const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
 /// Serves requests from the control socket until the server is gone. Never returns.
 pub(super) fn run(control: OwnedFd, server: Pid) -> ! {
     let prepared = prepare(&control, server);
-    // containerd's first request follows in a few milliseconds.
-    grace::begin();
     let code = match prepared.and_then(|()| serve(&control)) {
         Ok(()) => 0,
         Err(_) => 1,

@@ -15,7 +15,6 @@
 //! dies closes it, so every request ends. The helper lives in a process group of its own with all
 //! workers: what of that group ends is reaped without being asked for by number.
 
-mod grace;
 mod helper;
 mod protocol;
 mod worker;

@@ -7,10 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::unistd::getppid;
 use trefoil_core::{Error, Result};
 
-use super::grace;
-use super::helper::die_with;
+use super::helper::{die_with, fork_sibling};
 use super::protocol::{self, Answer, Failure, Request};
-use crate::{container_create, container_exec, state};
+use crate::{cgroup, container_create, container_exec, state};
 
 /// What a request leads to: an answer, and perhaps a descriptor that goes with it.
 pub type Outcome = std::result::Result<(Answer, Option<OwnedFd>), Failure>;
@@ -43,7 +42,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
     };
     match request {
         Request::Create(create) => {
-            grace::begin();
+            begin_grace_period();
             container_create::create(&create, streams(create.streams, given)?)
         }
         Request::Exec(exec) => {
@@ -66,6 +65,15 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
             )
             .map(drop),
         ),
+    }
+}
+
+/// Has the kernel wait for the move of the container's init already, beside us.
+fn begin_grace_period() {
+    if let Ok(true) = fork_sibling() {
+        let _ = cgroup::pass_grace_period();
+        // SAFETY: ends this process at once; nothing of the process it was forked from runs.
+        unsafe { libc::_exit(0) }
     }
 }
 

@@ -131,21 +131,27 @@ fn map(from: FileOffset, length: usize) -> io::Result<MmapRegion> {
 /// Makes large pages of the memory that holds a range of addresses, where more than half of one is in
 /// the range and the host has any: what is to be filled and used from one end to the other costs a
 /// fault where it would be hundreds. Otherwise all is as it was.
+///
+/// Each call makes the host's processors empty their lists of new pages, and waits for that: better
+/// call it for one long range than for two short ones.
 pub fn enlarge(ram: &Ram, addresses: Range<u64>) {
     let nearest = |address: u64| address.saturating_add(LARGE as u64 / 2) / LARGE as u64;
-    for number in nearest(addresses.start)..nearest(addresses.end) {
-        let address = GuestAddress(number * LARGE as u64);
-        let Ok(block) = ram.get_slice(address, LARGE) else {
-            return;
-        };
+    let blocks: Vec<_> = (nearest(addresses.start)..nearest(addresses.end))
+        .map_while(|number| {
+            let address = GuestAddress(number * LARGE as u64);
+            ram.get_slice(address, LARGE).ok()
+        })
+        .collect();
+    for block in &blocks {
         // Where there is no page at all, none is made large.
-        let start = block.ptr_guard_mut().as_ptr();
         // SAFETY: the block is mapped. What is read is of no interest.
-        unsafe { start.read_volatile() };
-        // SAFETY: the block keeps its place and its content.
-        if unsafe { libc::madvise(start.cast(), LARGE, libc::MADV_COLLAPSE) } != 0 {
-            return;
-        }
+        unsafe { block.ptr_guard_mut().as_ptr().read_volatile() };
+    }
+    if let Some(first) = blocks.first() {
+        let start = first.ptr_guard_mut().as_ptr();
+        // SAFETY: the blocks, which are of one region and so follow one another, keep their place and
+        // their content.
+        unsafe { libc::madvise(start.cast(), blocks.len() * LARGE, libc::MADV_COLLAPSE) };
     }
 }
 

@@ -4,14 +4,13 @@
 //! An ELF kernel is entered by its PVH note ([`pvh`]), a bzImage by its 64-bit entry
 //! ([`zero_page`]). Both find the processors and the interrupt lines in the tables of [`mp_table`].
 
-mod copy;
 mod elf;
 mod mp_table;
 mod pvh;
 mod zero_page;
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use linux_loader::bootparam::setup_header;
@@ -21,14 +20,13 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryReg
 
 use crate::layout;
 use crate::ram::{LARGE, Ram, enlarge};
-use copy::copy;
 
 /// Why a kernel can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// read the kernel: {0}
     #[error("read the kernel: {0}")]
-    Read(std::io::Error),
+    Read(io::Error),
     /// the kernel is neither an ELF file nor a bzImage
     #[error("the kernel is neither an ELF file nor a bzImage")]
     Format,
@@ -137,15 +135,21 @@ pub fn load(
         }
         false => load_bzimage(ram, kernel)?,
     };
-    let initramfs = initramfs
-        .map(|file| load_initramfs(ram, file, end))
-        .transpose()?;
-    enlarge(ram, highest(ram, initramfs));
+    let initramfs = match initramfs {
+        Some(file) => Some((place_initramfs(ram, file, end)?, file)),
+        None => None,
+    };
+    let placed = initramfs.as_ref().map(|(placed, _)| *placed);
+    enlarge(ram, highest(ram, placed));
+    if let Some((Placed { address, length }, file)) = initramfs {
+        let fail = |why: io::Error| Failure::ReadInitramfs(why.to_string());
+        copy(ram, file, 0, address, length).map_err(fail)?;
+    }
     write_command_line(ram, command_line)?;
     mp_table::write(ram, cpus)?;
     match header {
-        Some(header) => zero_page::write(ram, header, initramfs, command_line.len())?,
-        None => pvh::write(ram, initramfs)?,
+        Some(header) => zero_page::write(ram, header, placed, command_line.len())?,
+        None => pvh::write(ram, placed)?,
     }
     Ok(entry)
 }
@@ -187,18 +191,23 @@ fn unpacked_end(loaded: &KernelLoaderResult, header: &setup_header) -> u64 {
 }
 
 /// As high as it fits below the devices, where no kernel grows into it.
-fn load_initramfs(ram: &Ram, file: &mut File, kernel_end: u64) -> Result<Placed, Failure> {
-    let fail = |why: &dyn std::fmt::Display| Failure::ReadInitramfs(why.to_string());
-    let length = file
-        .seek(std::io::SeekFrom::End(0))
-        .map_err(|why| fail(&why))?;
+fn place_initramfs(ram: &Ram, file: &mut File, kernel_end: u64) -> Result<Placed, Failure> {
+    let end = file.seek(SeekFrom::End(0));
+    let length = end.map_err(|why| Failure::ReadInitramfs(why.to_string()))?;
     let address = low_end(ram)
         .checked_sub(length)
         .map(|address| address & !0xfff)
         .filter(|&address| address >= kernel_end)
         .ok_or(Failure::Initramfs(length))?;
-    copy(ram, file, 0, address, length).map_err(|why| fail(&why))?;
     Ok(Placed { address, length })
+}
+
+/// Copies `length` bytes at `offset` of the file to an address, where large pages make it cheap.
+fn copy(ram: &Ram, file: &mut File, offset: u64, address: u64, length: u64) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    let count = usize::try_from(length).map_err(io::Error::other)?;
+    ram.read_exact_volatile_from(GuestAddress(address), file, count)
+        .map_err(io::Error::other)
 }
 
 /// What Linux fills at once, as high as it can: its table of pages, and what it begins with beside the

@@ -133,11 +133,11 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long a node may take for one part where its clocks count instructions: more than it needs, which is
-/// some minutes for three rounds. One that takes longer stands still, and its clocks with it.
+/// How long a node may take for one part where its clocks count instructions: three times what it needs. In
+/// one that takes longer a guest stands still; its clocks go on, forty times slower than before.
 fn limit(rounds: usize) -> Duration {
     let rounds = u64::try_from(rounds).unwrap_or(u64::MAX);
-    Duration::from_secs(rounds.saturating_mul(180).saturating_add(300))
+    Duration::from_secs(rounds.saturating_mul(60).saturating_add(180))
 }
 
 /// An ordinary node's.

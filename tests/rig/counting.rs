@@ -35,7 +35,7 @@ pub const LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub const STANDS_STILL: Duration = Duration::from_secs(5);
 
 /// How often something with a guest is tried.
-const TRIES: usize = 3;
+const TRIES: usize = 8;
 
 /// Does something with a guest, and does it again if it fails, saying so: where clocks count
 /// instructions, QEMU can't keep guests from standing still now and then, whoever made them (see

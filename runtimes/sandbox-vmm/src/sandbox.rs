@@ -64,11 +64,19 @@ impl MicroVmSandbox {
         let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
         let mut origin = None;
         let booted = async {
+            let network = match &needs.netns {
+                Some(netns) => network::attach(netns)?,
+                None => Network::default(),
+            };
+            phases.done("network");
             if settings.count_shim {
+                // After the network, which needs no cgroup: by now most of the grace period that the kernel
+                // waits for has passed (`pass_grace_period`).
                 origin = Some(cgroup::enter(&cgroup).await?);
             }
             phases.done("cgroup");
-            Self::boot_in(settings, config, &needs, size, &cgroup, &mut phases).await
+            let found = (&needs, network);
+            Self::boot_in(settings, config, found, size, &cgroup, &mut phases).await
         };
         let booted = booted.await;
         let (guest, shares, identity) = match booted {
@@ -117,7 +125,7 @@ impl MicroVmSandbox {
     async fn boot_in(
         settings: &Settings,
         config: &SandboxConfig,
-        needs: &Needs,
+        (needs, Network { nics, told }): (&Needs, Network),
         size: Size,
         cgroup: &Cgroup,
         phases: &mut Phases,
@@ -132,11 +140,6 @@ impl MicroVmSandbox {
         }
         let (shares, files) = Shares::start(pod, &embryo, &identity, size, cgroup)?;
         phases.done("processes");
-        let Network { nics, told } = match &needs.netns {
-            Some(netns) => network::attach(netns)?,
-            None => Network::default(),
-        };
-        phases.done("network");
         let machine = embryo.launch(&Plan {
             pod,
             settings,

@@ -106,7 +106,7 @@ const WORK: [(&str, &str); 6] = [
     ),
 ];
 
-/// One round, whatever is asked for: two differ by 2 %, and a guest that does all of it stands still in about
+/// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands still in about
 /// every second node.
 fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     let volume = peers.rig.directory().join("logs/volume");

@@ -65,8 +65,8 @@ const MOST_SEGMENTS: u16 = 64;
 /// More notes than any kernel has, in bytes.
 const MOST_NOTES: u64 = 64 << 10;
 
-/// How many bytes behind it Linux has given away, as it begins to, by the time that a pod's first container
-/// runs.
+/// How many bytes behind the kernel are made of large pages: Linux gives them away first, most of them before
+/// a pod's first container runs.
 const GIVEN_FIRST: u64 = 10 << 20;
 
 /// A loaded kernel.

@@ -11,6 +11,7 @@ mod build;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -140,7 +141,7 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
         fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     let log_path = logs.join(format!("{name}.log"));
-    let log = File::create(&log_path)?;
+    let mut log = of_its_own(&log_path)?;
     let began = Instant::now();
     let mut command = command(program);
     command
@@ -156,12 +157,15 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))
         .arg("-print_final_stats=1")
         .stdout(log.try_clone()?)
-        .stderr(log);
+        .stderr(log.try_clone()?);
     let status = command
         .status()
         .with_context(|| format!("starting {}", program.display()))?;
     let took = began.elapsed().as_secs();
-    let log = String::from_utf8_lossy(&fs::read(&log_path)?).into_owned();
+    let mut said = Vec::new();
+    log.rewind()?;
+    log.read_to_end(&mut said)?;
+    let log = String::from_utf8_lossy(&said);
     if !status.success() {
         let lines: Vec<_> = log.lines().collect();
         let last = lines.get(lines.len().saturating_sub(LAST_LINES)..);
@@ -180,6 +184,15 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
     ensure!(runs > 0, "it has not run once");
     let reached = reached(&log).unwrap_or_default();
     Ok(format!("{runs} executions in {took} s, {reached}"))
+}
+
+/// A new file in the place of an earlier one, which may still be another run's.
+fn of_its_own(path: &Path) -> Result<File> {
+    let _ = fs::remove_file(path);
+    let mut new = File::options();
+    new.read(true).write(true).create_new(true);
+    new.open(path)
+        .with_context(|| format!("making {}", path.display()))
 }
 
 /// How often a target ran, by libFuzzer's word at its end.
@@ -221,7 +234,24 @@ fn replay(target: &str, files: Vec<PathBuf>) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    #[test]
+    fn a_later_run_writes_into_no_earlier_ones_log() {
+        let path = std::env::temp_dir().join(format!("fuzz-{}.log", std::process::id()));
+        let mut first = of_its_own(&path).expect("first");
+        first.write_all(b"first").expect("write");
+        let mut later = of_its_own(&path).expect("later");
+        later.write_all(b"later").expect("write");
+        let mut said = String::new();
+        first.rewind().expect("rewind");
+        first.read_to_string(&mut said).expect("read");
+        assert_eq!(said, "first");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "later");
+        fs::remove_file(path).expect("remove");
+    }
 
     #[test]
     fn what_a_run_came_to_is_read_from_its_log() {

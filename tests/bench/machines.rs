@@ -106,8 +106,8 @@ const WORK: [(&str, &str); 6] = [
     ),
 ];
 
-/// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands still in about
-/// every second node.
+/// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands
+/// still in about every second node.
 fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     let volume = peers.rig.directory().join("logs/volume");
     fs::create_dir_all(&volume)?;

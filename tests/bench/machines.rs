@@ -140,7 +140,7 @@ fn times(peers: &Peers<'_>, handler: Handler, spec: &ContainerSpec) -> Result<Ve
     let pod = Pod::run(peers.rig, handler, PodSpec::default())?;
     let container = pod.start(spec)?;
     let printed = || fs::read_to_string(&container.log);
-    // Not by asking the container: that would take a tenth of the processor.
+    // Not by asking the container: crictl would be a part of what is measured.
     command::until("the last line of the work", STANDS_STILL, || {
         Ok(printed()?.lines().count() > WORK.len())
     })?;

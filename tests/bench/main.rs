@@ -133,8 +133,8 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long a node may take for one part where its clocks count instructions: three times what it needs. In
-/// one that takes longer a guest stands still; its clocks go on, forty times slower than before.
+/// How long a node may take for one part where its clocks count instructions: several times what it needs. In
+/// one that takes longer a guest stands still; its clocks go on, a second of them in some forty of ours.
 fn limit(rounds: usize) -> Duration {
     let rounds = u64::try_from(rounds).unwrap_or(u64::MAX);
     Duration::from_secs(rounds.saturating_mul(60).saturating_add(180))

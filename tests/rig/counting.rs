@@ -32,7 +32,7 @@ pub const BOOTS: usize = 15;
 pub const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// A guest that takes longer to be ready, by a clock that counts instructions, stands still: the slowest takes
-/// an eighth. The clock goes on then, but forty times slower than before.
+/// an eighth. The clock goes on then, but a second of it takes some forty of ours.
 pub const STANDS_STILL: Duration = Duration::from_secs(1);
 
 /// How often something with a guest is tried.

@@ -17,10 +17,10 @@ use crate::agent;
 use crate::machine::{Agent, Machine, Vmm, ours};
 
 /// The most instructions from the VMM's `main` to the guest's first that we allow ourselves.
-const ALLOWED_BEFORE: u64 = 22_000_000;
+const ALLOWED_BEFORE: u64 = 18_000_000;
 
 /// The most from the start of the process to the agent being ready.
-const ALLOWED: u64 = 95_000_000;
+const ALLOWED: u64 = 65_000_000;
 
 /// What is told of, in order: each from the end of the one before.
 const PHASES: [&str; 8] = [

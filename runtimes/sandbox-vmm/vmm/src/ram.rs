@@ -149,8 +149,8 @@ pub fn enlarge(ram: &Ram, addresses: Range<u64>) {
     }
     if let Some(first) = blocks.first() {
         let start = first.ptr_guard_mut().as_ptr();
-        // SAFETY: the blocks, which are of one region and so follow one another, keep their place and
-        // their content.
+        // SAFETY: the blocks follow one another, in one region, as there is a hole between two; they keep
+        // their place and their content.
         unsafe { libc::madvise(start.cast(), blocks.len() * LARGE, libc::MADV_COLLAPSE) };
     }
 }

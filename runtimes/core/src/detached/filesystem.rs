@@ -1,14 +1,15 @@
 //! A filesystem as mount(8) is told of it, mounted nowhere.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+};
 
-use super::{Depth, Tree, owned};
+use super::{Depth, Tree, errno};
 use crate::{Context, Error, Mount, Result};
 
 /// Options that are the mount's, not the filesystem's, as mount(8) calls them.
@@ -60,30 +61,55 @@ pub fn mount(mount: &Mount) -> Result<Tree> {
 }
 
 fn filesystem(mount: &Mount, options: &[&str], read_only: bool) -> Result<Tree> {
-    let new = New::open(&mount.kind)?;
-    if mount.kind != "overlay" {
-        new.set("source", &mount.source)?;
+    let kind = &mount.kind;
+    let new = Filesystem::open(kind).context(|| format!("begin a filesystem of type {kind:?}"))?;
+    if kind != "overlay" {
+        set(&new, "source", &mount.source)?;
     }
     for option in options {
         match option.split_once('=') {
-            Some(("lowerdir", layers)) if mount.kind == "overlay" => {
+            Some(("lowerdir", layers)) if kind == "overlay" => {
                 for layer in layers_of(layers)? {
-                    new.set("lowerdir+", &layer)?;
+                    set(&new, "lowerdir+", &layer)?;
                 }
             }
-            Some((key, value)) => new.set(key, value)?,
-            None => new.set_flag(option)?,
+            Some((key, value)) => set(&new, key, value)?,
+            None => set_flag(&new, option)?,
         }
     }
     if read_only {
-        new.set_flag("ro")?;
+        set_flag(&new, "ro")?;
     }
-    new.mount()
+    new.create()
+        .map_err(|why| failed(&new, "make the filesystem", why))?;
+    new.mount(0)
+        .map_err(|why| failed(&new, "mount the filesystem", why))
+}
+
+fn set(new: &Filesystem, key: &str, value: &str) -> Result<()> {
+    new.set(key, value)
+        .map_err(|why| failed(new, &format!("set {key} to {value:?}"), why))
+}
+
+fn set_flag(new: &Filesystem, key: &str) -> Result<()> {
+    new.set_flag(key)
+        .map_err(|why| failed(new, &format!("set {key}"), why))
+}
+
+/// The kernel's error, with what the filesystem says of it.
+fn failed(new: &Filesystem, doing: &str, why: Errno) -> Error {
+    Error::internal(match new.said() {
+        Some(said) => format!("{doing}: {why} ({said})"),
+        None => format!("{doing}: {why}"),
+    })
 }
 
 /// The layers of an overlay, the uppermost first. A colon that is part of a name has a backslash
 /// before it. Data-only layers, which two colons begin, are nothing that a snapshotter makes.
-fn layers_of(list: &str) -> Result<Vec<String>> {
+///
+/// # Errors
+/// If one of them has no name.
+pub fn layers_of(list: &str) -> Result<Vec<String>> {
     let mut layers = vec![String::new()];
     let mut letters = list.chars();
     while let Some(letter) = letters.next() {
@@ -102,85 +128,93 @@ fn layers_of(list: &str) -> Result<Vec<String>> {
     }
 }
 
-/// A filesystem that is being described to the kernel.
-struct New(OwnedFd);
+/// A filesystem that is being described to the kernel, option by option.
+///
+/// Namespaces that it belongs to are those of the process that opened it, at that moment. All errors are
+/// the kernel's; [`said`](Self::said) may know more.
+#[derive(Debug)]
+pub struct Filesystem(OwnedFd);
 
-impl New {
-    fn open(kind: &str) -> Result<Self> {
-        let doing = || format!("begin a filesystem of type {kind:?}");
-        let name = CString::new(kind).context(doing)?;
-        // SAFETY: the kernel reads the string, which lives through the call.
-        let fd = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) };
-        Ok(Self(owned(fd).context(doing)?))
+impl Filesystem {
+    /// Begins one of a type that the kernel knows by that name.
+    ///
+    /// # Errors
+    /// `ENODEV` if it knows none.
+    pub fn open(kind: &str) -> Result<Self, Errno> {
+        fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map(Self)
+            .map_err(errno)
     }
 
-    fn set(&self, key: &str, value: &str) -> Result<()> {
-        let text = CString::new(value).context(|| format!("set {key} to {value:?}"))?;
-        self.configure(libc::FSCONFIG_SET_STRING, Some(key), Some(&text))
-            .map_err(|why| self.failed(&format!("set {key} to {value:?}"), why))
+    /// Sets an option that has a value, of at most 255 bytes.
+    ///
+    /// # Errors
+    /// `EINVAL` mostly.
+    pub fn set(&self, key: &str, value: &str) -> Result<(), Errno> {
+        fsconfig_set_string(&self.0, key, value).map_err(errno)
     }
 
-    fn set_flag(&self, key: &str) -> Result<()> {
-        self.configure(libc::FSCONFIG_SET_FLAG, Some(key), None)
-            .map_err(|why| self.failed(&format!("set {key}"), why))
+    /// Sets an option that has none.
+    ///
+    /// # Errors
+    /// `EINVAL` mostly.
+    pub fn set_flag(&self, key: &str) -> Result<(), Errno> {
+        fsconfig_set_flag(&self.0, key).map_err(errno)
     }
 
-    fn mount(self) -> Result<Tree> {
-        self.configure(libc::FSCONFIG_CMD_CREATE, None, None)
-            .map_err(|why| self.failed("make the filesystem", why))?;
-        // SAFETY: the call takes numbers.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_fsmount,
-                self.0.as_raw_fd(),
-                libc::FSMOUNT_CLOEXEC,
-                0,
-            )
-        };
-        owned(fd)
-            .map(Tree)
-            .map_err(|why| self.failed("mount the filesystem", why))
+    /// Makes it, as described.
+    ///
+    /// # Errors
+    /// Anything that mount(2) fails with.
+    pub fn create(&self) -> Result<(), Errno> {
+        fsconfig_create(&self.0).map_err(errno)
     }
 
-    fn configure(
-        &self,
-        command: libc::fsconfig_command,
-        key: Option<&str>,
-        value: Option<&CString>,
-    ) -> Result<(), Errno> {
-        let key = key
-            .map(CString::new)
-            .transpose()
-            .map_err(|_| Errno::EINVAL)?;
-        let start = |text: Option<&CString>| text.map_or(std::ptr::null(), |text| text.as_ptr());
-        // SAFETY: the pointers are null or to texts that end with zero and live through the call.
-        let outcome = unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                self.0.as_raw_fd(),
-                command,
-                start(key.as_ref()),
-                start(value),
-                0,
-            )
-        };
-        Errno::result(outcome).map(drop)
+    /// Changes an existing one, that this value was [picked](Self::from) of, as described.
+    ///
+    /// # Errors
+    /// Anything that mount(2) fails with.
+    pub fn reconfigure(&self) -> Result<(), Errno> {
+        fsconfig_reconfigure(&self.0).map_err(errno)
     }
 
-    /// The kernel's error, with what the filesystem says of it.
-    fn failed(&self, doing: &str, why: Errno) -> Error {
+    /// The mount of what was created, with attributes of `MOUNT_ATTR_*`.
+    ///
+    /// # Errors
+    /// Anything that mount(2) fails with.
+    pub fn mount(&self, attributes: u64) -> Result<Tree, Errno> {
+        let attributes = u32::try_from(attributes).map_err(|_| Errno::EINVAL)?;
+        fsmount(
+            &self.0,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::from_bits_retain(attributes),
+        )
+        .map(Tree)
+        .map_err(errno)
+    }
+
+    /// What the filesystem says of the last failure.
+    #[must_use]
+    pub fn said(&self) -> Option<String> {
         let mut said = [0; 512];
-        let length = self
-            .0
-            .try_clone()
-            .and_then(|context| File::from(context).read(&mut said))
-            .unwrap_or(0);
-        let said = String::from_utf8_lossy(said.get(..length).unwrap_or_default());
-        match said.trim_end().split_once(' ') {
-            // It begins with how bad it is.
-            Some((_, said)) => Error::internal(format!("{doing}: {why} ({said})")),
-            None => Error::internal(format!("{doing}: {why}")),
-        }
+        let length = rustix::io::read(&self.0, &mut said).ok()?;
+        let said = String::from_utf8_lossy(said.get(..length)?);
+        // It begins with how bad it is.
+        let (_, said) = said.trim_end().split_once(' ')?;
+        Some(said.to_owned())
+    }
+}
+
+impl From<OwnedFd> for Filesystem {
+    /// One that was opened or picked elsewhere.
+    fn from(context: OwnedFd) -> Self {
+        Self(context)
+    }
+}
+
+impl AsFd for Filesystem {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -30,6 +30,14 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A new container can't have its cgroup: it is somebody's.
+    #[error("cannot make {} for a new container: {by}", path.display())]
+    Used {
+        /// The cgroup.
+        path: PathBuf,
+        /// What tells.
+        by: String,
+    },
     /// The container's `cgroupsPath` cannot be used.
     #[error("cannot use cgroups path {:?} for container {id:?}: {reason}", path.display())]
     Path {
@@ -54,7 +62,7 @@ pub enum Error {
         missing: &'static str,
     },
     /// Resources that make no sense.
-    #[error("cannot update {}: {reason}", path.display())]
+    #[error("cannot limit {}: {reason}", path.display())]
     Resources {
         /// The cgroup.
         path: PathBuf,
@@ -113,6 +121,16 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether it says that a file or directory does not exist (any more).
+    pub(super) fn is_absence(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Write { source, .. } => is_absent(source),
+            _ => false,
+        }
+    }
 }
 
 /// Adds what was being done, and to what, to an error of the operating system.

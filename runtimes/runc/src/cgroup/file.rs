@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -85,28 +85,4 @@ pub(super) fn write_if_present(path: &Path, value: &str) -> Result<bool> {
         Err(Error::Write { source, .. }) if is_absent(&source) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// The directories of a tree, children before their parents. What vanishes meanwhile is left out.
-pub(super) fn tree(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![root.to_path_buf()];
-    let mut next = 0;
-    while let Some(dir) = found.get(next).cloned() {
-        next += 1;
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if is_absent(&error) => continue,
-            Err(error) => return Err(error).doing("list", &dir),
-        };
-        for entry in entries {
-            match entry.and_then(|entry| Ok((entry.file_type()?.is_dir(), entry.path()))) {
-                Ok((true, path)) => found.push(path),
-                Ok((false, _)) => {}
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(error).doing("list", &dir),
-            }
-        }
-    }
-    found.reverse();
-    Ok(found)
 }

@@ -1,15 +1,21 @@
-//! Putting a process that is no container's init into a cgroup, and ourselves out of it again.
+//! Putting a process into a cgroup, and ourselves out of it again.
 
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
 use libcgroups::common::CgroupManager;
 
-use super::Cgroup;
 use super::error::{Error, Result};
-use super::layout::{self, Own};
+use super::layout::{self, Controller, Own};
+use super::{Cgroup, file};
+
+/// How often, and after which pauses, it is tried again to move a process that is just being made.
+const NEWBORN_TRIES: usize = 5;
+const NEWBORN_PAUSE: Duration = Duration::from_millis(30);
 
 /// The cgroups that this process was in before it entered another.
 #[derive(Clone, Debug)]
@@ -46,6 +52,26 @@ fn enter(directory: &Path) -> Result<()> {
     })
 }
 
+/// Puts a process into a cgroup. The kernel calls a process invalid that is just being made.
+fn put(directory: &Path, pid: Pid) -> Result<()> {
+    let path = directory.join("cgroup.procs");
+    let mut outcome = file::write(&path, &pid.to_string());
+    for _ in 0..NEWBORN_TRIES {
+        match &outcome {
+            Err(Error::Write { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                sleep(NEWBORN_PAUSE);
+                outcome = file::write(&path, &pid.to_string());
+            }
+            _ => break,
+        }
+    }
+    outcome.map_err(|why| Error::Join {
+        pid: pid.as_raw(),
+        path: directory.to_path_buf(),
+        reason: why.to_string(),
+    })
+}
+
 /// Has the kernel wait now, and not when a process is moved into another cgroup: for a child that was forked
 /// for this, as it takes 5 to 15 ms.
 ///
@@ -70,12 +96,29 @@ impl Cgroup {
         self.unit.is_some()
     }
 
-    /// Puts a process into the cgroup, which is made if it isn't there, with its controllers and without
-    /// limits.
+    /// Puts a process into the cgroup, in every hierarchy. The cgroup is made if it isn't there, with
+    /// its controllers and without limits. A process that is in already stays.
     ///
     /// # Errors
     /// If it can't be made, or the process is gone.
     pub fn add(&self, pid: Pid) -> Result<()> {
+        if self.is_unit() {
+            return self.add_to_unit(pid);
+        }
+        if !self.roots().all(Path::exists) {
+            self.make()?;
+        }
+        for (controller, dir) in self.members() {
+            match put(dir, pid) {
+                // As in `make`.
+                Err(_) if controller == Some(Controller::Unified) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add_to_unit(&self, pid: Pid) -> Result<()> {
         let failed = |reason: String| Error::Join {
             pid: pid.as_raw(),
             path: self.path().to_path_buf(),

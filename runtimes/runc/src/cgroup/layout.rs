@@ -1,7 +1,8 @@
 //! Where the cgroup of a container is.
 //!
-//! libcontainer (by way of libcgroups) creates the cgroup; what is computed here must name the same
-//! directories, also where libcgroups does it differently from other runtimes:
+//! A systemd unit is made by libcgroups, all else by us. What is computed here must name the
+//! directories that libcontainer made in the past, also where that differs from other runtimes:
+//! containers outlive an update of the runtime.
 //!
 //! - The path is joined to the mount point of the hierarchy as it is. A process that is itself
 //!   inside a container sees its own part of the hierarchy mounted, so this is right there too; the
@@ -10,45 +11,45 @@
 //!   Everywhere else it is an ordinary directory name with colons.
 //! - An absolute path is an ordinary path even if systemd was asked for.
 //! - Without a path the container gets `:youki:<id>`.
-//! - A v1 hierarchy is recognised by the name of its mount point.
+//!
+//! On v1 the container gets a cgroup in every hierarchy that is mounted: in those with controllers, in
+//! those that are merely named (`name=systemd`), and in v2's where there is one beside them.
 //!
 //! One thing is stricter: a path that leaves the hierarchy by `..`, or that is its root, is
 //! refused. Killing "all processes of the container" must not be able to mean all processes of the
 //! machine.
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
 
 use super::error::{Doing, Error, Result};
+use super::hierarchies::{self, Mounted};
 
-/// A v1 controller that containers are put under, with the names its mount point may have.
-const V1_CONTROLLERS: [(Controller, &[&str]); 12] = [
-    // The freezer comes first: it is where processes are counted and stopped.
-    (Controller::Freezer, &["freezer"]),
-    (Controller::Devices, &["devices"]),
-    (Controller::Pids, &["pids"]),
-    (Controller::Memory, &["memory"]),
-    (Controller::Cpu, &["cpu,cpuacct", "cpu"]),
-    (Controller::CpuAcct, &["cpu,cpuacct", "cpuacct"]),
-    (Controller::CpuSet, &["cpuset"]),
-    (Controller::Blkio, &["blkio"]),
-    (Controller::HugeTlb, &["hugetlb"]),
-    (Controller::PerfEvent, &["perf_event"]),
-    (
-        Controller::NetPrio,
-        &["net_cls,net_prio", "net_prio,net_cls", "net_prio"],
-    ),
-    (
-        Controller::NetCls,
-        &["net_cls,net_prio", "net_prio,net_cls", "net_cls"],
-    ),
+/// The controllers of v1 that this crate knows, by the kernel's names.
+const V1_CONTROLLERS: [(Controller, &str); 13] = [
+    // The freezer comes first: it is where processes are stopped.
+    (Controller::Freezer, "freezer"),
+    (Controller::Devices, "devices"),
+    (Controller::Pids, "pids"),
+    (Controller::Memory, "memory"),
+    (Controller::Cpu, "cpu"),
+    (Controller::CpuAcct, "cpuacct"),
+    (Controller::CpuSet, "cpuset"),
+    (Controller::Blkio, "blkio"),
+    (Controller::HugeTlb, "hugetlb"),
+    (Controller::PerfEvent, "perf_event"),
+    (Controller::NetPrio, "net_prio"),
+    (Controller::NetCls, "net_cls"),
+    (Controller::Rdma, "rdma"),
 ];
 
-/// A controller of cgroup v1.
+/// Where a hybrid machine has its v2 hierarchy, which has no controllers there.
+const HYBRID: &str = "/sys/fs/cgroup/unified";
+
+/// A controller of cgroup v1, or what a hierarchy is that has none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Controller {
     Freezer,
@@ -63,12 +64,18 @@ pub(super) enum Controller {
     PerfEvent,
     NetPrio,
     NetCls,
+    Rdma,
+    /// A hierarchy of v1 with a name only, or with controllers that nothing is said about here.
+    Other,
+    /// The v2 hierarchy of a hybrid machine.
+    Unified,
 }
 
 /// The directories of one cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One per controller; controllers mounted together share theirs.
+    /// One per controller, and one per hierarchy that has none; controllers mounted together share
+    /// theirs.
     V1(Vec<(Controller, PathBuf)>),
     V2(PathBuf),
 }
@@ -82,17 +89,18 @@ pub(super) struct Location {
     pub unit: Option<String>,
 }
 
-/// What libcgroups is told: the path of the OCI spec or what libcontainer puts in its place.
+/// What libcgroups is told: the path of the OCI spec or what libcontainer put in its place.
 pub(super) fn effective_path(cgroups_path: Option<&Path>, id: &str) -> PathBuf {
     cgroups_path.map_or_else(|| PathBuf::from(format!(":youki:{id}")), Path::to_path_buf)
 }
 
-/// Finds the directories of a container's cgroup on this machine.
+/// Finds the directories of a container's cgroup on this machine, and its place below the mount
+/// points.
 pub(super) fn find(
     cgroups_path: Option<&Path>,
     id: &str,
     systemd: bool,
-) -> Result<(Layout, Option<String>)> {
+) -> Result<(Layout, Location)> {
     let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
     let unified = matches!(setup, CgroupSetup::Unified);
     let path = effective_path(cgroups_path, id);
@@ -108,21 +116,27 @@ pub(super) fn find(
         reason,
     })?;
     if unified {
-        let dir = Path::new(DEFAULT_CGROUP_ROOT).join(place.relative);
-        return Ok((Layout::V2(dir), place.unit));
+        let dir = Path::new(DEFAULT_CGROUP_ROOT).join(&place.relative);
+        return Ok((Layout::V2(dir), place));
     }
-    let mountinfo = Path::new("/proc/self/mountinfo");
-    let mounts = v1_mounts(&fs::read(mountinfo).doing("read", mountinfo)?);
+    let mounts = v1_mounts(&hierarchies::mounted()?);
     if mounts.is_empty() {
         return Err(Error::Hierarchy(
             "no cgroup v1 controller is mounted".to_owned(),
         ));
     }
+    let hybrid =
+        matches!(setup, CgroupSetup::Hybrid).then(|| (Controller::Unified, PathBuf::from(HYBRID)));
     let dirs = mounts
         .into_iter()
+        .chain(hybrid)
         .map(|(controller, mount)| (controller, mount.join(&place.relative)))
         .collect();
-    Ok((Layout::V1(dirs), None))
+    let place = Location {
+        unit: None,
+        ..place
+    };
+    Ok((Layout::V1(dirs), place))
 }
 
 /// A cgroup that this process is in.
@@ -143,14 +157,14 @@ pub(super) fn own() -> Result<Vec<Own>> {
         let path = path_in(&cgroups, "").unwrap_or("/");
         return Ok(vec![below_mount(Path::new(DEFAULT_CGROUP_ROOT), path)]);
     }
-    let mountinfo = Path::new("/proc/self/mountinfo");
-    let mounts = v1_mounts(&fs::read(mountinfo).doing("read", mountinfo)?);
-    let own = mounts.iter().map(|(_, mount)| {
-        let names = mount.file_name().unwrap_or_default().to_string_lossy();
-        let name = names.split(',').next().unwrap_or_default();
-        below_mount(mount, path_in(&cgroups, name).unwrap_or("/"))
+    let mounted = hierarchies::mounted()?;
+    let v1 = mounted.iter().map(|mounted| {
+        let name = mounted.entries.first().map_or("", String::as_str);
+        below_mount(&mounted.point, path_in(&cgroups, name).unwrap_or("/"))
     });
-    Ok(own.collect())
+    let hybrid = matches!(setup, CgroupSetup::Hybrid)
+        .then(|| below_mount(Path::new(HYBRID), path_in(&cgroups, "").unwrap_or("/")));
+    Ok(v1.chain(hybrid).collect())
 }
 
 /// The path that `/proc/<pid>/cgroup` tells for a v1 controller, or for v2's hierarchy, which has no
@@ -280,54 +294,17 @@ fn normalise(path: &Path) -> std::result::Result<PathBuf, &'static str> {
     Ok(clean)
 }
 
-/// Finds the mount point of each v1 controller in the content of `/proc/self/mountinfo`.
-pub(super) fn v1_mounts(mountinfo: &[u8]) -> Vec<(Controller, PathBuf)> {
-    let points: Vec<PathBuf> = mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(v1_mount_point)
-        .collect();
-    V1_CONTROLLERS
+/// The mount points of the controllers, in our order, and of the hierarchies without any.
+fn v1_mounts(mounted: &[Mounted]) -> Vec<(Controller, PathBuf)> {
+    let known = V1_CONTROLLERS.iter().filter_map(|(controller, name)| {
+        let mounted = mounted.iter().find(|mounted| mounted.has(name))?;
+        Some((*controller, mounted.point.clone()))
+    });
+    let others = mounted
         .iter()
-        .filter_map(|(controller, names)| {
-            let mut candidates = points.iter();
-            let point = candidates.find(|point| names.iter().any(|name| point.ends_with(name)))?;
-            Some((*controller, point.clone()))
-        })
-        .collect()
-}
-
-/// The mount point that a line of mountinfo tells, if it is one of cgroup v1.
-fn v1_mount_point(line: &[u8]) -> Option<PathBuf> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let point = fields.nth(4)?;
-    // A variable number of optional fields ends with a lone dash; then comes the type.
-    fields.find(|field| *field == b"-")?;
-    (fields.next()? == b"cgroup").then(|| PathBuf::from(OsString::from_vec(unescape(point))))
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a space).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if let (
-            b'\\',
-            [
-                a @ b'0'..=b'3',
-                b @ b'0'..=b'7',
-                c @ b'0'..=b'7',
-                after @ ..,
-            ],
-        ) = (byte, tail)
-        {
-            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-            rest = after;
-        } else {
-            out.push(byte);
-        }
-    }
-    out
+        .filter(|mounted| !V1_CONTROLLERS.iter().any(|(_, name)| mounted.has(name)))
+        .map(|mounted| (Controller::Other, mounted.point.clone()));
+    known.chain(others).collect()
 }
 
 #[cfg(test)]
@@ -413,35 +390,36 @@ mod tests {
     }
 
     #[test]
-    fn v1_mounts_are_found_by_their_names() {
-        let mountinfo = b"\
-31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
-33 31 0:30 /docker/1 /sys/fs/cgroup/with\\040space/memory rw - cgroup cgroup rw,memory
-34 31 0:30 / /other/memory rw - cgroup cgroup rw,memory
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-";
-        let point = "/sys/fs/cgroup/cpu,cpuacct";
+    fn controllers_come_in_our_order_and_named_hierarchies_last() {
+        let mounted = |point: &str, entries: &[&str]| Mounted {
+            point: PathBuf::from(point),
+            entries: entries.iter().map(|entry| (*entry).to_owned()).collect(),
+        };
+        let all = [
+            mounted("/systemd", &["name=systemd"]),
+            mounted("/both", &["cpu", "cpuacct"]),
+            mounted("/freezer", &["freezer"]),
+            mounted("/misc", &["misc"]),
+        ];
+        let expected = [
+            (Controller::Freezer, "/freezer"),
+            (Controller::Cpu, "/both"),
+            (Controller::CpuAcct, "/both"),
+            (Controller::Other, "/systemd"),
+            (Controller::Other, "/misc"),
+        ];
         assert_eq!(
-            v1_mounts(mountinfo),
-            [
-                (
-                    Controller::Memory,
-                    PathBuf::from("/sys/fs/cgroup/with space/memory")
-                ),
-                (Controller::Cpu, PathBuf::from(point)),
-                (Controller::CpuAcct, PathBuf::from(point)),
-            ]
+            v1_mounts(&all),
+            expected.map(|(controller, point)| (controller, PathBuf::from(point)))
         );
     }
 
-    /// On a machine with cgroup v1, libcgroups' own list must be the same.
+    /// On a machine with cgroup v1, what libcgroups knows must be where it knows it: older containers
+    /// live there.
     #[test]
     fn v1_mounts_agree_with_libcgroups() {
         let theirs = libcgroups::v1::util::list_supported_mount_points().unwrap();
-        let ours = v1_mounts(&fs::read("/proc/self/mountinfo").unwrap());
-        assert_eq!(ours.len(), theirs.len());
+        let ours = v1_mounts(&hierarchies::mounted().unwrap());
         for point in theirs.values() {
             assert!(
                 ours.iter().any(|(_, ours)| ours == point),
@@ -467,20 +445,6 @@ mod tests {
             prop_assert_eq!(place.relative.components().count(), parts.len() + 1);
             let slice = place.relative.parent().unwrap().file_name().unwrap();
             prop_assert_eq!(slice.to_str().unwrap(), format!("{}.slice", parts.join("-")));
-        }
-
-        #[test]
-        fn mountinfo_may_be_garbage(content: Vec<u8>) {
-            v1_mounts(&content);
-        }
-
-        #[test]
-        fn unescape_undoes_the_kernel(name: Vec<u8>) {
-            let escaped: Vec<u8> = name.iter().flat_map(|byte| match byte {
-                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-                other => vec![*other],
-            }).collect();
-            prop_assert_eq!(unescape(&escaped), name);
         }
     }
 }

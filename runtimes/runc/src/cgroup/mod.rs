@@ -1,13 +1,11 @@
 //! The cgroup of one container, on the host or in a guest: statistics, processes, limits, devices,
 //! memory kills, removal.
 //!
-//! libcontainer creates the cgroup, puts the container's init into it and sets the first limits;
-//! everything after that goes through [`Cgroup`]. It works on cgroup v1, on the hybrid of both (v1
-//! as far as containers are concerned) and on v2, and for v2 with systemd's units.
-//!
-//! Two things libcontainer leaves undone on v2, so a new container needs them before its program
-//! starts: [`Cgroup::allow_devices`], also with an empty list, and [`Cgroup::update`] with the
-//! resources of its spec (see [`update`] for what libcgroups gets wrong).
+//! A new container's cgroup is made by [`Cgroup::create`], entered by [`Cgroup::add`], limited by
+//! [`Cgroup::limit`] and, with a user namespace on v2, given away by [`Cgroup::delegate`], in this
+//! order. It works on cgroup v1, on the hybrid of both (v1 as far as containers are concerned) and on
+//! v2, and for v2 with systemd's units, which libcgroups makes. All else we do ourselves; what is
+//! wrong with libcgroups' way is told in `docs/libcontainer.md`.
 //!
 //! A [`Cgroup`] holds paths and nothing else: it can be made before the cgroup exists, and again
 //! after a restart. All functions are synchronous and quick. Those that wait for the kernel are
@@ -19,23 +17,30 @@
 //!
 //! Start reading at [`layout`], which computes where the cgroup is.
 
+mod create;
+mod delegate;
 mod devices;
 mod error;
 mod file;
+mod hierarchies;
 mod join;
 mod layout;
+mod limit;
 mod oom;
 mod parse;
+mod plan;
 mod processes;
 mod remove;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod update;
 
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Result};
+pub use hierarchies::{Hierarchies, Hierarchy};
 pub use join::{Origin, pass_grace_period};
 use layout::{Controller, Layout};
 pub use oom::OomWatch;
@@ -61,6 +66,8 @@ pub fn is_v2() -> bool {
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     layout: Layout,
+    /// Its place below the mount point of each hierarchy.
+    relative: PathBuf,
     /// The systemd unit that this is the cgroup of.
     unit: Option<String>,
     /// What libcgroups is told, to make it mean the same cgroup.
@@ -69,18 +76,17 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Finds the cgroup that libcontainer makes for a container, from `linux.cgroupsPath` of its
-    /// OCI spec. Make one before creating the container: it refuses paths that libcontainer would
-    /// take and should not.
+    /// Finds the cgroup of a container, from `linux.cgroupsPath` of its OCI spec.
     ///
     /// # Errors
     /// If the path leaves the hierarchy or is its root, has not the form that systemd needs, or if
     /// this machine has no cgroups.
     pub fn new(cgroups_path: Option<&Path>, container_id: &str, systemd: bool) -> Result<Self> {
-        let (layout, unit) = layout::find(cgroups_path, container_id, systemd)?;
+        let (layout, place) = layout::find(cgroups_path, container_id, systemd)?;
         Ok(Self {
             layout,
-            unit,
+            relative: place.relative,
+            unit: place.unit,
             spec_path: layout::effective_path(cgroups_path, container_id),
             id: container_id.to_owned(),
         })
@@ -114,24 +120,37 @@ impl Cgroup {
         stats::read(&self.layout)
     }
 
-    /// All its directories, one for each hierarchy.
+    /// The directories that its processes are in, one for each hierarchy. Of those without a
+    /// controller only what is there: containers that an older version made aren't in them.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
-        self.roots().map(Path::to_owned).collect()
+        self.members()
+            .filter(|(controller, dir)| {
+                !matches!(controller, Some(Controller::Other | Controller::Unified)) || dir.exists()
+            })
+            .map(|(_, dir)| dir.to_owned())
+            .collect()
     }
 
-    /// All its directories.
+    /// All its directories, each once.
     fn roots(&self) -> impl Iterator<Item = &Path> {
-        match &self.layout {
-            Layout::V1(dirs) => dirs.as_slice(),
-            Layout::V2(_) => &[],
-        }
-        .iter()
-        .map(|(_, dir)| dir.as_path())
-        .chain(match &self.layout {
-            Layout::V1(_) => None,
-            Layout::V2(dir) => Some(dir.as_path()),
-        })
+        self.members().map(|(_, dir)| dir)
+    }
+
+    /// All its directories, each once, with a controller of its hierarchy where that is one of v1.
+    fn members(&self) -> impl Iterator<Item = (Option<Controller>, &Path)> {
+        let (v1, v2) = match &self.layout {
+            Layout::V1(dirs) => (dirs.as_slice(), None),
+            Layout::V2(dir) => ([].as_slice(), Some((None, dir.as_path()))),
+        };
+        // Controllers that are mounted together share a directory and are neighbours here or not.
+        let first =
+            |position: usize, dir: &PathBuf| !v1.iter().take(position).any(|(_, one)| one == dir);
+        v1.iter()
+            .enumerate()
+            .filter(move |(position, (_, dir))| first(*position, dir))
+            .map(|(_, (controller, dir))| (Some(*controller), dir.as_path()))
+            .chain(v2)
     }
 
     /// Its directory under a v1 controller.

@@ -17,8 +17,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::error::{Doing, Error, Result, is_absent};
-use super::file::{self, tree};
+use super::file;
 use super::layout::{Controller, Layout};
+use super::tree::walk;
 use super::{Cgroup, parse};
 
 /// v1 fires before it kills: the counter is asked so many times, this long apart, until it has
@@ -174,11 +175,14 @@ impl OomWatch {
 
 fn count_below(dir: &Path) -> Result<u64> {
     let mut count: u64 = 0;
-    for child in tree(dir)?.iter().filter(|child| *child != dir) {
-        if let Some(text) = file::read(&child.join("memory.oom_control"))? {
+    walk(dir, |place| {
+        if !place.is_root
+            && let Some(text) = place.read("memory.oom_control")?
+        {
             count = count.saturating_add(parse::pair(&text, "oom_kill").unwrap_or(0));
         }
-    }
+        Ok(())
+    })?;
     Ok(count)
 }
 

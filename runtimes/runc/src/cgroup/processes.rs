@@ -9,9 +9,10 @@ use nix::unistd::Pid;
 
 use super::Cgroup;
 use super::error::{Error, Result};
-use super::file::{self, tree};
-use super::layout::Layout;
+use super::file;
+use super::layout::{Controller, Layout};
 use super::parse;
+use super::tree::walk;
 
 /// How long [`Cgroup::freeze`] and [`Cgroup::thaw`] wait. Freezing takes a few milliseconds unless
 /// a process sleeps in the kernel where nothing wakes it.
@@ -26,24 +27,29 @@ impl Cgroup {
     /// The processes in the cgroup and below, as the caller's pid namespace names them. None if it
     /// does not exist.
     ///
+    /// On v1 a process counts that is in the cgroup of any hierarchy: a privileged container may move
+    /// it elsewhere in the others.
+    ///
     /// # Errors
     /// If a file cannot be read for another reason than that it is gone.
     pub fn processes(&self) -> Result<Vec<Pid>> {
         let mut pids = Vec::new();
-        for dir in tree(self.path())? {
-            let path = dir.join("cgroup.procs");
-            match file::read(&path) {
-                // 0 is a process that lives outside of our pid namespace.
-                Ok(Some(content)) => {
-                    let all = content.lines().filter_map(|line| line.parse().ok());
-                    pids.extend(all.filter(|pid| *pid > 0).map(Pid::from_raw));
+        for root in self.roots() {
+            walk(root, |place| {
+                match place.read("cgroup.procs") {
+                    // 0 is a process that lives outside of our pid namespace.
+                    Ok(Some(content)) => {
+                        let all = content.lines().filter_map(|line| line.parse().ok());
+                        pids.extend(all.filter(|pid| *pid > 0).map(Pid::from_raw));
+                    }
+                    Ok(None) => {}
+                    // The processes of a threaded cgroup are told by the domain above it.
+                    Err(Error::Io { source, .. })
+                        if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                    Err(error) => return Err(error),
                 }
-                Ok(None) => {}
-                // The processes of a threaded cgroup are told by the domain above it.
-                Err(Error::Io { source, .. })
-                    if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-                Err(error) => return Err(error),
-            }
+                Ok(())
+            })?;
         }
         pids.sort_unstable();
         pids.dedup();
@@ -185,7 +191,7 @@ impl Cgroup {
     pub fn kill_all(&self, signal: i32) -> Result<()> {
         let kill = signal == libc::SIGKILL;
         let v1 = matches!(self.layout, Layout::V1(_));
-        if kill && !v1 && file::write_if_present(&self.path().join("cgroup.kill"), "1")? {
+        if kill && !v1 && self.kill_at_once()? {
             return Ok(());
         }
         if !self.exists() {
@@ -199,11 +205,47 @@ impl Cgroup {
             Err(Error::Unavailable { .. }) => {}
             other => other?,
         }
+        if kill {
+            self.thaw_to_die()?;
+        }
         if frozen || !kill {
             return signalled.map(drop);
         }
         self.wait("kill all processes of", KILL_WAIT, |_| {
             Ok(self.signal_once(signal)? == 0)
+        })
+    }
+
+    /// Has the kernel kill all that is in a v2 cgroup; `false` if it can't: before Linux 5.14, and not in
+    /// threaded ones.
+    fn kill_at_once(&self) -> Result<bool> {
+        match file::write_if_present(&self.path().join("cgroup.kill"), "1") {
+            Err(Error::Write { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Ok(false)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Thaws the cgroup and all below it, so that processes die that were sent `SIGKILL`: on v1 a
+    /// frozen one doesn't notice. To be called after the signal was sent: what is thawed then is dead
+    /// before it runs. On v2, where frozen processes die, it does nothing; nor, where nothing is
+    /// frozen, more than to look, which is quick.
+    ///
+    /// # Errors
+    /// If what is frozen can't be thawed. A cgroup that does not exist is no error.
+    pub fn thaw_to_die(&self) -> Result<()> {
+        let Some(freezer) = self.v1(Controller::Freezer) else {
+            return Ok(());
+        };
+        walk(freezer, |place| {
+            let thawed = place
+                .read("freezer.self_freezing")?
+                .is_none_or(|own| own.trim() == "0");
+            if !thawed {
+                place.write("freezer.state", "THAWED")?;
+            }
+            Ok(())
         })
     }
 
@@ -244,9 +286,9 @@ impl Cgroup {
         }
     }
 
-    /// Whether the cgroup exists.
+    /// Whether the cgroup exists, in any hierarchy.
     #[must_use]
     pub fn exists(&self) -> bool {
-        Path::exists(self.path())
+        self.roots().any(Path::exists)
     }
 }

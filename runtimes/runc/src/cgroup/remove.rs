@@ -1,51 +1,66 @@
 //! Removing a cgroup with everything below it.
 
 use std::fs;
-use std::io;
 use std::time::Duration;
 
 use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
 
 use super::Cgroup;
-use super::error::{Doing, Error, Result, is_absent};
-use super::file::tree;
+use super::error::{Error, Result};
+use super::tree::walk;
 
-/// How long [`Cgroup::remove`] waits for dying processes to leave.
+/// How long [`Cgroup::remove`] waits for processes to die.
 const REMOVE_WAIT: Duration = Duration::from_millis(300);
+/// How long it waits for dead ones to leave. They are listed no more while the kernel frees their
+/// memory, which takes it a second for some gigabytes.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 impl Cgroup {
-    /// Tries once to remove the cgroup and all below it; `false` if a process (or one that is still
-    /// dying) is in it. What does not exist is removed already. Never kills: that is
+    /// Tries once to remove the cgroup and all below it, in every hierarchy; `false` if a process (or
+    /// one that is still dying) is in it. What does not exist is removed already. Never kills: that is
     /// [`Cgroup::kill_all`].
     ///
     /// # Errors
-    /// If it cannot be removed for another reason than being busy.
+    /// If it cannot be removed for another reason than being busy. All else that could be, was.
     pub fn try_remove(&self) -> Result<bool> {
         let mut all = true;
+        let mut outcome = Ok(());
         for root in self.roots() {
-            if !root.exists() {
+            // Mostly there is nothing below.
+            if fs::remove_dir(root).is_ok() {
                 continue;
             }
-            for dir in tree(root)? {
-                match fs::remove_dir(&dir) {
-                    Ok(()) => {}
-                    Err(error) if is_absent(&error) => {}
-                    Err(error) if is_busy(&error) => all = false,
-                    Err(error) => return Err(error).doing("remove", &dir),
-                }
-            }
+            let walked = walk(root, |place| {
+                all &= place.remove()?;
+                Ok(())
+            });
+            outcome = outcome.and(walked);
         }
-        Ok(all)
+        outcome.map(|()| all)
     }
 
-    /// Removes the cgroup, waiting at most 300 ms for dying processes to leave it. The systemd
-    /// unit, if it is one's cgroup, is stopped first.
+    /// Removes the cgroup, waiting at most 300 ms for processes in it to die and 5 s for the dead to
+    /// leave it. The systemd unit, if it is one's cgroup, is stopped first.
     ///
     /// # Errors
     /// If it cannot be removed, or is still busy when the time is over.
     pub fn remove(&self) -> Result<()> {
         self.stop_unit()?;
-        self.wait("remove", REMOVE_WAIT, |_| self.try_remove())
+        let action = "remove";
+        self.wait(action, LEAVE_WAIT, |waited| {
+            if self.try_remove()? {
+                return Ok(true);
+            }
+            if waited >= REMOVE_WAIT && !self.processes()?.is_empty() {
+                let path = self.path().to_path_buf();
+                return Err(Error::Timeout {
+                    action,
+                    path,
+                    waited,
+                });
+            }
+            Ok(false)
+        })
     }
 
     /// Stops the systemd unit that this is the cgroup of; does nothing for other cgroups and for a
@@ -80,10 +95,4 @@ impl Cgroup {
             container_name: self.id.clone(),
         })
     }
-}
-
-/// A cgroup with processes or children is busy. Children show up here when they are made while we
-/// remove.
-fn is_busy(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY))
 }

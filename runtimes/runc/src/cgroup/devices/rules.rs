@@ -4,10 +4,8 @@
 //! decides. What no rule decides is denied. The devices that every container may use come last, so
 //! no rule takes them away.
 //!
-//! This is what cgroup v1 does with the lists that containerd sends (first "deny all" or "allow
-//! all", then single devices), with two differences where v1's history shows: v1 starts from what
-//! the parent allows if the list does not begin with a rule for everything, and there a rule only
-//! takes away what an earlier rule gave in the very same words.
+//! This is what cgroup v1 does with the lists that containerd sends (first "deny all" or "allow all",
+//! then single devices); runc starts from "deny all" where the list says neither, as we do.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -46,8 +44,9 @@ const fn allow(kind: u32, major: Option<u32>, minor: Option<u32>, access: u32) -
     }
 }
 
-/// What every container may use: the same that libcgroups allows on v1.
-const DEFAULTS: [Rule; 12] = [
+/// What every container may use: runc's list. libcgroups allows the console as well (5:1), which is
+/// the host's: a container's own is a terminal of major number 136.
+const DEFAULTS: [Rule; 11] = [
     allow(CHAR, Some(1), Some(3), ALL), // null
     allow(CHAR, Some(1), Some(5), ALL), // zero
     allow(CHAR, Some(1), Some(7), ALL), // full
@@ -56,7 +55,6 @@ const DEFAULTS: [Rule; 12] = [
     allow(CHAR, Some(1), Some(8), ALL), // random
     allow(CHAR, None, None, MKNOD),     // to make a node is not to use it
     allow(BLOCK, None, None, MKNOD),
-    allow(CHAR, Some(5), Some(1), ALL),    // console
     allow(CHAR, Some(136), None, ALL),     // pts
     allow(CHAR, Some(5), Some(2), ALL),    // ptmx
     allow(CHAR, Some(10), Some(200), ALL), // net/tun
@@ -96,6 +94,26 @@ fn rule(rule: &LinuxDeviceCgroup) -> Option<Rule> {
         access,
     };
     (access != 0).then_some(rule)
+}
+
+/// Tells what is wrong with a rule that would have no effect, or none that was meant.
+pub(super) fn check(rule: &LinuxDeviceCgroup) -> Result<(), String> {
+    if rule.typ() == Some(LinuxDeviceType::P) {
+        return Err("is for pipes, which are no devices".to_owned());
+    }
+    let access = rule.access().as_deref().unwrap_or("");
+    if access.is_empty() || access.chars().any(|letter| !"rwm".contains(letter)) {
+        return Err(format!(
+            "has access {access:?}, which is not made of r, w and m"
+        ));
+    }
+    for wanted in [rule.major(), rule.minor()] {
+        if number(wanted).is_none() {
+            let wanted = wanted.unwrap_or_default();
+            return Err(format!("has {wanted}, which is no device's number"));
+        }
+    }
+    Ok(())
 }
 
 /// `Some(None)` is any number, `None` a number that no device has: the kernel has 12 bits for a
@@ -174,6 +192,7 @@ pub(super) mod tests {
         assert!(!permits(&rules, BLOCK, 8, 16, READ | WRITE));
         assert!(!permits(&rules, BLOCK, 8, 0, READ));
         assert!(!permits(&rules, CHAR, 1, 1, READ), "mem");
+        assert!(!permits(&rules, CHAR, 5, 1, READ), "the host's console");
         assert!(
             !permits(&rules, BLOCK, 1, 3, READ),
             "not null: a block device"
@@ -219,6 +238,31 @@ pub(super) mod tests {
             {"allow": true, "type": "c", "major": -2, "access": "rwm"},
         ]));
         assert_eq!(rules, DEFAULTS);
+    }
+
+    #[test]
+    fn rules_without_effect_are_told() {
+        for (rule, what) in [
+            (
+                json!({"allow": true, "type": "p", "access": "rwm"}),
+                "pipes",
+            ),
+            (json!({"allow": true, "type": "c"}), "access"),
+            (
+                json!({"allow": true, "type": "c", "access": "rx"}),
+                "access",
+            ),
+            (json!({"allow": true, "major": -2, "access": "r"}), "-2"),
+            (
+                json!({"allow": true, "minor": 1_048_576, "access": "r"}),
+                "1048576",
+            ),
+        ] {
+            let told = check(&from_value(rule).unwrap()).unwrap_err();
+            assert!(told.contains(what), "{told}");
+        }
+        let fine = json!({"allow": false, "major": -1, "access": "rwm"});
+        assert_eq!(check(&from_value(fine).unwrap()), Ok(()));
     }
 
     proptest! {

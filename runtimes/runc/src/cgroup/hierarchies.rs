@@ -1,0 +1,236 @@
+//! The cgroup v1 hierarchies of this machine: which controllers each has, its name, where it is
+//! mounted; and what of them a container gets to see.
+//!
+//! `/proc/self/cgroup` says which hierarchies there are, `/proc/self/mountinfo` where. A mount belongs
+//! to the hierarchy all of whose controllers, and whose name, are among its options: what its mount
+//! point is called says nothing. It never mounts anything.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use libcgroups::common::DEFAULT_CGROUP_ROOT;
+
+use super::Cgroup;
+use super::error::{Doing, Error, Result};
+use super::layout::Layout;
+
+/// A container's cgroup in each hierarchy that it may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hierarchies {
+    /// Those of cgroup v1, with controllers or merely named. A hybrid machine's v2 hierarchy is not
+    /// among them: the container's processes are in a cgroup of their own there, too, but see none of
+    /// it, as with runc.
+    V1(Vec<Hierarchy>),
+    /// The container's cgroup on the host.
+    V2(PathBuf),
+}
+
+/// A hierarchy of cgroup v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// The name of its directory below `/sys/fs/cgroup`: `cpu,cpuacct`, `systemd`.
+    pub name: String,
+    /// What fsconfig is told, so that it mounts this hierarchy: `cpu` and `cpuacct`; `none` and
+    /// `name=systemd`.
+    pub options: Vec<String>,
+    /// The container's cgroup on the host.
+    pub directory: PathBuf,
+}
+
+/// A v1 hierarchy as this process sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Its controllers and, as `name=…`, its name.
+    pub entries: Vec<String>,
+}
+
+impl Mounted {
+    /// Whether it has a controller.
+    pub fn has(&self, controller: &str) -> bool {
+        self.entries.iter().any(|entry| entry == controller)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let bare = self.entries.iter().all(|entry| entry.starts_with("name="));
+        let none = bare.then(|| "none".to_owned());
+        none.into_iter().chain(self.entries.clone()).collect()
+    }
+}
+
+/// The v1 hierarchies that are mounted here.
+pub(super) fn mounted() -> Result<Vec<Mounted>> {
+    let (mountinfo, cgroups) = (
+        Path::new("/proc/self/mountinfo"),
+        Path::new("/proc/self/cgroup"),
+    );
+    let mounts = fs::read(mountinfo).doing("read", mountinfo)?;
+    let known = fs::read_to_string(cgroups).doing("read", cgroups)?;
+    Ok(parse(&mounts, &known))
+}
+
+/// Finds them in the contents of `/proc/self/mountinfo` and `/proc/self/cgroup`. Of several mounts of
+/// one hierarchy the first counts, but those in the usual place come before all others.
+pub(super) fn parse(mountinfo: &[u8], cgroups: &str) -> Vec<Mounted> {
+    let mut mounts: Vec<Mount> = mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(Mount::parse)
+        .collect();
+    let usual = Path::new(DEFAULT_CGROUP_ROOT);
+    mounts.sort_by_key(|mount| mount.point.parent() != Some(usual));
+    cgroups
+        .lines()
+        .filter_map(|line| line.split(':').nth(1))
+        // v2's hierarchy has no entries.
+        .filter(|entries| !entries.is_empty())
+        .filter_map(|entries| {
+            let entries: Vec<String> = entries.split(',').map(str::to_owned).collect();
+            let mount = mounts
+                .iter()
+                .find(|mount| entries.iter().all(|entry| mount.options.contains(entry)))?;
+            let point = mount.point.clone();
+            Some(Mounted { point, entries })
+        })
+        .collect()
+}
+
+/// A mount of cgroup v1.
+struct Mount {
+    point: PathBuf,
+    options: Vec<String>,
+}
+
+impl Mount {
+    /// Reads a line of mountinfo.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let point = fields.nth(4)?;
+        // A variable number of optional fields ends with a lone dash; then come type, source and the
+        // filesystem's options.
+        fields.find(|field| *field == b"-")?;
+        if fields.next()? != b"cgroup" {
+            return None;
+        }
+        let options = String::from_utf8(unescape(fields.nth(1)?)).ok()?;
+        Some(Self {
+            point: PathBuf::from(OsString::from_vec(unescape(point))),
+            options: options.split(',').map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// Undoes the octal escapes of mountinfo (`\040` is a space).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if let (
+            b'\\',
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ],
+        ) = (byte, tail)
+        {
+            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+            rest = after;
+        } else {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+impl Cgroup {
+    /// The cgroup in each hierarchy that the container may see: what its `/sys/fs/cgroup` is made of.
+    ///
+    /// # Errors
+    /// If the hierarchies of this machine can't be told.
+    pub fn hierarchies(&self) -> Result<Hierarchies> {
+        if let Layout::V2(directory) = &self.layout {
+            return Ok(Hierarchies::V2(directory.clone()));
+        }
+        let hierarchies = mounted()?.into_iter().map(|mounted| {
+            let name = mounted.point.file_name().unwrap_or_default();
+            let name = name.to_str().ok_or_else(|| {
+                Error::Hierarchy(format!("{} is not UTF-8", mounted.point.display()))
+            })?;
+            Ok(Hierarchy {
+                name: name.to_owned(),
+                options: mounted.options(),
+                directory: mounted.point.join(&self.relative),
+            })
+        });
+        hierarchies.collect::<Result<_>>().map(Hierarchies::V1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOUNTINFO: &[u8] = b"\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+33 31 0:30 /docker/1 /somewhere/with\\040space/memory rw - cgroup cgroup rw,memory
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+34 31 0:30 / /sys/fs/cgroup/odd rw - cgroup cgroup rw,seclabel,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,release_agent=/x,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+42 31 0:39 / /mnt/pids rw - cgroup cgroup rw,pids
+";
+    const CGROUPS: &str =
+        "5:pids:/\n4:memory:/a\n3:cpu,cpuacct:/\n2:name=systemd:/\n6:freezer:/\n0::/\n";
+
+    #[test]
+    fn hierarchies_are_found_by_their_options() {
+        let found = parse(MOUNTINFO, CGROUPS);
+        let shown: Vec<_> = found
+            .iter()
+            .map(|mounted| format!("{} {:?}", mounted.point.display(), mounted.options()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                r#"/mnt/pids ["pids"]"#,
+                r#"/sys/fs/cgroup/odd ["memory"]"#,
+                r#"/sys/fs/cgroup/cpu,cpuacct ["cpu", "cpuacct"]"#,
+                r#"/sys/fs/cgroup/systemd ["none", "name=systemd"]"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mount_point_may_contain_anything() {
+        let only = MOUNTINFO.split(|byte| *byte == b'\n').nth(1).unwrap();
+        let found = parse(only, CGROUPS);
+        assert_eq!(
+            found[0].point,
+            Path::new("/somewhere/with space/memory"),
+            "the only mount counts wherever it is"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read(mountinfo: Vec<u8>, cgroups in "\\PC{0,40}") {
+            parse(&mountinfo, &cgroups);
+        }
+
+        #[test]
+        fn unescape_undoes_the_kernel(name: Vec<u8>) {
+            let escaped: Vec<u8> = name.iter().flat_map(|byte| match byte {
+                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+                other => vec![*other],
+            }).collect();
+            prop_assert_eq!(unescape(&escaped), name);
+        }
+    }
+}

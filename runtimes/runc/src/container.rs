@@ -8,10 +8,11 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 use trefoil_core::stats::Stats;
-use trefoil_core::{Container, Context, ExecConfig, Process, Result, RuntimeOptions};
+use trefoil_core::{Container, Context, Error, ExecConfig, Process, Result, RuntimeOptions};
 
 use crate::cgroup::{Cgroup, OomWatch};
-use crate::launcher::{Delete, Exec, Launcher, Request, Start};
+use crate::gate::Gate;
+use crate::launcher::{Delete, Exec, Launcher, Poststart, Request};
 use crate::process::{RuncProcess, Streams};
 
 /// A container, until it is deleted.
@@ -23,6 +24,8 @@ pub(crate) struct RuncContainer {
     owns_its_processes: bool,
     cgroup: Cgroup,
     init: Arc<RuncProcess>,
+    gate: Mutex<Option<Gate>>,
+    has_poststart_hooks: bool,
     memory: Option<Mutex<AsyncFd<OomWatch>>>,
     launcher: Arc<Launcher>,
 }
@@ -34,7 +37,7 @@ impl RuncContainer {
         spec: &Spec,
         options: RuntimeOptions,
         cgroup: Cgroup,
-        init: RuncProcess,
+        (init, gate): (RuncProcess, Gate),
         launcher: Arc<Launcher>,
     ) -> Self {
         let memory = cgroup
@@ -61,8 +64,15 @@ impl RuncContainer {
             memory,
             id,
             bundle,
+            init: Arc::new(init.of(cgroup.clone())),
             cgroup,
-            init: Arc::new(init),
+            gate: Mutex::new(Some(gate)),
+            has_poststart_hooks: spec.hooks().as_ref().is_some_and(|hooks| {
+                hooks
+                    .poststart()
+                    .as_ref()
+                    .is_some_and(|all| !all.is_empty())
+            }),
             launcher,
         }
     }
@@ -85,11 +95,26 @@ impl Container for RuncContainer {
     }
 
     async fn start(&self) -> Result<()> {
-        let request = Request::Start(Start {
+        let doing = || format!("start container {}", self.id);
+        let gate =
+            self.gate.lock().await.take().ok_or_else(|| {
+                Error::precondition("it has been started already").context(doing())
+            })?;
+        gate.open().await.map_err(|why| why.context(doing()))?;
+        if !self.has_poststart_hooks {
+            return Ok(());
+        }
+        let request = Request::Poststart(Poststart {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
+            pid: self.init.pid(),
         });
-        self.launcher.call(&request, &[]).await.map(drop)
+        let ran = self.launcher.call(&request, &[]).await;
+        if ran.is_err() {
+            // A container that its administrator's hooks reject does not run.
+            let _ = self.kill_all(libc::SIGKILL).await;
+        }
+        ran.map(drop)
     }
 
     async fn exec(&self, config: ExecConfig) -> Result<Arc<dyn Process>> {
@@ -106,7 +131,7 @@ impl Container for RuncContainer {
             }))
         };
         let init = [self.init.pidfd()];
-        let process =
+        let (process, _) =
             RuncProcess::launch(&self.launcher, stdio, Streams::piped, &init, exec).await?;
         Ok(Arc::new(process))
     }

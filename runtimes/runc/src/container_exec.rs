@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
-use trefoil_core::{Context, ErrorKind, Result};
+use trefoil_core::{ErrorKind, Result};
 
 use crate::exec::{self, ExecError, Stdio};
 use crate::launcher::{Answer, Exec, Failure, WorkerOutcome};
-use crate::state::State;
+use crate::spec::load_spec;
 
 /// Runs the process in the container of which `init` is a pidfd; it runs its program when this returns.
 pub fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
@@ -33,12 +33,11 @@ pub fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Wo
     let answer = Answer {
         pid: started.pid.as_raw().unsigned_abs(),
     };
-    Ok((answer, started.master))
+    Ok((answer, started.master.into_iter().collect()))
 }
 
 fn prepare(request: &Exec) -> Result<Spec> {
-    let path = State::of(&request.id, &request.bundle).config();
-    Spec::load(&path).context(|| format!("read {}", path.display()))
+    load_spec(&request.bundle.join("config.json"))
 }
 
 fn failure(request: &Exec, why: &ExecError) -> Failure {

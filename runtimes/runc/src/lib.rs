@@ -1,31 +1,40 @@
 //! The namespace runtime: pods whose containers are processes on the host's kernel, told apart by
 //! namespaces and held by cgroups. Inside a guest the same code makes the guest's containers.
 //!
-//! libcontainer makes the containers; running further processes in one ([`exec`]), the cgroup after
-//! creation ([`cgroup`]) and everything that must survive a crash ([`state`]) are our own. It never
-//! speaks to containerd, and its server side never forks, blocks or changes itself: see [`launcher`].
+//! It makes a container's root ([`root`]) and its init ([`init`]) itself, as it runs further processes in
+//! one ([`exec`]); the steps that these share are in [`setup`]. No path of a container's is ever resolved
+//! from the host's root. It never speaks to containerd, and its server side never forks, blocks or changes
+//! itself: see [`launcher`]. libcontainer is a library for three small things (`docs/libcontainer.md`).
 //!
-//! Start reading at [`launcher`], then [`container_create`].
+//! Start reading at [`launcher`], then [`container_create`], [`init`] and [`root`].
 
 pub mod cgroup;
-mod console_socket;
 mod container;
 mod container_create;
 mod container_exec;
-mod effective;
 pub mod exec;
 mod features;
+mod fields;
+mod gate;
+mod hooks;
 mod idmap;
+mod init;
 mod keyring;
 mod launcher;
+pub mod own_program;
 mod process;
+mod root;
 mod rootfs;
 mod runtime;
+mod setup;
+mod spec;
 mod state;
+mod sysctls;
 mod terminal;
 
 pub use exec::parse_process;
 pub use features::features;
 pub use launcher::{HELPER_ACTION, Launcher, run_as_helper};
 pub use runtime::Runc;
+pub use spec::load_spec;
 pub use state::{clean_up, clean_up_unknown, find_cgroup};

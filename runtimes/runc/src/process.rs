@@ -13,6 +13,7 @@ use trefoil_core::{
     Context, Error, ExitStatus, Input, Output, Process, Result, Stdio, TerminalSize,
 };
 
+use crate::cgroup::Cgroup;
 use crate::launcher::{GivenStreams, Launcher, Request};
 use crate::terminal;
 
@@ -116,28 +117,31 @@ pub(crate) struct RuncProcess {
     child: Arc<Child>,
     streams: Arc<Streams>,
     ended: watch::Receiver<Option<ExitStatus>>,
+    /// Of an init: what may be frozen when it is killed.
+    cgroup: Option<Cgroup>,
 }
 
 impl RuncProcess {
     /// Has a worker make a process with these streams. `plumb` gives the process its streams where it has
     /// no terminal; `request` is told whether it has, and which streams come along, after the
-    /// descriptors of `also`.
+    /// descriptors of `also`. With the process comes what the worker gave beside its terminal.
     pub(crate) async fn launch(
         launcher: &Launcher,
         stdio: Stdio,
         plumb: impl FnOnce(Stdio) -> io::Result<(Streams, Ends)>,
         also: &[BorrowedFd<'_>],
         request: impl FnOnce(bool, GivenStreams) -> Request,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<OwnedFd>)> {
         let doing = || "connect the process's streams";
         let watch = |pid| Child::new(pid).context(|| format!("watch process {pid}"));
         if stdio.terminal {
-            let (answer, master) = launcher.call(&request(true, [false; 3]), also).await?;
+            let (answer, mut given) = launcher.call(&request(true, [false; 3]), also).await?;
             let child = watch(answer.pid)?;
-            let master = master
+            let master = given
+                .pop()
                 .ok_or_else(|| Error::internal("the worker sent no terminal").context(doing()))?;
             let streams = Streams::terminal(master, stdio).context(doing)?;
-            return Ok(Self::new(child, streams));
+            return Ok((Self::new(child, streams), given));
         }
         let (streams, ends) = plumb(stdio).context(doing)?;
         let given =
@@ -148,8 +152,8 @@ impl RuncProcess {
             .copied()
             .chain(given.into_iter().flatten())
             .collect();
-        let (answer, _) = launcher.call(&request, &given).await?;
-        Ok(Self::new(watch(answer.pid)?, streams))
+        let (answer, given) = launcher.call(&request, &given).await?;
+        Ok((Self::new(watch(answer.pid)?, streams), given))
     }
 
     /// Takes over a child. Must be called within the event loop.
@@ -173,6 +177,15 @@ impl RuncProcess {
             child,
             streams,
             ended,
+            cgroup: None,
+        }
+    }
+
+    /// Says that it is the init of the container with this cgroup.
+    pub(crate) fn of(self, cgroup: Cgroup) -> Self {
+        Self {
+            cgroup: Some(cgroup),
+            ..self
         }
     }
 }
@@ -207,15 +220,18 @@ impl Process for RuncProcess {
         if self.exit_status().is_some() {
             return Err(Error::not_found("process already finished"));
         }
+        let doing = || format!("send signal {signal} to process {}", self.pid());
         self.child
             .kill(signal)
             .map_err(|why| match why.raw_os_error() {
                 Some(libc::ESRCH) => Error::not_found("process already finished"),
-                _ => Error::internal(format!(
-                    "send signal {signal} to process {}: {why}",
-                    self.pid()
-                )),
-            })
+                _ => Error::internal(format!("{}: {why}", doing())),
+            })?;
+        match &self.cgroup {
+            // A frozen process of cgroup v1 dies when it is thawed, and not before.
+            Some(cgroup) if signal == libc::SIGKILL => cgroup.thaw_to_die().context(doing),
+            _ => Ok(()),
+        }
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {

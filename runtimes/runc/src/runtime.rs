@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use trefoil_core::{
-    Container, ContainerConfig, Isolation, Result, Runtime, Sandbox, SandboxConfig, Stdio,
+    Container, ContainerConfig, Error, Isolation, Result, Runtime, Sandbox, SandboxConfig, Stdio,
 };
 
 use crate::container::RuncContainer;
+use crate::gate::Gate;
 use crate::launcher::{Create, Launcher, Request};
 use crate::process::{Ends, RuncProcess, Streams};
 use crate::state;
@@ -89,14 +90,19 @@ impl Sandbox for RuncSandbox {
                 streams,
             })
         };
-        let init = RuncProcess::launch(&self.launcher, stdio, self.plumb, &[], create).await?;
+        let (init, mut given) =
+            RuncProcess::launch(&self.launcher, stdio, self.plumb, &[], create).await?;
+        let gate = given
+            .pop()
+            .ok_or_else(|| Error::internal(format!("create container {id}: its init has no gate")))
+            .and_then(Gate::new)?;
         Ok(Arc::new(RuncContainer::new(
             id,
             bundle,
             &spec,
             options,
             cgroup,
-            init,
+            (init, gate),
             self.launcher.clone(),
         )))
     }

@@ -2,125 +2,169 @@
 //! mounts; and how it is all removed.
 //!
 //! ```text
-//! <bundle>/trefoil/            libcontainer's root
-//!     config.json              the configuration as libcontainer read it
-//!     init.pid                 its init, from the moment it exists
-//!     rootfs-is-mounted        that the root is made up of mounts
-//!     console.sock             where its terminal was handed over
-//!     mounts/                  where mounts hang while a container is made, in a namespace of their own
-//!     <id>/                    libcontainer's own
+//! <bundle>/trefoil/
+//!     record.json     what must be known to remove the container: [`Record`]
 //! ```
+//!
+//! Releases before 0.2 had libcontainer make containers, and left its files there instead. Such a
+//! container is removed all the same ([`legacy`]).
+
+mod legacy;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use libcontainer::container::Container;
-use libcontainer::error::LibcontainerError;
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use trefoil_core::{Context, Error, Result};
 
 use crate::cgroup::Cgroup;
+use crate::init::Container;
 use crate::rootfs;
+use crate::setup::rdt;
+use crate::spec::load_spec;
 
 /// How long killed processes may take to go.
 const DYING: Duration = Duration::from_secs(5);
 
-const ROOT_IS_MOUNTED: &str = "rootfs-is-mounted";
+/// The version of [`Record`] that this build writes, and the newest that it understands.
+const VERSION: u32 = 2;
+
+/// What must be known of a container to remove it, on disk before there is anything to remove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// Its cgroup, as its configuration names it.
+    pub cgroups_path: Option<PathBuf>,
+    /// Whether the cgroup is made by systemd.
+    pub systemd_cgroup: bool,
+    /// That `<bundle>/rootfs` is a place to mount upon, with nothing of its own in it.
+    pub root_is_mounted: bool,
+    /// What was made of Intel RDT.
+    #[serde(default)]
+    rdt: rdt::Made,
+}
+
+impl Record {
+    /// The record of a container that is about to be made.
+    pub fn new(cgroups_path: Option<PathBuf>, systemd_cgroup: bool, root_is_mounted: bool) -> Self {
+        Self {
+            version: VERSION,
+            cgroups_path,
+            systemd_cgroup,
+            root_is_mounted,
+            rdt: rdt::Made::default(),
+        }
+    }
+}
 
 /// Where a container's state is.
 #[derive(Debug)]
 pub struct State {
-    root: PathBuf,
-    libcontainer: PathBuf,
+    directory: PathBuf,
 }
 
 impl State {
-    /// The state of the container `id` with this bundle, whether or not there is any.
-    pub fn of(id: &str, bundle: &Path) -> Self {
-        let root = bundle.join("trefoil");
+    /// The state of the container with this bundle, whether or not there is any.
+    pub fn of(bundle: &Path) -> Self {
         Self {
-            libcontainer: root.join(id),
-            root,
+            directory: bundle.join("trefoil"),
         }
     }
 
-    /// Makes the directory.
-    pub fn make(&self) -> Result<()> {
-        fs::create_dir(&self.root).context(|| format!("make {}", self.root.display()))
+    fn record(&self) -> PathBuf {
+        self.directory.join("record.json")
     }
 
-    /// The directory, which libcontainer takes for its root and for the bundle.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Makes it, with the record in it, at once or not at all.
+    pub fn make(&self, record: &Record) -> Result<()> {
+        let doing = || format!("make {}", self.directory.display());
+        let text = serde_json::to_vec(record).context(doing)?;
+        let new = self.directory.with_extension("new");
+        match fs::create_dir(&new) {
+            // Left by somebody who died before the renaming.
+            Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            outcome => outcome.context(doing),
+        }?;
+        fs::write(new.join("record.json"), text).context(doing)?;
+        fs::rename(&new, &self.directory).context(doing)
     }
 
-    /// The configuration as libcontainer reads it.
-    pub fn config(&self) -> PathBuf {
-        self.root.join("config.json")
+    /// Notes what was made of Intel RDT.
+    pub fn note_rdt(&self, mut record: Record, made: rdt::Made) -> Result<()> {
+        if made == record.rdt {
+            return Ok(());
+        }
+        record.rdt = made;
+        let path = self.record();
+        let doing = || format!("write {}", path.display());
+        let text = serde_json::to_vec(&record).context(doing)?;
+        let new = path.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .context(doing)
     }
 
-    /// The file with the init's number.
-    pub fn pid_file(&self) -> PathBuf {
-        self.root.join("init.pid")
-    }
-
-    /// Notes that `<bundle>/rootfs` is a place to mount upon, with nothing of its own in it.
-    pub fn note_mounted_root(&self) -> Result<()> {
-        let path = self.root.join(ROOT_IS_MOUNTED);
-        fs::write(&path, "").context(|| format!("write {}", path.display()))
-    }
-
-    fn is_root_mounted(&self) -> bool {
-        self.root.join(ROOT_IS_MOUNTED).exists()
+    /// Reads the record; `None` if there is nothing of the container's.
+    ///
+    /// # Errors
+    /// If it can't be read, or is a later release's: what that has made, this one can't remove.
+    fn read(&self, id: &str) -> Result<Option<Record>> {
+        let path = self.record();
+        let doing = || format!("read {}", path.display());
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                return legacy::read(&self.directory, id);
+            }
+            Err(why) => return Err(why).context(doing),
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let versioned: Versioned = serde_json::from_slice(&text).context(doing)?;
+        if versioned.version > VERSION {
+            return Err(Error::precondition(format!(
+                "{}: it is of version {}, and this release knows {VERSION}",
+                doing(),
+                versioned.version
+            )));
+        }
+        serde_json::from_slice(&text).map(Some).context(doing)
     }
 
     /// Waits until nobody else clears the container away: a containerd that starts asks for a dead
     /// pod and for each of its containers at once. `None` if it has no state (any more).
     fn lock(&self) -> Result<Option<Flock<File>>> {
-        let directory = match File::open(&self.root) {
+        let directory = match File::open(&self.directory) {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            outcome => outcome.context(|| format!("open {}", self.root.display()))?,
+            outcome => outcome.context(|| format!("open {}", self.directory.display()))?,
         };
         Flock::lock(directory, FlockArg::LockExclusive)
             .map(Some)
             .map_err(|(_, why)| why)
-            .context(|| format!("lock {}", self.root.display()))
+            .context(|| format!("lock {}", self.directory.display()))
     }
+}
 
-    fn load(&self) -> Result<Container> {
-        looking_again(|| Container::load(self.libcontainer.clone()))
-            .map_err(|why| Error::internal(sentence(&why)))
-    }
-
-    /// libcontainer's part: hooks, its state, resource control groups. containerd, which takes no lock,
-    /// may move the bundle away meanwhile; then there is no state left to fail at.
-    fn delete(&self, mut container: Container) -> Result<Option<String>> {
-        match looking_again(|| container.delete(true)) {
-            Err(why) if self.libcontainer.exists() => Err(Error::internal(sentence(&why))),
-            _ => Ok(None),
-        }
-    }
+/// The cgroup that a configuration names.
+pub fn cgroups_path(spec: &Spec) -> Option<&Path> {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref())
 }
 
 /// The cgroup of a container with this configuration.
 pub fn cgroup(id: &str, spec: &Spec, systemd_asked: bool) -> Result<Cgroup> {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref());
-    find_cgroup(id, path, systemd_asked)
+    find_cgroup(id, cgroups_path(spec), systemd_asked)
 }
 
 /// Whether the cgroup of a container with this configuration is made by systemd.
 pub fn by_systemd(spec: &Spec, asked: bool) -> bool {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref());
-    asks_systemd(path, asked)
+    asks_systemd(cgroups_path(spec), asked)
 }
 
 /// A path of the form `slice:prefix:name` is systemd's to make, where systemd runs.
@@ -149,61 +193,64 @@ fn systemd_runs() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Lets the init of a created container run its program.
-pub fn start(id: &str, bundle: &Path) -> Result<()> {
-    let mut container = State::of(id, bundle)
-        .load()
-        .map_err(|why| why.context(format!("start container {id}")))?;
+/// Runs the hooks that follow a container's start.
+pub fn run_poststart_hooks(id: &str, bundle: &Path, pid: u32) -> Result<()> {
+    run_hooks("poststart", "running", id, bundle, i32::try_from(pid).ok())
+        .map_err(|why| why.context(format!("start container {id}")))
+}
+
+fn run_hooks(
+    kind: &'static str,
+    status: &'static str,
+    id: &str,
+    bundle: &Path,
+    pid: Option<i32>,
+) -> Result<()> {
+    let spec = load_spec(&bundle.join("config.json"))?;
+    let container = Container {
+        id,
+        bundle,
+        spec: &spec,
+        terminal: false,
+        no_pivot_root: false,
+    };
     container
-        .start()
-        .map_err(|why| Error::internal(format!("start container {id}: {}", sentence(&why))))
-}
-
-/// As much of `config.json` as tells the cgroup.
-#[derive(Default, Deserialize)]
-struct Config {
-    linux: Option<Linux>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Linux {
-    cgroups_path: Option<PathBuf>,
+        .run_hooks(kind, status, pid)
+        .map_err(|why| Error::internal(why.to_string()))
 }
 
 /// [`clean_up`] for a container of which only the bundle is known; without any state in it there is
 /// nothing to clean but mounts.
 pub fn clean_up_unknown(id: &str, bundle: &Path) -> Result<Vec<String>> {
-    let state = State::of(id, bundle);
-    let rootfs = bundle.join("rootfs");
-    if !state.root.exists() {
-        let mounts = rootfs::unmount(&rootfs)?;
-        return Ok(match mounts {
+    match State::of(bundle).read(id)? {
+        Some(record) => clean_up(
+            id,
+            bundle,
+            record.cgroups_path.as_deref(),
+            record.systemd_cgroup,
+        ),
+        None => Ok(match rootfs::unmount(&bundle.join("rootfs"))? {
             0 => Vec::new(),
             n => vec![format!("{n} mounts of container {id}")],
-        });
+        }),
     }
-    let config = fs::read(state.config())
-        .or_else(|_| fs::read(bundle.join("config.json")))
-        .ok()
-        .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
-        .unwrap_or_default();
-    let path = config.linux.and_then(|linux| linux.cgroups_path);
-    let systemd = state.load().is_ok_and(|container| container.systemd());
-    clean_up(id, bundle, path.as_deref(), systemd)
 }
 
 /// Removes all that is left of a container, its processes included, whatever state it is in and whether
 /// or not its bundle is still there; its poststop hooks run. Says what it removed. Each step is tried,
 /// the first failure is told.
+///
+/// # Errors
+/// Also if its record can't be read or is a later release's; then nothing is touched.
 pub fn clean_up(
     id: &str,
     bundle: &Path,
     cgroups_path: Option<&Path>,
     systemd: bool,
 ) -> Result<Vec<String>> {
-    let state = State::of(id, bundle);
+    let state = State::of(bundle);
     let _alone = state.lock()?;
+    let record = state.read(id)?;
     let mut removed = Vec::new();
     let mut failure = None;
     let mut note = |outcome: Result<Option<String>>| match outcome {
@@ -215,9 +262,6 @@ pub fn clean_up(
     match find_cgroup(id, cgroups_path, systemd) {
         Ok(cgroup) => {
             note(kill_processes(&cgroup));
-            if let Ok(container) = state.load() {
-                note(state.delete(container));
-            }
             note(
                 cgroup
                     .remove()
@@ -227,23 +271,42 @@ pub fn clean_up(
         }
         Err(why) => note(Err(why)),
     }
+    if let Some(record) = &record {
+        note(
+            rdt::remove(&record.rdt, id)
+                .map(|()| None)
+                .map_err(|why| Error::internal(why.to_string())),
+        );
+        run_poststop_hooks(id, bundle);
+    }
     let root = bundle.join("rootfs");
     note(rootfs::unmount(&root).map(|n| (n > 0).then(|| format!("{n} mounts"))));
-    if state.is_root_mounted() {
+    if record.is_some_and(|record| record.root_is_mounted) {
         note(rootfs::remove_mount_points(&root).map(|()| None));
     }
-    match fs::remove_dir_all(&state.root) {
+    match fs::remove_dir_all(&state.directory) {
         Ok(()) => note(Ok(Some("its state".into()))),
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
         Err(why) => note(Err(Error::internal(format!(
             "remove {}: {why}",
-            state.root.display()
+            state.directory.display()
         )))),
     }
     match (failure, removed.is_empty()) {
         (Some(why), _) => Err(why.context(format!("clear away container {id}"))),
         (None, true) => Ok(Vec::new()),
         (None, false) => Ok(vec![format!("{} of container {id}", removed.join(", "))]),
+    }
+}
+
+/// What a hook after the end finds wrong keeps nothing from being removed. containerd may have moved the
+/// bundle away meanwhile.
+fn run_poststop_hooks(id: &str, bundle: &Path) {
+    if !bundle.join("config.json").exists() {
+        return;
+    }
+    if let Err(why) = run_hooks("poststop", "stopped", id, bundle, None) {
+        log::warn!("container {id}: {why}");
     }
 }
 
@@ -280,34 +343,16 @@ fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
     }
 }
 
-/// Does again what has failed because the init was reaped while libcontainer looked at it, which it does
-/// before all else: the next look finds nobody.
-fn looking_again<T>(
-    mut attempt: impl FnMut() -> std::result::Result<T, LibcontainerError>,
-) -> std::result::Result<T, LibcontainerError> {
-    match attempt() {
-        Err(LibcontainerError::Procfs(_)) => attempt(),
-        outcome => outcome,
-    }
-}
-
-/// libcontainer's error with all its causes, in one line.
-pub fn sentence(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
-    let mut cause = why.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = inner.source();
-    }
-    text.replace('\n', " ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A bundle of its own for a test.
+    pub(super) fn bundle(name: &str) -> PathBuf {
+        let bundle = std::env::temp_dir().join(format!("state-{name}-{}", std::process::id()));
+        fs::create_dir_all(&bundle).expect("bundle");
+        bundle
+    }
 
     #[test]
     fn systemd_paths_are_told_from_plain_ones() {
@@ -323,56 +368,59 @@ mod tests {
     }
 
     #[test]
-    fn an_init_that_goes_while_it_is_looked_at_is_gone_at_the_next_look() {
-        let gone =
-            || LibcontainerError::Procfs(std::io::Error::from_raw_os_error(libc::EIO).into());
-        let mut looks = 0;
-        let outcome = looking_again(|| {
-            looks += 1;
-            if looks == 1 { Err(gone()) } else { Ok(looks) }
-        });
-        assert_eq!(outcome.expect("done"), 2);
-        let mut looks = 0;
-        let outcome: std::result::Result<(), _> = looking_again(|| {
-            looks += 1;
-            Err(LibcontainerError::InvalidID(
-                libcontainer::error::ErrInvalidID::Empty,
-            ))
-        });
-        assert!(outcome.is_err() && looks == 1);
-        assert!(looking_again::<()>(|| Err(gone())).is_err());
+    fn a_record_reads_back() {
+        let bundle = bundle("record");
+        let record = Record::new(Some("/a/b".into()), false, true);
+        State::of(&bundle).make(&record).expect("make");
+        let read = State::of(&bundle).read("c").expect("read");
+        fs::remove_dir_all(&bundle).expect("remove");
+        assert_eq!(read, Some(record));
+    }
+
+    #[test]
+    fn a_record_that_cant_be_understood_is_an_error_and_nothing_is_touched() {
+        let bundle = bundle("newer");
+        let state = State::of(&bundle);
+        fs::create_dir(&state.directory).expect("directory");
+        for (text, expected) in [
+            (&br#"{"version": 3, "more": 1}"#[..], "version 3"),
+            (b"{", "record.json"),
+            (b"", "record.json"),
+            (br#"{"version": 2}"#, "record.json"),
+        ] {
+            fs::write(state.record(), text).expect("write");
+            let path = Some(Path::new("/trefoil-state-newer"));
+            for outcome in [
+                clean_up_unknown("c", &bundle),
+                clean_up("c", &bundle, path, false),
+            ] {
+                let why = outcome.expect_err("not understood").to_string();
+                assert!(why.contains(expected), "{why}");
+            }
+            assert!(state.record().exists());
+        }
+        fs::remove_dir_all(&bundle).expect("remove");
     }
 
     #[test]
     fn a_bundle_that_is_moved_away_meanwhile_is_removed() {
-        let bundle = std::env::temp_dir().join(format!("state-moved-{}", std::process::id()));
+        let bundle = bundle("moved");
         let elsewhere = bundle.with_extension("elsewhere");
-        let state = State::of("c", &bundle);
-        fs::create_dir_all(&state.libcontainer).expect("bundle");
-        Container::new(
-            "c",
-            libcontainer::container::ContainerStatus::Stopped,
-            None,
-            &bundle,
-            &state.libcontainer,
-        )
-        .and_then(|container| container.save())
-        .expect("its state");
-        // A hook is the only moment within libcontainer's removing that can be met surely.
+        State::of(&bundle)
+            .make(&Record::new(None, false, false))
+            .expect("state");
+        // A hook is the only moment within the removing that can be met surely.
         let config = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "root": { "path": "rootfs" },
             "hooks": { "poststop": [{
                 "path": "/bin/mv",
                 "args": ["mv", bundle, elsewhere],
             }] },
-            "cgroup_path": "/trefoil-state-moved",
         });
-        fs::write(
-            state.libcontainer.join("youki_config.json"),
-            config.to_string(),
-        )
-        .expect("its configuration");
+        fs::write(bundle.join("config.json"), config.to_string()).expect("configuration");
         let outcome = clean_up("c", &bundle, Some(Path::new("/trefoil-state-moved")), false);
-        let moved = elsewhere.join("trefoil/c").exists();
+        let moved = elsewhere.join("trefoil/record.json").exists();
         fs::remove_dir_all(&elsewhere).expect("remove");
         assert!(moved);
         assert_eq!(outcome.expect("nothing left"), Vec::<String>::new());
@@ -380,8 +428,7 @@ mod tests {
 
     #[test]
     fn removing_nothing_removes_nothing() {
-        let bundle = std::env::temp_dir().join(format!("state-{}", std::process::id()));
-        fs::create_dir_all(&bundle).expect("bundle");
+        let bundle = bundle("nothing");
         let removed = clean_up_unknown("c", &bundle);
         fs::remove_dir_all(&bundle).expect("remove");
         assert_eq!(removed.expect("nothing"), Vec::<String>::new());

@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
-use super::error::{Doing, Failure};
-use super::hostproc::HostProc;
+use crate::setup::error::{Doing, Failure};
+use crate::setup::hostproc::HostProc;
 
 /// Moves this process into the cgroups of the container whose init is `init`.
 ///

@@ -1,65 +1,42 @@
 //! Starts a further process in a running container.
 //!
 //! [`exec`] runs in a *worker*: a short-lived, single-threaded process whose parent is the shim
-//! server. It changes the worker beyond repair, so the worker exits when it returns. The process it
+//! server. The process it
 //! starts is the worker's sibling, a child of the server, which therefore sees it exit.
 //!
 //! ```text
-//!  worker (host)                         worker (in the container)     new process
-//!  plan ─ affinity ─ cgroups ─ limits ─▶ namespaces ─ terminal ─ fork ─▶ child.rs, step by step
-//!                                                        ▲                  │ execve
-//!                                                        └── report pipe ◀──┘
+//!  worker    stage (see setup/stage.rs)                                   new process
+//!  plan ───▶ affinity ─ cgroups ─ limits ─ namespaces ─ terminal ─ fork ─▶ setup/steps.rs
+//!    ▲                                                                        │ execve
+//!    └──────────────────────────────── line ◀─────────────────────────────────┘
 //! ```
 //!
-//! Start reading at [`exec`], then `child.rs`. What is decided on the host is in `plan.rs`; each
-//! other file is one idea. `executor.rs` gives a container's first process the same lookup of
-//! programs, the same HOME and the same errors.
+//! Start reading at [`exec`]. What is decided on the host is in `setup/plan.rs`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Process, Spec};
 
-mod capabilities;
 mod cgroups;
-mod child;
-mod console;
-mod cpulist;
-mod credentials;
-mod descriptors;
-mod directory;
-mod environment;
-mod error;
-mod executor;
-mod fork;
-mod hostproc;
-mod labels;
-mod limits;
-mod lookup;
 mod namespaces;
-mod passwd;
-mod plan;
-mod program;
-mod report;
 mod request;
-mod scheduling;
-mod seccomp;
-mod signals;
 
-pub use error::ExecError;
-pub use executor::InitExecutor;
-pub use request::parse_process;
-
-use console::Console;
-use error::{Doing, Failure};
-use fork::Forked;
-use hostproc::HostProc;
+use crate::setup::console::Console;
+use crate::setup::descriptors;
+pub use crate::setup::error::ExecError;
+use crate::setup::error::Failure;
+use crate::setup::hostproc::HostProc;
+use crate::setup::limits;
+use crate::setup::line::Line;
+use crate::setup::memory_policy;
+use crate::setup::null::Null;
+use crate::setup::plan::Plan;
+use crate::setup::stage::{Actor, Stage};
+use crate::setup::steps::{self, Facts, Later, hide};
 use namespaces::Target;
-use plan::Plan;
-use report::Report;
+pub use request::parse_process;
 
 /// A process to start, and where.
 #[derive(Debug)]
@@ -112,102 +89,114 @@ pub struct Started {
 /// The caller
 /// * is single-threaded, shares nothing with its parent but that it is its child (so not made with
 ///   `CLONE_FS` or `CLONE_VM`), was made with SIGCHLD as its exit signal (the new process inherits
-///   that), and exits soon after, whatever the result: it is in the container's cgroups and
-///   namespaces by then, may run out of the container's memory, and may be killed for it;
-/// * has made sure that the container is not paused: joining a frozen cgroup freezes the worker;
+///   that);
+/// * has made sure that the container is not paused: joining a frozen cgroup freezes the stage;
 /// * bounds the time it waits, should the container's files be on a server that does not answer.
 ///
 /// # Errors
 /// See [`ExecError`]. For [`ExecError::Child`] there is a process to reap.
 pub fn exec(request: &Exec<'_>) -> Result<Started, ExecError> {
     let plan = Plan::new(request.process, request.spec)?;
+    refuse_listener(&plan)?;
     let proc = HostProc::open()?;
     let target = Target::new(&proc, request.init)?;
-    start(request, plan, &proc, &target).map_err(|error| match error {
+    start(request, plan, proc, &target).map_err(|error| match error {
         // Whatever was in the way, that explains it.
         ExecError::Setup(_) if target.has_exited() => ExecError::init_has_exited(),
         other => other,
     })
 }
 
+/// A further process would have to give its filter's descriptor to the agent before it runs.
+fn refuse_listener(plan: &Plan) -> Result<(), ExecError> {
+    match &plan.seccomp {
+        Some(filter) if filter.has_listener() => Err(ExecError::Invalid(
+            "the container's seccomp profile asks a listener (SCMP_ACT_NOTIFY), \
+             which is not supported for further processes"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The word with which the stage hands over a terminal.
+const TERMINAL: u8 = b't';
+
 fn start(
     request: &Exec<'_>,
     plan: Plan,
-    proc: &HostProc,
+    proc: HostProc,
     target: &Target<'_>,
 ) -> Result<Started, ExecError> {
-    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .doing(|| "open /dev/null")?;
-
     if request.new_keyring {
         crate::keyring::leave_the_hosts().map_err(|why| Failure::new(why.to_string()))?;
     }
+    let hosts_null = Null::open(&proc)?;
+    let line = Line::new()?;
+    let stage = Stage::begin(None, |actor| {
+        let null = hosts_null.as_ref();
+        act(actor, request, &plan, &proc, target, null, &line)
+    })?;
+    let listener = line.listen();
+    let master = match stage.hear()? {
+        Some(mut said) if said.word == TERMINAL => said.descriptors.pop(),
+        _ => None,
+    };
+    let (pid, pidfd) = stage.end()?;
+    match listener.wait_for_program() {
+        Ok(()) => Ok(Started { pid, pidfd, master }),
+        Err(message) => Err(ExecError::Child { pid, message }),
+    }
+}
+
+/// What the stage does.
+fn act(
+    actor: &mut Actor,
+    request: &Exec<'_>,
+    plan: &Plan,
+    proc: &HostProc,
+    target: &Target<'_>,
+    hosts_null: Option<&Null>,
+    line: &Line,
+) -> Result<(), Failure> {
     // As the host's root, and before anything of the container can look at this process.
     limits::adjust_oom_score(proc, request.process, request.spec)?;
     plan.affinity.before_cgroups()?;
     cgroups::join(proc, target.pid(), request.cgroups)?;
     plan.affinity.after_cgroups()?;
     plan.limits.make_room()?;
+    plan.labels.apply(proc)?;
     hide()?;
     target.join()?;
     // Changing the user, which joining may do, makes the process visible again.
     hide()?;
 
-    let streams = Streams::new(&request.stdio, proc, &plan, null.as_fd())?;
-    let report = Report::new()?;
-    let (pid, pidfd) = match fork::sibling().doing(|| "create a process in the container")? {
-        Forked::Child => child::run(plan, proc, &streams, report.writer()),
-        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    memory_policy::apply(request.spec)?;
+    let facts = Facts::new(proc);
+    let null = Null::open(proc)?;
+    let console = match request.stdio {
+        Stdio::Terminal => Some(Console::allocate(proc, plan.window_size)?),
+        Stdio::Streams { .. } => None,
     };
-    let master = match streams {
-        Streams::Terminal(console) => Some(console.master),
-        Streams::Given(_) => None,
-    };
-    match report.wait() {
-        Ok(()) => Ok(Started { pid, pidfd, master }),
-        Err(message) => Err(ExecError::Child { pid, message }),
-    }
-}
-
-/// Forbids the processes of the container to trace this one or look into its `/proc` directory
-/// while it is among them and still holds descriptors of the host.
-fn hide() -> Result<(), Failure> {
-    // SAFETY: this option takes plain numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-    nix::errno::Errno::result(result)
-        .map(drop)
-        .doing(|| "hide from the container's processes")
-}
-
-/// The descriptors behind a process's standard streams.
-#[derive(Debug)]
-enum Streams<'a> {
-    Given([BorrowedFd<'a>; 3]),
-    Terminal(Console),
-}
-
-impl<'a> Streams<'a> {
-    fn new(
-        stdio: &Stdio<'a>,
-        proc: &HostProc,
-        plan: &Plan,
-        null: BorrowedFd<'a>,
-    ) -> Result<Self, Failure> {
-        Ok(match stdio {
+    let streams = match (&request.stdio, &console, null.as_ref().or(hosts_null)) {
+        (_, Some(console), _) => {
+            actor.say(TERMINAL, "", &[console.master.as_fd()])?;
+            [console.peer.as_fd(); 3]
+        }
+        (
             Stdio::Streams {
                 stdin,
                 stdout,
                 stderr,
-            } => Self::Given([stdin, stdout, stderr].map(|fd| fd.unwrap_or(null))),
-            Stdio::Terminal => Self::Terminal(Console::allocate(proc, plan.window_size)?),
-        })
-    }
-
-    /// The process's ends.
-    fn ends(&self) -> [BorrowedFd<'_>; 3] {
-        match self {
-            Self::Given(fds) => *fds,
-            Self::Terminal(console) => [console.peer.as_fd(); 3],
-        }
-    }
+            },
+            _,
+            Some(null),
+        ) => null.fill([*stdin, *stdout, *stderr]),
+        _ => return Err(Failure::new("there is no /dev/null for the process")),
+    };
+    let terminal = console.is_some();
+    // From here on nothing of the host is open but the standard streams: a process of the container
+    // may take what the new process has from its first moment on.
+    descriptors::arrange(streams, line.theirs())?;
+    actor.create_last(|| steps::run(plan, facts, terminal, &Later))
 }

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Gid, Pid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, chroot, fchdir};
 
-use super::error::{Doing, ExecError, Failure, reason};
-use super::hostproc::HostProc;
+use crate::setup::credentials::become_root;
+use crate::setup::error::{Doing, ExecError, Failure, reason};
+use crate::setup::hostproc::HostProc;
 
 /// Each namespace's name in `/proc/<pid>/ns`, and its flag for `setns`.
 const KINDS: [(&str, libc::c_int); 8] = [
@@ -79,7 +80,7 @@ impl<'a> Target<'a> {
     }
 
     /// Joins them all. The process's later children, not itself, are in the pid namespace.
-    pub(crate) fn join(&self) -> Result<(), ExecError> {
+    pub(crate) fn join(&self) -> Result<(), Failure> {
         let flags = self
             .namespaces
             .iter()
@@ -87,16 +88,13 @@ impl<'a> Target<'a> {
         if flags != 0 {
             match setns(self.pidfd, flags) {
                 Ok(()) => {}
-                Err(Errno::ESRCH) => return Err(ExecError::init_has_exited()),
                 // Before Linux 5.8, setns knows no pidfd.
                 Err(Errno::EINVAL) => self.join_one_by_one()?,
-                Err(errno) => {
+                failed => {
                     let names: Vec<_> = self.namespaces.iter().map(|one| one.name).collect();
-                    let what = format!("join the container's namespaces ({})", names.join(", "));
-                    return Err(ExecError::Setup(format!(
-                        "cannot {what}: {}",
-                        reason(errno)
-                    )));
+                    failed.doing(|| {
+                        format!("join the container's namespaces ({})", names.join(", "))
+                    })?;
                 }
             }
         }
@@ -197,20 +195,6 @@ fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
 fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> Result<(), Errno> {
     // SAFETY: setns takes two integers; the descriptor is borrowed and therefore open.
     Errno::result(unsafe { libc::setns(fd.as_raw_fd(), flags) }).map(drop)
-}
-
-/// In a user namespace that was just joined this process has every capability but nobody's ids.
-/// Files and terminals made from here on must belong to the container's root.
-fn become_root() -> Result<(), Failure> {
-    let ignore_unmapped = |result: Result<(), Errno>| match result {
-        // The namespace maps no root, or forbids setgroups: the process's own ids follow later.
-        Err(Errno::EINVAL | Errno::EPERM) => Ok(()),
-        other => other,
-    };
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    ignore_unmapped(setgroups(&[])).doing(|| "leave the host's groups")?;
-    ignore_unmapped(setresgid(gid, gid, gid)).doing(|| "become the container's root group")?;
-    ignore_unmapped(setresuid(uid, uid, uid)).doing(|| "become the container's root user")
 }
 
 #[cfg(test)]

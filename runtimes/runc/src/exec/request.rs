@@ -3,8 +3,8 @@
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
-use super::capabilities;
-use super::error::ExecError;
+use crate::setup::capabilities;
+use crate::setup::error::ExecError;
 
 /// Reads the JSON of an exec request's `spec`. Capabilities that this build has never heard of are
 /// left out, as stock runtimes do; anything else that is malformed is an error.
@@ -14,11 +14,7 @@ use super::error::ExecError;
 pub fn parse_process(json: &[u8]) -> Result<Process, ExecError> {
     let invalid = |error: serde_json::Error| ExecError::Invalid(error.to_string());
     let mut value: Value = serde_json::from_slice(json).map_err(invalid)?;
-    if let Some(Value::Object(sets)) = value.get_mut("capabilities") {
-        for set in sets.values_mut().filter_map(Value::as_array_mut) {
-            set.retain(|name| name.as_str().is_none_or(capabilities::is_known));
-        }
-    }
+    capabilities::leave_out_unknown(&mut value);
     serde_json::from_value(value).map_err(invalid)
 }
 

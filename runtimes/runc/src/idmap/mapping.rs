@@ -2,16 +2,15 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, read, write};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use trefoil_core::{Context, Error, Result};
+
+use super::held::held;
 
 /// The mapping of users and that of groups, neither of them empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,44 +39,15 @@ impl Mappings {
 
     /// A new user namespace with these mappings and nobody in it. It lasts as long as it is open.
     pub fn namespace(&self) -> Result<OwnedFd> {
-        let doing = || "make a user namespace";
-        let (ours, theirs) = UnixStream::pair().context(doing)?;
-        // SAFETY: the child ends in `_exit`, and till then only makes system calls that may be made
-        // in the copy of a process with threads; it allocates nothing and takes no lock.
-        match unsafe { fork() }.context(doing)? {
-            ForkResult::Child => {
-                drop(ours);
-                let errno = match unshare(CloneFlags::CLONE_NEWUSER) {
-                    Ok(()) => 0,
-                    Err(errno) => errno as i32,
-                };
-                let _ = write(&theirs, &errno.to_ne_bytes());
-                // Until the parent is done, or has died.
-                let _ = read(&theirs, &mut [0]);
-                // SAFETY: ends this process at once, running nothing of the one it is a copy of.
-                unsafe { libc::_exit(0) }
-            }
-            ForkResult::Parent { child } => {
-                drop(theirs);
-                let namespace = self.fill(&ours, child);
-                // Said, and not only meant by closing: another process that was forked meanwhile has
-                // our end, too, and may itself wait for one that the child has.
-                let _ = write(&ours, &[0]);
-                drop(ours);
-                while waitpid(child, None) == Err(Errno::EINTR) {}
-                namespace.context(doing)
-            }
-        }
+        held(
+            || unshare(CloneFlags::CLONE_NEWUSER),
+            |child| self.fill(child),
+        )
+        .context(|| "make a user namespace")
     }
 
     /// Gives the namespace that the child has made its mappings, and opens it.
-    fn fill(&self, mut child_says: &UnixStream, child: Pid) -> io::Result<OwnedFd> {
-        let mut errno = [0; size_of::<i32>()];
-        child_says.read_exact(&mut errno)?;
-        match i32::from_ne_bytes(errno) {
-            0 => {}
-            errno => return Err(io::Error::from_raw_os_error(errno)),
-        }
+    fn fill(&self, child: Pid) -> io::Result<OwnedFd> {
         let told = |what: &str, ids: &str, why: io::Error| {
             io::Error::new(
                 why.kind(),

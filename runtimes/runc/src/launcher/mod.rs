@@ -1,7 +1,7 @@
 //! The processes that make containers, apart from the one that serves containerd.
 //!
-//! libcontainer forks, changes directories, scores and signal dispositions of whoever calls it, and
-//! waits; none of that may happen to the server. So the server forks a **helper** while it is still
+//! Making a container forks, changes directories, scores and keyrings of whoever does it, and waits; none
+//! of that may happen to the server. So the server forks a **helper** while it is still
 //! small and single-threaded, and the helper forks a **worker** for every request. A worker is made with
 //! `CLONE_PARENT`: it and the container processes it makes are the server's own children.
 //!
@@ -35,7 +35,9 @@ use trefoil_core::child::Child;
 use trefoil_core::{Context, Error, Result};
 
 pub use helper::run_as_helper;
-pub(crate) use protocol::{Answer, Create, Delete, Exec, Failure, GivenStreams, Request, Start};
+pub(crate) use protocol::{
+    Answer, Create, Delete, Exec, Failure, GivenStreams, Poststart, Request,
+};
 pub(crate) use worker::Outcome as WorkerOutcome;
 
 /// The action on the binary's command line that makes it a helper: see [`run_as_helper`].
@@ -93,7 +95,7 @@ impl Launcher {
         &self,
         request: &Request,
         given: &[BorrowedFd<'_>],
-    ) -> Result<(Answer, Option<OwnedFd>)> {
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
         let begun = Instant::now();
         let outcome = self.ask(request, given).await;
         log::debug!("{} took {:?}", request.name(), begun.elapsed());
@@ -104,7 +106,7 @@ impl Launcher {
         &self,
         request: &Request,
         given: &[BorrowedFd<'_>],
-    ) -> Result<(Answer, Option<OwnedFd>)> {
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
         let doing = || format!("ask the helper to {}", request.name());
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,

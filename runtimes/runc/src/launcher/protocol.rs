@@ -29,8 +29,8 @@ const MAX_LENGTH: u32 = 64 << 20;
 pub enum Request {
     /// Make a container.
     Create(Create),
-    /// Let its init go.
-    Start(Start),
+    /// Run the hooks that follow its start.
+    Poststart(Poststart),
     /// Run one more process in it.
     Exec(Box<Exec>),
     /// Remove what is left of it.
@@ -42,7 +42,7 @@ impl Request {
     pub fn name(&self) -> String {
         match self {
             Request::Create(create) => format!("create container {}", create.id),
-            Request::Start(start) => format!("start container {}", start.id),
+            Request::Poststart(start) => format!("start container {}", start.id),
             Request::Exec(exec) => format!("exec in container {}", exec.id),
             Request::Delete(delete) => format!("delete container {}", delete.id),
         }
@@ -69,13 +69,15 @@ pub struct Create {
     pub streams: GivenStreams,
 }
 
-/// Let a container's init go.
+/// Run the hooks that follow a container's start.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Start {
+pub struct Poststart {
     /// The container's name.
     pub id: String,
     /// Its directory.
     pub bundle: PathBuf,
+    /// Its init.
+    pub pid: u32,
 }
 
 /// Run one more process in a container. A pidfd of the container's init comes along, before the streams.
@@ -228,7 +230,7 @@ pub async fn exchange(
     socket: OwnedFd,
     request: &Request,
     given: &[BorrowedFd<'_>],
-) -> io::Result<std::result::Result<(Answer, Option<OwnedFd>), Failure>> {
+) -> io::Result<std::result::Result<(Answer, Vec<OwnedFd>), Failure>> {
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(true)?;
     let mut stream = tokio::net::UnixStream::from_std(stream)?;
@@ -238,7 +240,7 @@ pub async fn exchange(
     tokio::io::AsyncWriteExt::write_all(&mut stream, &body).await?;
 
     let mut header = [0; 4];
-    let (n, mut descriptors) = stream
+    let (n, descriptors) = stream
         .async_io(Interest::READABLE, || {
             Ok(receive(stream.as_fd(), &mut header)?)
         })
@@ -249,7 +251,7 @@ pub async fn exchange(
     let mut body = vec![0; checked_length(header)?];
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body).await?;
     let outcome: Outcome = serde_json::from_slice(&body)?;
-    Ok(outcome.map(|answer| (answer, descriptors.pop())))
+    Ok(outcome.map(|answer| (answer, descriptors)))
 }
 
 /// The worker's side: waits for the request.
@@ -269,10 +271,10 @@ pub fn receive_request<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<(T, 
 pub fn send_outcome(
     socket: &OwnedFd,
     outcome: &Outcome,
-    given: Option<BorrowedFd<'_>>,
+    given: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let (length, body) = encode(outcome)?;
-    send(socket.as_fd(), &length.to_le_bytes(), given.as_slice())?;
+    send(socket.as_fd(), &length.to_le_bytes(), given)?;
     UnixStream::from(socket.try_clone()?).write_all(&body)
 }
 
@@ -310,18 +312,18 @@ mod tests {
             let (request, given): (Request, _) = receive_request(&theirs).expect("request");
             assert_eq!(request.name(), format!("delete container {expected}"));
             assert_eq!(given.len(), 3);
-            let back = given.first().map(AsFd::as_fd);
-            send_outcome(&theirs, &Ok(Answer { pid: 7 }), back).expect("answer");
+            let back: Vec<_> = given.iter().take(2).map(AsFd::as_fd).collect();
+            send_outcome(&theirs, &Ok(Answer { pid: 7 }), &back).expect("answer");
         });
         let null = std::fs::File::open("/dev/null").expect("null");
         let given = [null.as_fd(); 3];
-        let (answer, descriptor) = exchange(ours, &delete(&id), &given)
+        let (answer, descriptors) = exchange(ours, &delete(&id), &given)
             .await
             .expect("exchange")
             .expect("success");
         worker.join().expect("worker");
         assert_eq!(answer.pid, 7);
-        assert!(descriptor.is_some());
+        assert_eq!(descriptors.len(), 2);
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@ use super::helper::{die_with, fork_sibling};
 use super::protocol::{self, Answer, Failure, Request};
 use crate::{cgroup, container_create, container_exec, state};
 
-/// What a request leads to: an answer, and perhaps a descriptor that goes with it.
-pub type Outcome = std::result::Result<(Answer, Option<OwnedFd>), Failure>;
+/// What a request leads to: an answer, and descriptors that go with it.
+pub type Outcome = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
 
 /// Serves the request that comes on `socket`, then ends the process.
 pub(super) fn run(socket: OwnedFd) -> ! {
@@ -24,11 +24,12 @@ pub(super) fn run(socket: OwnedFd) -> ! {
                 .map_err(|why| Failure::from(Error::internal(format!("read the request: {why}"))))
         })
         .and_then(|(request, given)| serve(request, given));
-    let (outcome, descriptor) = match outcome {
-        Ok((answer, descriptor)) => (Ok(answer), descriptor),
-        Err(failure) => (Err(failure), None),
+    let (outcome, descriptors) = match outcome {
+        Ok((answer, descriptors)) => (Ok(answer), descriptors),
+        Err(failure) => (Err(failure), Vec::new()),
     };
-    let sent = protocol::send_outcome(&socket, &outcome, descriptor.as_ref().map(AsFd::as_fd));
+    let given: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let sent = protocol::send_outcome(&socket, &outcome, &given);
     // Not exit(3): whatever would run at the end belongs to the process this was forked from.
     // SAFETY: this function ends the process at once.
     unsafe { libc::_exit(i32::from(sent.is_err())) }
@@ -37,12 +38,14 @@ pub(super) fn run(socket: OwnedFd) -> ! {
 fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
     let done = |result: Result<()>| {
         result
-            .map(|()| (Answer::default(), None))
+            .map(|()| (Answer::default(), Vec::new()))
             .map_err(Failure::from)
     };
     match request {
         Request::Create(create) => {
-            begin_grace_period();
+            if !cgroup::is_v2() || create.options.systemd_cgroup {
+                begin_grace_period();
+            }
             container_create::create(&create, streams(create.streams, given)?)
         }
         Request::Exec(exec) => {
@@ -55,7 +58,11 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
             };
             container_exec::exec(&exec, &init, streams(exec.streams, given)?)
         }
-        Request::Start(start) => done(state::start(&start.id, &start.bundle)),
+        Request::Poststart(start) => done(state::run_poststart_hooks(
+            &start.id,
+            &start.bundle,
+            start.pid,
+        )),
         Request::Delete(delete) => done(
             state::clean_up(
                 &delete.id,
@@ -68,7 +75,8 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
     }
 }
 
-/// Has the kernel wait for the move of the container's init already, beside us.
+/// Has the kernel wait for the move into the container's cgroup already, beside us. Where processes can be
+/// born in a cgroup there is no move.
 fn begin_grace_period() {
     if let Ok(true) = fork_sibling() {
         let _ = cgroup::pass_grace_period();

@@ -1,0 +1,177 @@
+//! Makes a container's init, which waits at a gate until the container is started.
+//!
+//! ```text
+//!  worker (host)      stage (in the container's namespaces)            init
+//!  plan ── cgroup ──▶ namespaces ──────────────────── clone ─────────▶ waits for its root
+//!                     root (root/): mounts, devices                      │
+//!  prestart,    ◀──── mounted                                            │
+//!  createRuntime ───▶ createContainer ─ pivot ─ sysctls ─ hostname      │
+//!                     terminal ─ read-only, masked ──── go ────────────▶ setup/steps.rs
+//!    gate ◀─────────────────────────────── line ◀──── ready ─────────────┘
+//! ```
+//!
+//! The stage has the host's root until the pivot and is seen by no process of the container
+//! (`setup/stage.rs`). Where the pid namespace is another container's, whose processes may trace who
+//! comes into it, init is born last, when nothing of the host is left to take.
+//!
+//! Start reading at [`make`]. What is decided on the host is in [`Plan`]; `stage.rs` is the order of
+//! things, `process.rs` what the init does.
+
+mod namespaces;
+mod plan;
+mod process;
+mod procfs;
+mod stage;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::{Gid, Pid, Uid};
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::Cgroup;
+use crate::setup::error::Failure;
+use crate::setup::line::Line;
+use crate::setup::netdevices;
+use crate::setup::null::Null;
+use crate::setup::rdt;
+use crate::setup::stage::Stage;
+
+pub(crate) use plan::{Container, Plan};
+use stage::{GO, MOUNTED, TERMINAL};
+
+/// An init at its gate.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Its number on the host. It is a child of the caller's parent.
+    pub(crate) pid: Pid,
+    /// The end of its line that opens the gate: see `setup/line.rs`. When it is closed, init ends.
+    pub(crate) gate: OwnedFd,
+    /// The runtime's end of its terminal, if it has one.
+    pub(crate) master: Option<OwnedFd>,
+}
+
+/// What is noted where it outlives this process, before it can be lost.
+pub(crate) trait Notes {
+    /// Groups of Intel RDT that were made for the container.
+    fn made_rdt(&self, made: rdt::Made) -> Result<(), Failure>;
+}
+
+/// Why there is no init.
+#[derive(Debug)]
+pub(crate) struct Unmade {
+    /// What went wrong.
+    pub(crate) failure: Failure,
+    /// A process that came to be, is ending or has ended, and is the caller's parent's to reap.
+    pub(crate) pid: Option<Pid>,
+}
+
+impl From<Failure> for Unmade {
+    fn from(failure: Failure) -> Self {
+        Self { failure, pid: None }
+    }
+}
+
+/// Makes the init of a container, in its cgroup, which is there; `directory` as its creation has answered
+/// it. The caller is single-threaded and on the host, as its
+/// root.
+pub(crate) fn make(
+    container: &Container<'_>,
+    mut plan: Plan,
+    cgroup: &Cgroup,
+    directory: Option<OwnedFd>,
+    streams: [Option<BorrowedFd<'_>>; 3],
+    notes: &dyn Notes,
+) -> Result<Made, Unmade> {
+    let agent = plan.agent.take();
+    let hosts_null = Null::open(&plan.proc)?;
+    let line = Line::new()?;
+    let cgroup_owner = plan.cgroup_owner;
+    let stage = Stage::begin(directory.as_ref().map(AsFd::as_fd), |actor| {
+        let hosts = stage::Hosts {
+            streams,
+            null: hosts_null.as_ref(),
+            line: &line,
+        };
+        stage::act(actor, container, plan, &hosts)
+    })?;
+    let listener = line.listen();
+    let led = place(container, cgroup, &stage, cgroup_owner, directory.is_some())
+        .and_then(|()| {
+            let made = rdt::apply(container.spec, container.id, stage.pid().as_raw())?;
+            notes.made_rdt(made)
+        })
+        .and_then(|()| lead(container, &stage));
+    let master = match led {
+        Ok(master) => master,
+        Err(failure) => {
+            let pid = stage.created();
+            // What the init says of it comes first: the stage only sees that it has gone.
+            drop(stage);
+            let failure = listener.failure().map_or(failure, Failure::new);
+            return Err(Unmade { failure, pid });
+        }
+    };
+    let (pid, _) = stage.end()?;
+    let take_filter = |filter: OwnedFd| match &agent {
+        Some(agent) => {
+            let state = container.state("creating", Some(pid.as_raw())).json();
+            agent
+                .send(filter.as_fd(), pid.as_raw(), &state)
+                .map_err(|failure| failure.to_string())
+        }
+        None => Ok(()),
+    };
+    match listener.wait_for_gate(take_filter) {
+        Ok(gate) => Ok(Made { pid, gate, master }),
+        Err(message) => Err(Unmade {
+            failure: Failure::new(message),
+            pid: Some(pid),
+        }),
+    }
+}
+
+/// Puts the stage, and with it all that it will make, into the container's cgroup.
+fn place(
+    container: &Container<'_>,
+    cgroup: &Cgroup,
+    stage: &Stage,
+    owner: Option<(Uid, Gid)>,
+    is_born_there: bool,
+) -> Result<(), Failure> {
+    let failed = |why: crate::cgroup::Error| Failure::new(why.to_string());
+    if !is_born_there {
+        cgroup.add(stage.pid()).map_err(failed)?;
+    }
+    cgroup.limit(resources(container.spec)).map_err(failed)?;
+    if let Some((uid, gid)) = owner {
+        cgroup.delegate(uid, gid).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn resources(spec: &Spec) -> Option<&oci_spec::runtime::LinuxResources> {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref())
+}
+
+/// The host's part while the stage is at work. Returns the terminal's master.
+fn lead(container: &Container<'_>, stage: &Stage) -> Result<Option<OwnedFd>, Failure> {
+    stage.say(GO, &[])?;
+    let pid: Option<i32> = stage.hear_that(MOUNTED)?.text.parse().ok();
+    netdevices::give(container.spec, stage.pid())?;
+    container.run_hooks("prestart", "creating", pid)?;
+    container.run_hooks("createRuntime", "creating", pid)?;
+    stage.say(GO, &[])?;
+    if !container.terminal {
+        return match stage.hear()? {
+            None => Ok(None),
+            Some(_) => Err(Failure::new("the stage said what nobody asked for")),
+        };
+    }
+    let master = stage.hear_that(TERMINAL)?.descriptors.pop();
+    match stage.hear()? {
+        None => Ok(master),
+        Some(_) => Err(Failure::new("the stage said what nobody asked for")),
+    }
+}

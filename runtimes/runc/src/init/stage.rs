@@ -1,0 +1,208 @@
+//! What the stage of a container's init does, in order.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::{Pid, getpid};
+
+use super::namespaces::{PidNamespace, enter_pid_namespace_of};
+use super::plan::{Container, Plan};
+use super::{process, procfs};
+use crate::root::Root;
+use crate::setup;
+use crate::setup::console::Console;
+use crate::setup::descriptors;
+use crate::setup::error::{Doing, Failure};
+use crate::setup::fork::Forked;
+use crate::setup::hostproc::HostProc;
+use crate::setup::limits;
+use crate::setup::line::Line;
+use crate::setup::memory_policy;
+use crate::setup::names;
+use crate::setup::null::Null;
+use crate::setup::stage::Actor;
+use crate::setup::steps::{Facts, hide};
+use crate::setup::talk::Talk;
+
+/// The worker's word to go on.
+pub(super) const GO: u8 = b'g';
+/// The word that the root is mounted, with the number of the container's process.
+pub(super) const MOUNTED: u8 = b'm';
+/// The word with which a terminal is handed over.
+pub(super) const TERMINAL: u8 = b't';
+
+/// What the stage has of the host.
+pub(super) struct Hosts<'a> {
+    /// The streams that init was given.
+    pub(super) streams: [Option<BorrowedFd<'a>>; 3],
+    /// The host's `/dev/null`, for a container that has none.
+    pub(super) null: Option<&'a Null>,
+    /// The line to init.
+    pub(super) line: &'a Line,
+}
+
+/// An init that is born, and waits for its root.
+struct Born {
+    pid: Pid,
+    pidfd: OwnedFd,
+    leash: Talk,
+}
+
+/// What the stage works with once it is in the container's namespaces.
+struct Scene<'a> {
+    actor: &'a Actor,
+    container: &'a Container<'a>,
+    hosts: &'a Hosts<'a>,
+    proc: HostProc,
+    process: setup::plan::Plan,
+    facts: Facts,
+    /// The init, unless it is born last.
+    born: Option<Born>,
+}
+
+pub(super) fn act(
+    actor: &mut Actor,
+    container: &Container<'_>,
+    plan: Plan,
+    hosts: &Hosts<'_>,
+) -> Result<(), Failure> {
+    // It is in the cgroup now, and its limits hold.
+    actor.wait_for(GO)?;
+    enter_namespaces(container, &plan)?;
+    let mut scene = Scene {
+        facts: Facts::new(&plan.proc),
+        process: plan.process,
+        proc: plan.proc,
+        born: None,
+        actor,
+        container,
+        hosts,
+    };
+    match &plan.namespaces.pid {
+        PidNamespace::New => scene.bear(true)?,
+        PidNamespace::Hosts => scene.bear(false)?,
+        PidNamespace::Joined(_) => {}
+    }
+    let root = plan
+        .root
+        .prepare(&mut || scene.begin_proc(&plan.namespaces.pid))?;
+    scene.run_hooks()?;
+    scene.enter(&root)?;
+    plan.sysctls.apply(&scene.proc)?;
+    names::apply(container.spec)?;
+    scene.hand_over(root)
+}
+
+fn enter_namespaces(container: &Container<'_>, plan: &Plan) -> Result<(), Failure> {
+    limits::adjust_oom_score(&plan.proc, container.process()?, container.spec)?;
+    plan.process.limits.make_room()?;
+    // The mount namespace to come takes this directory along: nobody need walk there by its name, which
+    // the container's root may not.
+    rustix::process::fchdir(&plan.root_directory).doing(|| "enter the root filesystem")?;
+    plan.namespaces.enter(&plan.proc)?;
+    // Changing the user, as a user namespace demands, makes the process visible.
+    hide()?;
+    memory_policy::apply(container.spec)
+}
+
+impl Scene<'_> {
+    /// Creates the init, which waits for its root.
+    fn bear(&mut self, new_pid_namespace: bool) -> Result<(), Failure> {
+        let (ours, theirs) = Talk::pair().doing(|| "make sockets to the container's init")?;
+        match self.actor.create(new_pid_namespace)? {
+            Forked::Child => process::early(
+                &self.process,
+                self.facts,
+                self.container,
+                &self.proc,
+                &theirs,
+                self.hosts.line,
+            ),
+            Forked::Parent { pid, pidfd } => {
+                self.born = Some(Born {
+                    pid,
+                    pidfd,
+                    leash: ours,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins `proc` of the container's pid namespace.
+    fn begin_proc(&self, namespace: &PidNamespace) -> Result<OwnedFd, Failure> {
+        match (namespace, &self.born) {
+            (PidNamespace::New, Some(born)) => born.begin_proc(),
+            (PidNamespace::Joined(_), _) => procfs::begin_among_others(),
+            _ => procfs::begin(),
+        }
+    }
+
+    /// Has the worker run the hooks that are the host's, and runs those that are the container's, which
+    /// still has the host's root.
+    fn run_hooks(&self) -> Result<(), Failure> {
+        let pid = self.born.as_ref().map_or_else(getpid, |born| born.pid);
+        self.actor.say(MOUNTED, &pid.to_string(), &[])?;
+        self.actor.wait_for(GO)?;
+        if !self.container.has_hooks("createContainer") {
+            return Ok(());
+        }
+        if let Some(born) = &self.born {
+            enter_pid_namespace_of(&born.pidfd)?;
+        }
+        self.container
+            .run_hooks("createContainer", "creating", Some(pid.as_raw()))
+    }
+
+    /// Goes into the root.
+    fn enter(&self, root: &Root) -> Result<(), Failure> {
+        root.pivot(self.container.no_pivot_root)?;
+        root.set_propagation()?;
+        root.make_directory(self.process.credentials.cwd())
+    }
+
+    /// The last of the root, and its being given to the init.
+    fn hand_over(self, root: Root) -> Result<(), Failure> {
+        let console = match self.container.terminal {
+            true => Some(Console::allocate(&self.proc, self.process.window_size)?),
+            false => None,
+        };
+        if let Some(console) = &console {
+            root.attach_console(console.peer.as_fd())?;
+            let master = [console.master.as_fd()];
+            self.actor.say(TERMINAL, "", &master)?;
+        }
+        let null = Null::open(&self.proc)?;
+        let streams = match (&console, null.as_ref().or(self.hosts.null)) {
+            (Some(console), _) => [console.peer.as_fd(); 3],
+            (None, Some(null)) => null.fill(self.hosts.streams),
+            (None, None) => return Err(Failure::new("there is no /dev/null for the process")),
+        };
+        let directory = root
+            .as_fd()
+            .try_clone_to_owned()
+            .doing(|| "keep the container's root directory")?;
+        root.finish()?;
+        if let Some(born) = &self.born {
+            let [stdin, stdout, stderr] = streams;
+            return born
+                .leash
+                .say(GO, "", &[directory.as_fd(), stdin, stdout, stderr])
+                .doing(|| "give the container's init its root");
+        }
+        self.process.labels.apply(&self.proc)?;
+        // From here on nothing of the host is open but the standard streams: a process of the pid
+        // namespace may take what init has from its first moment on.
+        descriptors::arrange(streams, self.hosts.line.theirs())?;
+        self.actor
+            .create_last(|| process::late(&self.process, self.facts, self.container))
+    }
+}
+
+impl Born {
+    fn begin_proc(&self) -> Result<OwnedFd, Failure> {
+        self.leash
+            .say(procfs::BEGUN, "", &[])
+            .doing(|| "talk to the container's init")?;
+        procfs::receive(&self.leash)
+    }
+}

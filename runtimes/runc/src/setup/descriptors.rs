@@ -1,0 +1,103 @@
+//! Descriptors: 0, 1 and 2 are the process's, 3 is the line until execve, no others exist.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, major, minor};
+use nix::unistd::Uid;
+
+use super::error::{Doing, Failure};
+
+/// Where the line is after [`arrange`].
+pub(crate) const LINE: RawFd = 3;
+/// Where, after [`keep`], the socket is over which a stage leads an init.
+pub(crate) const LEASH: RawFd = 4;
+
+/// Moves `stdio` to 0, 1 and 2 and `line` to 3, and closes everything else.
+///
+/// Closed, not marked: between here and `execve` the container's paths are walked, and
+/// `/proc/self/fd` must have nothing of the host to offer. Every other descriptor number that the
+/// caller still holds is invalid afterwards.
+pub(crate) fn arrange(stdio: [BorrowedFd<'_>; 3], line: BorrowedFd<'_>) -> Result<(), Failure> {
+    place(0, stdio.into_iter().chain([line]))
+}
+
+/// Closes every descriptor but 0, 1, 2 and these two, which move to [`LINE`] and [`LEASH`].
+pub(crate) fn keep(line: BorrowedFd<'_>, leash: BorrowedFd<'_>) -> Result<(), Failure> {
+    place(LINE, [line, leash].into_iter())
+}
+
+/// Moves descriptors to the numbers from `first` on, and closes all above. Those beyond the standard
+/// streams are closed at `execve`.
+fn place<'a>(first: RawFd, given: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Failure> {
+    const DOING: &str = "arrange a new process's descriptors";
+    // First out of the way, so that no dup3 below overwrites one that is still needed.
+    let mut clear = Vec::new();
+    for fd in given {
+        // SAFETY: fcntl with F_DUPFD_CLOEXEC takes and returns numbers only.
+        let raised = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LEASH + 1) };
+        clear.push(Errno::result(raised).doing(|| DOING)?);
+    }
+    let mut target = first;
+    for source in clear {
+        let flags = if target >= LINE { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: dup3 takes numbers only. Nothing in this process uses these numbers through an
+        // owner that would close them: it was forked for this and ends in execve or _exit.
+        Errno::result(unsafe { libc::dup3(source, target, flags) }).doing(|| DOING)?;
+        target += 1;
+    }
+    close_from(target);
+    Ok(())
+}
+
+/// Closes every descriptor from `first` on.
+fn close_from(first: RawFd) {
+    // SAFETY: close_range takes numbers only; see `arrange` for why no owner is left to surprise.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    // Before Linux 5.9 they are closed one by one.
+    // SAFETY: sysconf takes and returns a number.
+    let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+    let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX).min(1 << 20);
+    for fd in first..limit {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Gives the standard streams to the user, so that one that is not root can reopen `/dev/stdout`.
+pub(crate) fn give_stdio_to(uid: Uid) -> Result<(), Failure> {
+    for fd in 0..3 {
+        // SAFETY: 0..=2 are open, `arrange` put the streams there; fstat fills the whole struct.
+        let (result, status) = unsafe {
+            let mut status: libc::stat = std::mem::zeroed();
+            (libc::fstat(fd, &mut status), status)
+        };
+        Errno::result(result).doing(|| format!("inspect standard stream {fd}"))?;
+        if status.st_uid == uid.as_raw() || is_dev_null(&status) {
+            continue;
+        }
+        // The group stays: a terminal's is the mount's choice.
+        // SAFETY: fchown takes numbers only.
+        let given = unsafe { libc::fchown(fd, uid.as_raw(), libc::gid_t::MAX) };
+        match Errno::result(given) {
+            Ok(_) => {}
+            // Its owner is not of this user namespace, or its filesystem is read-only or knows no
+            // owners. Streams that belong to someone else still work; only reopening them fails.
+            Err(
+                Errno::EPERM | Errno::EROFS | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP,
+            ) => {}
+            Err(errno) => {
+                return Err(errno).doing(|| format!("give standard stream {fd} to user {uid}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_dev_null(status: &libc::stat) -> bool {
+    let is_device = status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+    is_device && (major(status.st_rdev), minor(status.st_rdev)) == (1, 3)
+}

@@ -1,0 +1,148 @@
+//! What the processes that make a container's process say to each other: short messages with
+//! descriptors, over a pair of sockets that keeps their bounds.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+
+/// Longest text of a message, in bytes; longer ones are cut.
+const LONGEST: usize = 16 * 1024;
+/// Most descriptors of a message.
+const MOST: usize = 4;
+
+/// One end of the pair. Closed at `execve`.
+#[derive(Debug)]
+pub(crate) struct Talk(OwnedFd);
+
+/// What was said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// What the message is about; each pair of speakers has its own words.
+    pub(crate) word: u8,
+    /// Text that goes with it.
+    pub(crate) text: String,
+    /// Descriptors that came along.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl Talk {
+    /// Both ends.
+    pub(crate) fn pair() -> Result<(Self, Self), Errno> {
+        let (one, other) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The end that a descriptor is.
+    pub(crate) fn over(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Its descriptor.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Its descriptor.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Says something. A listener that is gone is an error, never a signal.
+    pub(crate) fn say(
+        &self,
+        word: u8,
+        text: &str,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Errno> {
+        let text = text.as_bytes();
+        let slices = [
+            IoSlice::new(std::slice::from_ref(&word)),
+            IoSlice::new(text.get(..LONGEST).unwrap_or(text)),
+        ];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Errno::MSGSIZE);
+        }
+        loop {
+            match sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
+    /// Waits for what is said next; `None` when nobody is left to say anything.
+    pub(crate) fn hear(&self) -> Result<Option<Said>, Errno> {
+        let mut bytes = vec![0; LONGEST + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = loop {
+            let mut slices = [IoSliceMut::new(&mut bytes)];
+            match recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(Errno::INTR) => {}
+                outcome => break outcome?,
+            }
+        };
+        // All that came is owned from here on, whatever else is wrong with the message.
+        let mut descriptors = Vec::new();
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(given) = part {
+                descriptors.extend(given);
+            }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Errno::MSGSIZE);
+        }
+        let Some((word, text)) = bytes.get(..message.bytes).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
+        Ok(Some(Said {
+            word: *word,
+            text: String::from_utf8_lossy(text).into_owned(),
+            descriptors,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_bounds_and_descriptors() {
+        let (one, other) = Talk::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        one.say(b'a', "first", &[null.as_fd(), null.as_fd()])
+            .unwrap();
+        one.say(b'b', "", &[]).unwrap();
+        let first = other.hear().unwrap().unwrap();
+        assert_eq!((first.word, first.text.as_str()), (b'a', "first"));
+        assert_eq!(first.descriptors.len(), 2);
+        let second = other.hear().unwrap().unwrap();
+        assert_eq!((second.word, second.text.as_str()), (b'b', ""));
+        assert!(second.descriptors.is_empty());
+        drop(one);
+        assert!(other.hear().unwrap().is_none());
+        assert!(other.say(b'c', "", &[]).is_err());
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        let (one, other) = Talk::pair().unwrap();
+        one.say(b'x', &"é".repeat(LONGEST), &[]).unwrap();
+        assert_eq!(other.hear().unwrap().unwrap().text.len(), LONGEST);
+    }
+}

@@ -182,7 +182,7 @@ const STEPS: &[Step] = &[
     ),
     Step::on_one_processor(
         "tests of the crates, in the node",
-        15,
+        25,
         &tests_program("crates-in-node"),
     ),
     Step::on_one_processor("guest boots", 10, &tests_program("guest-boot")),

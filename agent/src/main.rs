@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     kernel_log::say_defects_of(NAME);
-    match run(host) {
+    match trefoil_runc::own_program::run_read_only().and_then(|()| run(host)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say(format_args!("{why}"));

@@ -24,9 +24,10 @@ pub fn delete(flags: &Flags) -> Result<()> {
     };
     // Without a configuration there is nothing that tells of a pod: the container is its own.
     let pod = pod_of(&bundle, &flags.id).unwrap_or_else(|_| flags.id.clone());
-    let record = record::read(&bundle)
-        .or_else(|| record::read(&bundle.with_file_name(&pod)))
-        .unwrap_or_default();
+    let record = match record::read(&bundle)? {
+        Some(record) => record,
+        None => record::read(&bundle.with_file_name(&pod))?.unwrap_or_default(),
+    };
     let own = record.containers.get(&flags.id);
     let pid = own.and_then(|own| own.pid).unwrap_or_default();
 

@@ -74,6 +74,8 @@ fn act(flags: &Flags, handler: &'static Handler) -> Result<()> {
     match flags.action.as_str() {
         "start" => {
             check(flags)?;
+            // The server, its helper and all that they make are this process's forks.
+            trefoil_runc::own_program::run_read_only()?;
             start::start(flags, handler)
         }
         "delete" => {

@@ -8,16 +8,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Result};
+use trefoil_core::{Context, Error, Result};
 
 use crate::runtimes::Remains;
 use crate::start::is_served;
 
 const FILE: &str = "trefoil.json";
 
+/// The version of the file that this build writes, and the newest that it understands. Before there were
+/// versions it was 1.
+const VERSION: u32 = 2;
+
+fn first_version() -> u32 {
+    1
+}
+
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
+    #[serde(default = "first_version")]
+    version: u32,
     /// Where the pod's server listens.
     pub address: String,
     /// What the pod leaves beside its containers, if there may be anything.
@@ -54,7 +64,7 @@ impl Record {
         // bundle lies beside that container's.
         let of_pod = bundle.with_file_name(pod);
         // It is another server's if ctr has put containers of two handlers under one name.
-        let taken = read(&of_pod)
+        let taken = read(&of_pod)?
             .is_some_and(|of_pod| of_pod.address != address && is_served(&of_pod.address));
         let directory = match of_pod.is_dir() && !taken {
             true => of_pod,
@@ -63,6 +73,7 @@ impl Record {
         let record = Self {
             path: directory.join(FILE),
             contents: Mutex::new(Contents {
+                version: VERSION,
                 address: address.to_owned(),
                 ..Default::default()
             }),
@@ -124,9 +135,32 @@ fn write(path: &Path, contents: &Contents) -> Result<()> {
     }
 }
 
-/// Reads the record in a pod's bundle; `None` if there is none or it can't be read.
-pub fn read(bundle: &Path) -> Option<Contents> {
-    serde_json::from_slice(&std::fs::read(bundle.join(FILE)).ok()?).ok()
+/// Reads the record in a pod's bundle; `None` if there is none.
+///
+/// # Errors
+/// If it can't be read, or is a later release's: what that has left, this one can't clear away.
+pub fn read(bundle: &Path) -> Result<Option<Contents>> {
+    let path = bundle.join(FILE);
+    let doing = || format!("read the pod's record {}", path.display());
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(why).context(doing),
+    };
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(default = "first_version")]
+        version: u32,
+    }
+    let versioned: Versioned = serde_json::from_slice(&text).context(doing)?;
+    if versioned.version > VERSION {
+        return Err(Error::precondition(format!(
+            "{}: it is of version {}, and this release knows {VERSION}",
+            doing(),
+            versioned.version
+        )));
+    }
+    serde_json::from_slice(&text).map(Some).context(doing)
 }
 
 #[cfg(test)]
@@ -138,6 +172,7 @@ mod tests {
         let older = r#"{"address": "unix:///s", "containers": {}}"#;
         let older: Contents = serde_json::from_str(older).expect("read");
         assert_eq!((older.address.as_str(), older.sandbox), ("unix:///s", None));
+        assert_eq!(older.version, 1);
 
         let remains = Remains::MicroVm(trefoil_sandbox_vmm::Remains {
             pod: "pod".into(),
@@ -172,12 +207,28 @@ mod tests {
         record.begin("b", container("/b/b")).expect("begin");
         record.created("a", 42).expect("created");
         record.end("b").expect("end");
-        let contents = read(&bundle).expect("read");
+        let contents = read(&bundle).expect("read").expect("there");
         assert_eq!(contents.containers.len(), 1);
         assert_eq!(contents.containers["a"].pid, Some(42));
         assert_eq!(contents.containers["a"].bundle, Path::new("/b/a"));
         std::fs::remove_dir_all(&bundle).expect("remove");
         record.end("a").expect("no bundle is no error");
-        assert_eq!(read(&bundle), None);
+        assert_eq!(read(&bundle), Ok(None));
+    }
+
+    #[test]
+    fn a_record_that_cant_be_understood_is_an_error() {
+        let bundle = std::env::temp_dir().join(format!("record-newer-{}", std::process::id()));
+        std::fs::create_dir_all(&bundle).expect("bundle");
+        for (text, expected) in [
+            (r#"{"version": 3, "pods": []}"#, "version 3"),
+            ("{", FILE),
+            ("", FILE),
+        ] {
+            std::fs::write(bundle.join(FILE), text).expect("write");
+            let why = read(&bundle).expect_err("not understood").to_string();
+            assert!(why.contains(expected), "{why}");
+        }
+        std::fs::remove_dir_all(&bundle).expect("remove");
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use containerd_shim::Flags;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
 use trefoil_core::{Context, Error, Isolation, Result, annotations};
@@ -147,7 +148,13 @@ fn listen(address: &str) -> Result<Option<UnixListener>> {
             .create(directory)
             .context(|| format!("make the socket directory {}", directory.display()))?;
     }
-    let bind = || UnixListener::bind(path);
+    // Whatever the mask that containerd runs with: nobody but root is served.
+    let bind = || {
+        let mask = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        umask(mask);
+        bound
+    };
     match bind() {
         Err(why) if why.kind() == std::io::ErrorKind::AddrInUse => {
             if is_served(address) {
@@ -269,6 +276,20 @@ mod tests {
         let why = pod_of(&path, "self").expect_err("broken");
         std::fs::remove_dir_all(&path).expect("remove");
         assert!(why.to_string().contains("config.json"), "{why}");
+    }
+
+    #[test]
+    fn a_socket_is_roots_alone_whatever_the_mask() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("start-socket-{}", std::process::id()));
+        let mask = umask(Mode::empty());
+        let listener = listen(&format!("unix://{}", path.display()));
+        let after = umask(mask);
+        let mode = std::fs::metadata(&path).map(|found| found.mode() & 0o7777);
+        std::fs::remove_file(&path).expect("remove");
+        assert!(listener.expect("listen").is_some());
+        assert_eq!(mode.expect("mode"), 0o600);
+        assert_eq!(after, Mode::empty());
     }
 
     #[test]

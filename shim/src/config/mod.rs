@@ -67,7 +67,7 @@ fn installed(name: &str) -> PathBuf {
 
 /// What the program is installed under.
 fn prefix() -> Option<PathBuf> {
-    prefix_of(&std::env::current_exe().ok()?)
+    prefix_of(&trefoil_runc::own_program::path().ok()?)
 }
 
 fn prefix_of(program: &Path) -> Option<PathBuf> {

@@ -18,8 +18,8 @@ use containerd_shim_protos::types::mount::Mount as MountMessage;
 use oci_spec::runtime::Spec;
 use tokio::sync::{Notify, OnceCell};
 use trefoil_core::{
-    ContainerConfig, Context, Error, ErrorKind, ExitStatus, Result, Runtime, RuntimeOptions,
-    Sandbox, SandboxConfig,
+    ContainerConfig, Error, ErrorKind, ExitStatus, Result, Runtime, RuntimeOptions, Sandbox,
+    SandboxConfig,
 };
 
 pub use container::Container;
@@ -139,8 +139,8 @@ impl Pod {
             options,
         } = request;
         let path = std::path::PathBuf::from(&bundle);
-        let spec = Spec::load(path.join("config.json"))
-            .context(|| format!("read the configuration of container {id}"))?;
+        let spec = trefoil_runc::load_spec(&path.join("config.json"))
+            .map_err(|why| why.context(format!("create container {id}")))?;
         let annotations = spec.annotations().iter().flatten();
         dispatch::check_container(self.runtime.isolation(), annotations)
             .map_err(|why| Error::from(why).context(format!("create container {id}")))?;

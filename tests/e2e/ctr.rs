@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rig::cache::sha256;
 use rig::command::{self, Finished};
 use rig::images::BASE;
@@ -21,7 +21,12 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("ctr::pause", pause),
     ("ctr::exec", exec),
     ("ctr::killed_all", killed_all),
+    ("ctr::killed_while_paused", killed_while_paused),
+    (OWN_PROGRAM, own_program),
 ];
+
+/// Asked of handlers whose containers' processes are the node's.
+pub const OWN_PROGRAM: &str = "ctr::own_program";
 
 /// `ctr run --rm`.
 fn run(env: &Env, words: &[&str], stdin: &[u8]) -> Result<Finished> {
@@ -175,6 +180,72 @@ fn pause(env: &Env) -> Result<()> {
     env.rig.ctr(&["tasks", "resume", "one"])?.success()?;
     let list = env.rig.ctr(&["tasks", "list"])?.text()?;
     ensure!(list.contains("RUNNING"), "tasks list: {list}");
+    Ok(())
+}
+
+fn killed_while_paused(env: &Env) -> Result<()> {
+    detach(env, "one", &["sleep", "3600"])?;
+    env.rig.ctr(&["tasks", "pause", "one"])?.success()?;
+    env.rig
+        .ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?
+        .success()?;
+    for _ in 0..100 {
+        let list = env.rig.ctr(&["tasks", "list"])?.text()?;
+        if list.contains("STOPPED") {
+            env.rig.ctr(&["tasks", "rm", "one"])?.success()?;
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bail!("a paused container does not end by SIGKILL")
+}
+
+/// A container can come to run the shim's own program, but nobody can write to it through what runs it.
+fn own_program(env: &Env) -> Result<()> {
+    detach(
+        env,
+        "one",
+        &[
+            "sh",
+            "-c",
+            "printf '#!/proc/self/exe\n' > /tmp/x; chmod 755 /tmp/x; sleep 3600",
+        ],
+    )?;
+    let list = env.rig.ctr(&["tasks", "list"])?.text()?;
+    let init = list
+        .lines()
+        .find_map(|line| line.strip_prefix("one")?.split_whitespace().next())
+        .with_context(|| format!("no task in {list}"))?;
+    let status = std::fs::read_to_string(format!("/proc/{init}/status"))?;
+    let shim = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .map(str::trim)
+        .context("the init has no parent")?;
+    // That a file runs is no protection: it may be overwritten when it does not run any more.
+    let program = format!("/proc/{shim}/exe");
+    let opened = std::fs::File::options().append(true).open(&program);
+    let why = opened
+        .err()
+        .with_context(|| format!("{program} can be written to"))?;
+    same(
+        "error",
+        why.raw_os_error(),
+        Some(nix::errno::Errno::EROFS as i32),
+    )?;
+    let fifos = env.rig.directory().join("fifo");
+    let fifos = fifos.to_string_lossy();
+    let run = env.rig.ctr(&[
+        "tasks",
+        "exec",
+        "--fifo-dir",
+        &fifos,
+        "--exec-id",
+        "x",
+        "one",
+        "/tmp/x",
+    ])?;
+    ensure!(run.code() != 0, "the shim's program ran: {run:?}");
     Ok(())
 }
 

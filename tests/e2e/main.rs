@@ -44,6 +44,10 @@ struct Env {
 const BEYOND_STOCK: &[(&str, &str)] = &[
     (dispatch::PART, "the stock handler knows one isolation"),
     (
+        ctr::OWN_PROGRAM,
+        "the stock shim's own program runs no container",
+    ),
+    (
         "chaos::shim_killed_in_a_start",
         "containers of a dead stock shim run on, unmanaged",
     ),
@@ -80,6 +84,10 @@ const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
 const BEYOND_MACHINES: &[(&str, &str)] = &[
     (
         "pods::exit_by_signal",
+        "a guest's processes have no numbers on the node",
+    ),
+    (
+        ctr::OWN_PROGRAM,
         "a guest's processes have no numbers on the node",
     ),
     (

@@ -109,6 +109,7 @@ impl Plan {
         let process = setup::plan::Plan::new(container.process()?, spec)
             .map_err(|why| Failure::new(why.to_string()))?;
         check(spec)?;
+        check_terminal(container)?;
         let agent = Listener::connect(spec)?;
         let proc = HostProc::open()?;
         let namespaces = Namespaces::open(spec, setup::time::offsets(spec)?)?;
@@ -147,6 +148,20 @@ fn check(spec: &Spec) -> Result<(), Failure> {
     setup::netdevices::check(spec)?;
     setup::rdt::check(spec)?;
     hooks::check(spec)
+}
+
+/// Refuses a terminal that the configuration and who asks for the container disagree about, as runc does.
+fn check_terminal(container: &Container<'_>) -> Result<(), Failure> {
+    let configured = container.process()?.terminal().unwrap_or(false);
+    match (configured, container.terminal) {
+        (true, false) => Err(Failure::new(
+            "process.terminal is true, but no terminal is asked for",
+        )),
+        (false, true) => Err(Failure::new(
+            "a terminal is asked for, but process.terminal is not true",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The container's root as the host knows it.

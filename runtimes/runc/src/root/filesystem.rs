@@ -79,7 +79,7 @@ impl<'a> New<'a> {
     pub(super) fn make(&self, context: Option<OwnedFd>) -> Outcome<Tree> {
         let new = match context {
             Some(context) => context.into(),
-            None => Filesystem::open(self.kind)?,
+            None => Filesystem::open(self.kind).map_err(|why| self.unknown(why))?,
         };
         self.describe(&new)
             .and_then(|()| new.create())
@@ -134,8 +134,19 @@ impl<'a> New<'a> {
         }
         let target = format!("/proc/self/fd/{}", place.as_raw_fd());
         let flags = MountFlags::from_bits_retain(self.old_flags());
-        rustix::mount::mount(self.source, target, self.kind, flags, data.as_c_str())?;
-        Ok(())
+        rustix::mount::mount(self.source, target, self.kind, flags, data.as_c_str())
+            .map_err(|why| self.unknown(Errno::from_raw(why.raw_os_error())))
+    }
+
+    /// Says of a kind that the kernel doesn't know which it is.
+    fn unknown(&self, errno: Errno) -> Reason {
+        match errno {
+            Errno::ENODEV => Reason::from(errno).with(&format!(
+                "this kernel has no filesystem {}",
+                self.kind
+            )),
+            errno => errno.into(),
+        }
     }
 
     /// The same flags as mount(2) knows them.

@@ -23,6 +23,7 @@ mod canary;
 mod case;
 mod corpus;
 mod extra;
+mod harness;
 mod host;
 mod kind;
 mod place;
@@ -56,16 +57,12 @@ fn main() -> ExitCode {
     {
         trefoil_runc::run_as_helper();
     }
-    let wanted = wanted(&arguments);
-    if arguments.iter().any(|argument| argument == "--list") {
-        for name in wanted {
-            println!("{name}: test");
-        }
+    let wanted = harness::wanted(&arguments, &TESTS);
+    if harness::list(&arguments, &wanted) {
         return ExitCode::SUCCESS;
     }
-    println!("\nrunning {} tests", wanted.len());
     if wanted.is_empty() {
-        return conclude(0, &[], Instant::now());
+        return harness::conclude(0, &[], Instant::now());
     }
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -78,21 +75,6 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     events.block_on(async { run(Bench::new(place, launcher).await, &wanted).await })
-}
-
-/// The tests that libtest's arguments ask for.
-fn wanted(arguments: &[String]) -> Vec<&'static str> {
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return Vec::new();
-    }
-    let mut filters = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .peekable();
-    let all = filters.peek().is_none();
-    let filters: Vec<_> = filters.collect();
-    let asked = |name: &&str| all || filters.iter().any(|filter| name.contains(filter.as_str()));
-    TESTS.into_iter().filter(asked).collect()
 }
 
 /// Runs tests, and tells of them as libtest does.
@@ -114,19 +96,5 @@ async fn run(mut bench: Bench, wanted: &[&'static str]) -> ExitCode {
             }
         }
     }
-    conclude(wanted.len() - failures.len(), &failures, began)
-}
-
-fn conclude(passed: usize, failures: &[(&str, String)], began: Instant) -> ExitCode {
-    for (name, why) in failures {
-        println!("\n---- {name} stdout ----\n{why}");
-    }
-    let result = if failures.is_empty() { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {result}. {passed} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; \
-         finished in {:.2}s\n",
-        failures.len(),
-        began.elapsed().as_secs_f64()
-    );
-    ExitCode::from(if failures.is_empty() { 0 } else { 101 })
+    harness::conclude(wanted.len() - failures.len(), &failures, began)
 }

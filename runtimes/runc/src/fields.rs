@@ -19,9 +19,9 @@ enum Treatment {
 use Treatment::{Applied, Recorded, Refused};
 
 /// A path of keys. `[]` follows a list, `{}` a map with keys of the user's; `*` stands for all
-/// below. Then what is done, what there is to say, and the test that shows it: none stands for
-/// `fields::` and the path.
-type Field = (&'static str, Treatment, &'static str, Option<&'static str>);
+/// below. Then what is done, what there is to say, and the test that shows it: one of `tests/fields`,
+/// which makes containers, where it begins with `fields`, or else one of a module's own.
+type Field = (&'static str, Treatment, &'static str, &'static str);
 
 mod table;
 

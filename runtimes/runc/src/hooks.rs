@@ -442,5 +442,4 @@ impl Drop for NoSigpipe {
 }
 
 #[cfg(test)]
-#[path = "hooks_tests.rs"]
 mod tests;

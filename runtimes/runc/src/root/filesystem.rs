@@ -141,10 +141,9 @@ impl<'a> New<'a> {
     /// Says of a kind that the kernel doesn't know which it is.
     fn unknown(&self, errno: Errno) -> Reason {
         match errno {
-            Errno::ENODEV => Reason::from(errno).with(&format!(
-                "this kernel has no filesystem {}",
-                self.kind
-            )),
+            Errno::ENODEV => {
+                Reason::from(errno).with(&format!("this kernel has no filesystem {}", self.kind))
+            }
             errno => errno.into(),
         }
     }

@@ -85,7 +85,13 @@ impl Bench {
     /// A configuration for a shell script, with the host's programs. Its paths are those of the
     /// bundle that is made next.
     pub fn spec(&self, script: &str) -> Value {
-        let own = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_SETUID"];
+        let own = [
+            "CAP_CHOWN",
+            "CAP_DAC_OVERRIDE",
+            "CAP_FOWNER",
+            "CAP_MKNOD",
+            "CAP_SETUID",
+        ];
         let id = self.next();
         let bundle = self.bundle();
         fs::create_dir(&bundle).unwrap();

@@ -84,14 +84,18 @@ fn weight_of_a_device(bench: &Bench) {
 }
 
 fn leaf_weight_of_a_device(bench: &Bench) {
-    of_disk(bench, "leaf_weight_of_a_device", |bench, major, minor, disk| {
-        block(
-            bench,
-            json!({"weightDevice": [{"major": major, "minor": minor, "leafWeight": 123}]}),
-            Perhaps(("blkio.leaf_weight_device", format!("{disk} 123").leak())),
-            NO_LEAVES,
-        );
-    });
+    of_disk(
+        bench,
+        "leaf_weight_of_a_device",
+        |bench, major, minor, disk| {
+            block(
+                bench,
+                json!({"weightDevice": [{"major": major, "minor": minor, "leafWeight": 123}]}),
+                Perhaps(("blkio.leaf_weight_device", format!("{disk} 123").leak())),
+                NO_LEAVES,
+            );
+        },
+    );
 }
 
 /// The most of one kind that a disk is to do for a container.

@@ -7,7 +7,8 @@ use crate::bench::Bench;
 tests![nodes, rules];
 
 fn nodes(bench: &Bench) {
-    let mut spec = bench.spec("stat -c '%n|%F|%t|%T|%a|%u|%g' /dev/char /opt/block /opt/fifo /opt/plain");
+    let mut spec =
+        bench.spec("stat -c '%n|%F|%t|%T|%a|%u|%g' /dev/char /opt/block /opt/fifo /opt/plain");
     spec["linux"]["devices"] = json!([
         {"type": "c", "path": "/dev/char", "major": 10, "minor": 229, "fileMode": 0o640,
             "uid": 12, "gid": 34},

@@ -118,5 +118,8 @@ fn annotations(bench: &Bench) {
         "env": ["PATH=/usr/bin:/bin"]}]);
     bench.lines(&spec);
     let state: Value = serde_json::from_str(&notes.lines().concat()).unwrap();
-    assert_eq!(state["annotations"], json!({"org.example.key": "the value"}));
+    assert_eq!(
+        state["annotations"],
+        json!({"org.example.key": "the value"})
+    );
 }

@@ -36,7 +36,16 @@ fn the_cgroups_path(bench: &Bench) {
 }
 
 fn propagation_of_the_root(bench: &Bench) {
-    let set = |flags| mount(None::<&str>, bench.work(), None::<&str>, flags, None::<&str>).unwrap();
+    let set = |flags| {
+        mount(
+            None::<&str>,
+            bench.work(),
+            None::<&str>,
+            flags,
+            None::<&str>,
+        )
+        .unwrap()
+    };
     // So that there is something to be a slave of.
     set(MsFlags::MS_SHARED);
     for (asked, expected) in [
@@ -87,28 +96,32 @@ fn read_only_paths(bench: &Bench) {
 
 fn a_mount_label(bench: &Bench) {
     if Path::new("/sys/fs/selinux/enforce").exists() {
-        println!("a_mount_label: skipped, as this machine has SELinux, and which labels is its own");
+        println!(
+            "a_mount_label: skipped, as this machine has SELinux, and which labels is its own"
+        );
         return;
     }
     let mut spec = bench.spec("true");
     spec["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0");
     let why = bench.refusal(&spec);
-    assert!(why.contains("container_file_t") && why.contains("selinux"), "{why}");
-}
-
-fn personality_and_scheduling(bench: &Bench) {
-    let mut spec = bench.spec("cat /proc/self/personality; cut -d ' ' -f 19 /proc/self/stat; ionice");
-    spec["linux"]["personality"] = json!({"domain": "LINUX32"});
-    spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
-    spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 3});
-    assert_eq!(
-        bench.lines(&spec),
-        ["00000008", "7", "best-effort: prio 3"]
+    assert!(
+        why.contains("container_file_t") && why.contains("selinux"),
+        "{why}"
     );
 }
 
+fn personality_and_scheduling(bench: &Bench) {
+    let mut spec =
+        bench.spec("cat /proc/self/personality; cut -d ' ' -f 19 /proc/self/stat; ionice");
+    spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+    spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+    spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 3});
+    assert_eq!(bench.lines(&spec), ["00000008", "7", "best-effort: prio 3"]);
+}
+
 fn system_controls(bench: &Bench) {
-    let mut spec = bench.spec("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax; hostname");
+    let mut spec =
+        bench.spec("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax; hostname");
     spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.msgmax": "4321"});
     spec["hostname"] = json!("of-its-own");
     assert_eq!(bench.lines(&spec), ["1", "4321", "of-its-own"]);

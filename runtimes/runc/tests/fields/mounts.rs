@@ -21,8 +21,7 @@ fn add(spec: &mut Value, mount: Value) {
 }
 
 /// Tells the options, type and source of the mount at `/m`, and the options of its filesystem.
-const LINE: &str =
-    "sed -n 's, - , ,; s,^[0-9]* [0-9]* [0-9:]* [^ ]* /m ,,p' /proc/self/mountinfo";
+const LINE: &str = "sed -n 's, - , ,; s,^[0-9]* [0-9]* [0-9:]* [^ ]* /m ,,p' /proc/self/mountinfo";
 
 fn the_roots_path(bench: &Bench) {
     for absolute in [false, true] {
@@ -96,10 +95,10 @@ fn the_options(bench: &Bench) {
         );
         bench.lines(&spec).concat()
     };
-    let words = |line: &str| -> Vec<String> {
-        line.split([' ', ',']).map(str::to_owned).collect()
-    };
-    let line = words(&shown(json!(["ro", "nosuid", "noexec", "size=64k", "mode=711"])));
+    let words = |line: &str| -> Vec<String> { line.split([' ', ',']).map(str::to_owned).collect() };
+    let line = words(&shown(json!([
+        "ro", "nosuid", "noexec", "size=64k", "mode=711"
+    ])));
     for word in ["ro", "nosuid", "noexec", "size=64k", "mode=711"] {
         assert!(line.iter().any(|one| one == word), "{word}: {line:?}");
     }

@@ -31,8 +31,14 @@ fn a_terminal_of_its_size(bench: &Bench) {
 /// Neither is followed in silence when the configuration and who asks for the container differ.
 fn a_terminal_that_only_one_side_wants(bench: &Bench) {
     for (configured, phrase) in [
-        (true, "process.terminal is true, but no terminal is asked for"),
-        (false, "a terminal is asked for, but process.terminal is not true"),
+        (
+            true,
+            "process.terminal is true, but no terminal is asked for",
+        ),
+        (
+            false,
+            "a terminal is asked for, but process.terminal is not true",
+        ),
     ] {
         let mut spec = bench.spec("true");
         spec["process"]["terminal"] = json!(configured);

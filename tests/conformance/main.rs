@@ -2,6 +2,9 @@
 //!
 //!     conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX]
 //!                 [--reports DIRECTORY] [--in-turn]
+//!     conformance --suite client [--focus REGEX] [--reports DIRECTORY]
+//!
+//! The second is containerd's own suite of tests of its Go client, with `trefoil` beside stock.
 //!
 //! Here and without `--handler`, `trefoil` and stock both run, at once unless `--in-turn`, and ours
 //! must pass what stock passes. With one handler, what stock passes is all but what
@@ -30,7 +33,7 @@ use rig::critest::{self, Outcome, Report};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
 use rig::node::{self, Node, init};
-use rig::{Handler, Rig, containerd, guard};
+use rig::{Handler, Rig, client_suite, containerd, guard};
 
 use crate::lists::List;
 use crate::verdict::{Verdict, judge};
@@ -67,10 +70,23 @@ const IN_NODE: &[&str] = &[
 /// 16 minutes.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
+/// How long the client suite may take, of one handler: some two minutes.
+const CLIENT_LIMIT: Duration = Duration::from_secs(9 * 60);
+
 /// How long a node may take to start and to tell what came of it.
 const AROUND: Duration = Duration::from_secs(3 * 60);
 
+/// Whose specs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// Those of the CRI.
+    Critest,
+    /// Those of containerd's Go client.
+    Client,
+}
+
 struct Options {
+    suite: Suite,
     in_node: bool,
     handler: Option<Handler>,
     focus: Option<String>,
@@ -80,6 +96,7 @@ struct Options {
 
 fn options() -> Result<Options> {
     let mut options = Options {
+        suite: Suite::Critest,
         in_node: false,
         handler: None,
         focus: None,
@@ -88,12 +105,22 @@ fn options() -> Result<Options> {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        let (name, given) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
         let mut value = || {
-            arguments
-                .next()
+            given
+                .clone()
+                .or_else(|| arguments.next())
                 .with_context(|| format!("{argument} needs a value"))
         };
-        match argument.as_str() {
+        match name {
+            "--suite" => match value()?.as_str() {
+                "critest" => options.suite = Suite::Critest,
+                "client" => (options.suite, options.in_turn) = (Suite::Client, true),
+                other => bail!("no suite {other:?}: there are critest and client"),
+            },
             "--handler" => options.handler = Some(Handler::from_str(&value()?)?),
             "--focus" => options.focus = Some(value()?),
             "--reports" => options.reports = value()?.into(),
@@ -101,6 +128,9 @@ fn options() -> Result<Options> {
             "--in-turn" => options.in_turn = true,
             _ => bail!("unknown argument {argument:?}"),
         }
+    }
+    if options.suite == Suite::Client && (options.in_node || options.handler.is_some()) {
+        bail!("the client suite runs here, with both handlers");
     }
     Ok(options)
 }
@@ -124,7 +154,7 @@ fn main() -> Result<ExitCode> {
     };
     if failed > 0 {
         bail!(
-            "{failed} failed; critest's reports and logs are in {}",
+            "{failed} failed; the suites' reports and logs are in {}",
             options.reports.display()
         );
     }
@@ -183,7 +213,11 @@ fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<R
         rig.install_guest(images)?;
     }
     let focus = options.focus.as_deref();
-    let report = critest::conformance(&rig, handler, focus, &options.reports, LIMIT)?;
+    let reports = &options.reports;
+    let report = match options.suite {
+        Suite::Critest => critest::conformance(&rig, handler, focus, reports, LIMIT)?,
+        Suite::Client => client_suite::run(&rig, handler, focus, reports, CLIENT_LIMIT)?,
+    };
     rig.remove_all()?;
     fs::copy(
         rig.log(),
@@ -191,8 +225,8 @@ fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<R
     )?;
     let leftovers = rig.leftovers()?;
     if !leftovers.is_empty() {
-        // critest kills and abandons things on purpose; told, but not held against the handler.
-        println!("{handler}: left behind by critest:\n{leftovers}");
+        // Suites kill and abandon things on purpose; told, but not held against the handler.
+        println!("{handler}: left behind:\n{leftovers}");
     }
     println!(
         "{handler}: {} specs in {} s",
@@ -236,7 +270,7 @@ fn both(options: &Options) -> Result<usize> {
         .into_iter()
         .map(|spec| (spec.name, spec.outcome))
         .collect();
-    compare(&stock, &ours, List::of(Handler::Trefoil).as_ref())
+    compare(&stock, &ours, Some(&List::of_suite(options.suite)))
 }
 
 /// Says of each spec what its outcome comes to, and answers how many failed. What `stock` doesn't
@@ -262,10 +296,10 @@ fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>
             }
         }
     }
-    // A name that critest doesn't know excuses nothing and hides a slip.
+    // A name that the suite doesn't know excuses nothing and hides a slip.
     let unknown = |name: &&str| !ours.names.contains(*name);
     for name in listed.keys().copied().filter(unknown) {
-        println!("FAILED {path} lists {name:?}, which critest doesn't have");
+        println!("FAILED {path} lists {name:?}, which the suite doesn't have");
         failed += 1;
     }
     for name in stock.keys().map(String::as_str).filter(unknown) {

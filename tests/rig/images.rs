@@ -194,7 +194,7 @@ struct Blob {
 }
 
 /// What an image does when run.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Config<'a> {
     entrypoint: &'a [&'a str],
     command: &'a [&'a str],
@@ -278,6 +278,36 @@ impl Store {
             ..Config::default()
         };
         self.image(&[BASE_REPOSITORY], &[&base], &shell)?;
+
+        // containerd's client suite pulls these, each to be removed apart from the others, and looks for
+        // the users of busybox's own image.
+        let mut users = Layer::new();
+        let accounts = ["root:x:0:0", "daemon:x:1:1", "bin:x:2:2", "sys:x:3:3"];
+        users.file(
+            "etc/passwd",
+            0o644,
+            accounts
+                .map(|one| format!("{one}::/:/bin/sh\n"))
+                .concat()
+                .as_bytes(),
+        )?;
+        let groups = ["root:x:0:", "daemon:x:1:", "bin:x:2:", "sys:x:3:"];
+        users.file("etc/group", 0o644, (groups.join("\n") + "\n").as_bytes())?;
+        let users = self.layer(users)?;
+        for name in [
+            "alpine:3.14.0",
+            "busybox:1.36",
+            "volume-copy-up:2.2",
+            "volume-ownership:2.1",
+            "whiteout-test:1.0",
+        ] {
+            let name = format!("containerd/{name}");
+            let labelled = Config {
+                label: &name,
+                ..shell
+            };
+            self.image(&[&name], &[&base, &users], &labelled)?;
+        }
 
         let mut web = Layer::new();
         for directory in ["var/lib/nginx", "var/log/nginx", "etc/nginx", "www"] {

@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod client_suite;
 pub mod command;
 pub mod containerd;
 pub mod counting;

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cache;
+use crate::namespaces::REGISTRY_PORT;
 
 /// One module under `tests/counterparts/` and how to build it.
 struct Counterpart {
@@ -220,6 +221,53 @@ impl Counterpart {
             format!("-tags={}", self.tags),
         ]
     }
+}
+
+/// containerd's module.
+const CONTAINERD: &str = "github.com/containerd/containerd/v2";
+
+/// containerd's own tests of its Go client, of the release that we test against. Its images are those of
+/// a registry on loopback.
+///
+/// # Errors
+/// If they aren't built yet and cannot be.
+pub fn client_suite() -> Result<PathBuf> {
+    let [counterpart, ..] = &COUNTERPARTS;
+    let (go, source) = (go()?, counterpart.source());
+    let registry = format!("\"127.0.0.1:{REGISTRY_PORT}/containerd/");
+    let inputs = [
+        counterpart.inputs()?.concat(),
+        registry.clone().into_bytes(),
+    ];
+    let built = cache::ensure("client-suite", &inputs, |out| {
+        eprintln!("building containerd's client suite (once; cached)");
+        let fetched = counterpart
+            .go(&go, &source)
+            .args(["mod", "download", "-json", CONTAINERD])
+            .output()?;
+        let fetched: serde_json::Value = serde_json::from_slice(&fetched.stdout)?;
+        let from = fetched["Dir"].as_str().context("go has no containerd")?;
+        // A copy, as Go lets nobody change what it has in its own cache; its module file knows what
+        // only tests need.
+        let module = out.join("module");
+        Command::new("cp")
+            .args(["-r", "--no-preserve=mode"])
+            .arg(from)
+            .arg(&module)
+            .ran()?;
+        let list = module.join("integration/images/image_list.go");
+        let names = fs::read_to_string(&list)?.replace("\"ghcr.io/containerd/", &registry);
+        fs::write(&list, names)?;
+        counterpart
+            .go(&go, &module)
+            .args(["test", "-c", "-o"])
+            .arg(out.join("client-suite"))
+            .args(counterpart.flags())
+            .arg("./integration/client")
+            .ran()?;
+        Ok(fs::remove_dir_all(&module)?)
+    })?;
+    Ok(built.join("client-suite"))
 }
 
 /// The Go client: from `PATH`, or where its installer and Debian put it.

@@ -116,14 +116,21 @@ const STEPS: &[Step] = &[
             "--verify",
         ],
     ),
-    // Once: it takes minutes, and is built as the image is.
-    Step::check(
-        "agent",
-        &["run", "--quiet", "-p", "trefoil-guest", "--", "agent"],
-    ),
-    // Ten targets, two at a time, and some minutes to build them.
+    // Two long links, each on one processor. The agent once: it is built as the image is.
+    Step {
+        one_processor: true,
+        ..Step::check(
+            "agent",
+            &["run", "--quiet", "-p", "trefoil-guest", "--", "agent"],
+        )
+    },
+    Step {
+        one_processor: true,
+        ..Step::check("release build", &["build", "--release"])
+    },
+    // Ten targets, two at a time, and some minutes to build them. `make fuzz` takes its time.
     Step::tests(
-        "fuzz targets, 60 s each",
+        "fuzz targets, 20 s each",
         25,
         &[
             "run",
@@ -134,13 +141,17 @@ const STEPS: &[Step] = &[
             "fuzz",
             "--",
             "--seconds",
-            "60",
+            "20",
         ],
     ),
-    Step::check("release build", &["build", "--release"]),
     // These two wait more than they work.
     Step::on_one_processor("end to end", 15, &tests_program("e2e")),
     Step::on_one_processor("conformance", 30, &tests_program("conformance")),
+    Step::on_one_processor(
+        "containerd's client suite",
+        20,
+        &tests_program_with("conformance", ["--", "--suite=client"]),
+    ),
     // The longest first, so that both processors have something to do to the end.
     Step::on_one_processor(
         "microVM pods end to end",

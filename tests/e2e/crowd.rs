@@ -9,25 +9,28 @@ use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 
 use crate::{Body, Env, patience, same};
 
-pub const TRIALS: &[(&str, Body)] = &[("machines::twenty_at_once", twenty_at_once)];
+pub const TRIALS: &[(&str, Body)] = &[("machines::many_at_once", many_at_once)];
 
-const PODS: usize = 20;
-
-/// How many are asked for in the same moment: all of them, but not where they would boot on a single
-/// processor that has to be emulated.
-fn in_a_moment() -> usize {
-    if rig::node::inside() { 4 } else { PODS }
+/// How many there are, and how many of them are asked for in the same moment: fewer where they boot on a
+/// single processor that has to be emulated.
+fn crowd() -> (usize, usize) {
+    if rig::node::inside() {
+        (8, 4)
+    } else {
+        (20, 20)
+    }
 }
 
-/// Twenty pods are up together, each with its own container and kernel, and go together.
-fn twenty_at_once(env: &Env) -> Result<()> {
+/// All pods are up together, each with its own container and kernel, and go together.
+fn many_at_once(env: &Env) -> Result<()> {
+    let (all, in_a_moment) = crowd();
     let mut pods = Vec::new();
-    let numbers: Vec<usize> = (0..PODS).collect();
-    for some in numbers.chunks(in_a_moment()) {
+    let numbers: Vec<usize> = (0..all).collect();
+    for some in numbers.chunks(in_a_moment) {
         pods.extend(at_once(some, |number| start(env, *number))?);
     }
     let ready = env.rig.crictl(&["pods", "--state", "ready", "--quiet"])?;
-    same("pods that are ready", ready.text()?.lines().count(), PODS)?;
+    same("pods that are ready", ready.text()?.lines().count(), all)?;
     let mut kernels = Vec::new();
     for (number, (_, container)) in pods.iter().enumerate() {
         let said = container
@@ -39,8 +42,8 @@ fn twenty_at_once(env: &Env) -> Result<()> {
     }
     kernels.sort_unstable();
     kernels.dedup();
-    same("kernels", kernels.len(), PODS)?;
-    for some in pods.chunks(in_a_moment()) {
+    same("kernels", kernels.len(), all)?;
+    for some in pods.chunks(in_a_moment) {
         at_once(some, |(pod, _)| {
             pod.stop()?;
             pod.remove()

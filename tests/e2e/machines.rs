@@ -24,7 +24,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::localhost_of_two", localhost_of_two),
     ("machines::shared_memory_of_two", shared_memory_of_two),
     ("machines::processes_in_its_cgroup", processes_in_its_cgroup),
-    ("machines::gibibyte_each_way", gibibyte_each_way),
+    ("machines::much_each_way", much_each_way),
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
     ("machines::agent_that_fails", agent_that_fails),
@@ -168,9 +168,10 @@ fn shared_memory_of_two(env: &Env) -> Result<()> {
 }
 
 /// Bytes go through the guest and come back as they were, however many.
-fn gibibyte_each_way(env: &Env) -> Result<()> {
+fn much_each_way(env: &Env) -> Result<()> {
     const BLOCK: usize = 1 << 20;
-    const BLOCKS: u64 = 1 << 10;
+    /// Many times what all buffers in between hold.
+    const BLOCKS: u64 = 256;
     /// All are different.
     fn number(block: &mut [u8], index: u64) {
         block[..8].copy_from_slice(&index.to_le_bytes());

@@ -173,7 +173,7 @@ fn refusals(setting: &Setting) -> Result<()> {
             "/mounts/7/source",
             json!("share:missing"),
             ErrorKind::Internal,
-            "prepare rootfs",
+            "at /volume: no such file or directory",
         ),
         (
             "/linux/namespaces/0",

@@ -18,8 +18,8 @@ use crate::service::timestamp;
 use crate::stdio::{self, Streams};
 
 /// How long an ended process's output may take to be handed on before its streams are closed: a
-/// process it left behind may hold them open for ever.
-const DRAIN: Duration = Duration::from_secs(2);
+/// process it left behind may hold them open for ever. As long as the stock shim waits.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the exit code of a process is that could not be started.
 const NEVER_RAN: u32 = 255;

@@ -31,6 +31,9 @@ pub(crate) fn keep(line: BorrowedFd<'_>, leash: BorrowedFd<'_>) -> Result<(), Fa
 /// streams are closed at `execve`.
 fn place<'a>(first: RawFd, given: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Failure> {
     const DOING: &str = "arrange a new process's descriptors";
+    // The log's descriptor is closed with the others, and its number may become one of these: what is
+    // logged would go to the container's output.
+    log::set_max_level(log::LevelFilter::Off);
     // First out of the way, so that no dup3 below overwrites one that is still needed.
     let mut clear = Vec::new();
     for fd in given {

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::super::error::Failure;
-use super::{newer, stub};
+use super::stub;
 
 /// An instruction of the kernel's classic BPF: code, two jumps, and a value, in the host's order.
 const INSTRUCTION: usize = 8;
@@ -184,12 +184,6 @@ fn add(context: &mut ScmpFilterContext, default: Action, rule: &Rule<'_>) -> Res
         return Ok(());
     }
     let Ok(call) = ScmpSyscall::from_name(rule.name) else {
-        if newer::number(rule.name).is_none() {
-            log::debug!(
-                "the seccomp profile names {:?}, which nobody knows",
-                rule.name
-            );
-        }
         return Ok(());
     };
     let doing = |error| failed(&format!("add a seccomp rule for {}", rule.name), &error);

@@ -16,19 +16,15 @@ use crate::Peers;
 use crate::measure::{self, Measure};
 use crate::table::{Row, Table};
 
-/// All of them that are measured in such a node: what memory is used is the same by any clock, and where
-/// clocks count instructions a guest stands still now and then.
+/// All of them that are measured in such a node.
 pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
-    let others = measure::ALL.iter().copied();
     let own: [(&str, Measure); 2] = [
         ("boot: by its parts", boot),
         ("files: metadata and data", files),
     ];
-    others
-        .filter(|(name, _)| !name.starts_with("parallel"))
-        .chain(own)
-        .filter(|(name, _)| name.starts_with("memory") != by_instructions)
-        .collect()
+    let mut all = measure::all(by_instructions);
+    all.extend(own.into_iter().filter(|_| by_instructions));
+    all
 }
 
 /// What the shim says of its machine's boot, in its own words.

@@ -2,8 +2,9 @@
 //!
 //!     bench [--n 30] [--only PART OF A ROW'S NAME] [--output FILE]
 //!     bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
+//!     bench --count [--n 3] [--only PART OF A ROW'S NAME]
 //!
-//! The second is of microVM pods, in a node whose clocks count instructions: a millisecond is a million
+//! The second is of microVM pods and the third of namespace pods, in a node whose clocks count instructions: a millisecond is a million
 //! of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
 //! a node of its own, and another if that stands still. Their memory is measured in an ordinary node.
 //!
@@ -47,6 +48,8 @@ pub struct Peers<'a> {
 
 struct Options {
     handler: Handler,
+    /// In instructions, which microVM pods are measured in anyway.
+    count: bool,
     n: usize,
     only: Option<String>,
     output: Option<PathBuf>,
@@ -55,12 +58,17 @@ struct Options {
 fn options() -> Result<Options> {
     let mut options = Options {
         handler: Handler::Trefoil,
+        count: false,
         n: 30,
         only: None,
         output: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        if argument == "--count" {
+            options.count = true;
+            continue;
+        }
         let value = arguments
             .next()
             .with_context(|| format!("{argument} needs a value"))?;
@@ -85,22 +93,22 @@ fn main() -> Result<ExitCode> {
         Handler::Trefoil => None,
         other => bail!("{other} is not measured"),
     };
-    let measures = match machines {
-        Some(_) => machines::all(counting::inside()),
-        None => measure::ALL.to_vec(),
+    let measures = |by_instructions| match machines {
+        Some(_) => machines::all(by_instructions),
+        None => measure::all(by_instructions),
     };
     let wanted = |(name, _): &(&str, Measure)| match &options.only {
         Some(only) => name.contains(only),
         None => true,
     };
-    if let Some(images) = machines.as_ref().filter(|_| !node::inside()) {
+    if (machines.is_some() || options.count) && !node::inside() {
         ensure!(options.output.is_none(), "a node prints and writes no file");
         for by_instructions in [true, false] {
-            for (name, _) in machines::all(by_instructions)
-                .iter()
-                .filter(|of| wanted(of))
-            {
-                let attempt = || in_node(images, by_instructions, &options, name);
+            if !by_instructions && machines.is_none() {
+                continue; // Memory is the same on this machine.
+            }
+            for (name, _) in measures(by_instructions).iter().filter(|of| wanted(of)) {
+                let attempt = || in_node(machines.as_ref(), by_instructions, &options, name);
                 match by_instructions {
                     true => counting::again(name, attempt)?,
                     false => attempt()?,
@@ -119,6 +127,10 @@ fn main() -> Result<ExitCode> {
         both: [Handler::Runc, options.handler],
     };
     let mut table = Table::default();
+    let measures = match machines.is_some() || node::inside() {
+        true => measures(counting::inside()),
+        false => measure::ALL.to_vec(),
+    };
     for (name, measure) in measures.into_iter().filter(wanted) {
         eprintln!("measuring: {name}");
         measure(&peers, options.n, &mut table).with_context(|| format!("measuring {name}"))?;
@@ -144,9 +156,19 @@ fn limit(rounds: usize) -> Duration {
 const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Measures one part in a node, in which clocks may count instructions.
-fn in_node(images: &Images, by_instructions: bool, options: &Options, part: &str) -> Result<()> {
+fn in_node(
+    images: Option<&Images>,
+    by_instructions: bool,
+    options: &Options,
+    part: &str,
+) -> Result<()> {
     rig::prepare()?;
-    let mut environment = vec![images.variable()?];
+    let mut environment = Vec::new();
+    let mut hot = vec![containerd::shim_binary()];
+    if let Some(images) = images {
+        environment.push(images.variable()?);
+        hot.extend(images.files());
+    }
     if by_instructions {
         environment.push(counting::variable());
     }
@@ -159,7 +181,7 @@ fn in_node(images: &Images, by_instructions: bool, options: &Options, part: &str
             false => LIMIT,
         }),
         environment,
-        hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
+        hot,
         ..Node::default()
     };
     let (handler, n) = (options.handler.to_string(), options.n.to_string());

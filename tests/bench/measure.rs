@@ -36,6 +36,16 @@ pub const ALL: &[(&str, Measure)] = &[
     ("size: of the binaries", size),
 ];
 
+/// Those that are measured in a node: what memory is used is the same by any clock, and where clocks count
+/// instructions a guest stands still now and then.
+pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
+    ALL.iter()
+        .copied()
+        .filter(|(name, _)| !name.starts_with("parallel"))
+        .filter(|(name, _)| name.starts_with("memory") != by_instructions)
+        .collect()
+}
+
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A process's CPU time so far, in seconds, to the nanosecond.

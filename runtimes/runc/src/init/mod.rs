@@ -23,19 +23,22 @@ mod process;
 mod procfs;
 mod stage;
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Pid, Uid};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup::Cgroup;
-use crate::setup::error::Failure;
+use crate::setup::error::{Doing, Failure};
 use crate::setup::line::Line;
 use crate::setup::netdevices;
 use crate::setup::null::Null;
 use crate::setup::rdt;
 use crate::setup::stage::Stage;
 
+use namespaces::PidNamespace;
 pub(crate) use plan::{Container, Plan};
 use stage::{GO, MOUNTED, TERMINAL};
 
@@ -72,8 +75,7 @@ impl From<Failure> for Unmade {
 }
 
 /// Makes the init of a container, in its cgroup, which is there; `directory` as its creation has answered
-/// it. The caller is single-threaded and on the host, as its
-/// root.
+/// it. The caller is single-threaded, and the host's root.
 pub(crate) fn make(
     container: &Container<'_>,
     mut plan: Plan,
@@ -86,6 +88,7 @@ pub(crate) fn make(
     let hosts_null = Null::open(&plan.proc)?;
     let line = Line::new()?;
     let cgroup_owner = plan.cgroup_owner;
+    let has_pid_namespace = matches!(plan.namespaces.pid, PidNamespace::New);
     let stage = Stage::begin(directory.as_ref().map(AsFd::as_fd), |actor| {
         let hosts = stage::Hosts {
             streams,
@@ -100,7 +103,7 @@ pub(crate) fn make(
             let made = rdt::apply(container.spec, container.id, stage.pid().as_raw())?;
             notes.made_rdt(made)
         })
-        .and_then(|()| lead(container, &stage));
+        .and_then(|()| lead(container, &stage, has_pid_namespace));
     let master = match led {
         Ok(master) => master,
         Err(failure) => {
@@ -112,6 +115,12 @@ pub(crate) fn make(
         }
     };
     let (pid, _) = stage.end()?;
+    if let Err(failure) = limit_processes(container, cgroup) {
+        return Err(Unmade {
+            failure,
+            pid: Some(pid),
+        });
+    }
     let take_filter = |filter: OwnedFd| match &agent {
         Some(agent) => {
             let state = container.state("creating", Some(pid.as_raw())).json();
@@ -142,36 +151,66 @@ fn place(
     if !is_born_there {
         cgroup.add(stage.pid()).map_err(failed)?;
     }
-    cgroup.limit(resources(container.spec)).map_err(failed)?;
+    let without_processes = resources(container.spec).cloned().map(|mut resources| {
+        resources.set_pids(None);
+        resources
+    });
+    let limited = cgroup.limit(without_processes.as_ref());
+    limited.map_err(failed)?;
     if let Some((uid, gid)) = owner {
         cgroup.delegate(uid, gid).map_err(failed)?;
     }
     Ok(())
 }
 
-fn resources(spec: &Spec) -> Option<&oci_spec::runtime::LinuxResources> {
+/// Limits the processes of a container once it needs no others to be made: one may be all it is to have.
+fn limit_processes(container: &Container<'_>, cgroup: &Cgroup) -> Result<(), Failure> {
+    let pids = resources(container.spec).and_then(|resources| *resources.pids());
+    let Some(pids) = pids else { return Ok(()) };
+    let mut resources = LinuxResources::default();
+    resources.set_pids(Some(pids));
+    let limited = cgroup.update(&resources);
+    limited.map_err(|why| Failure::new(why.to_string()))
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
     spec.linux()
         .as_ref()
         .and_then(|linux| linux.resources().as_ref())
 }
 
 /// The host's part while the stage is at work. Returns the terminal's master.
-fn lead(container: &Container<'_>, stage: &Stage) -> Result<Option<OwnedFd>, Failure> {
+fn lead(
+    container: &Container<'_>,
+    stage: &Stage,
+    has_pid_namespace: bool,
+) -> Result<Option<OwnedFd>, Failure> {
     stage.say(GO, &[])?;
     let pid: Option<i32> = stage.hear_that(MOUNTED)?.text.parse().ok();
     netdevices::give(container.spec, stage.pid())?;
     container.run_hooks("prestart", "creating", pid)?;
     container.run_hooks("createRuntime", "creating", pid)?;
-    stage.say(GO, &[])?;
-    if !container.terminal {
-        return match stage.hear()? {
-            None => Ok(None),
-            Some(_) => Err(Failure::new("the stage said what nobody asked for")),
-        };
-    }
-    let master = stage.hear_that(TERMINAL)?.descriptors.pop();
+    let namespace = match container.has_hooks("createContainer") && has_pid_namespace {
+        true => Some(pid_namespace_of(stage)?),
+        false => None,
+    };
+    let given: Vec<_> = namespace.iter().map(AsFd::as_fd).collect();
+    stage.say(GO, &given)?;
+    let master = match container.terminal {
+        true => stage.hear_that(TERMINAL)?.descriptors.pop(),
+        false => None,
+    };
     match stage.hear()? {
         None => Ok(master),
         Some(_) => Err(Failure::new("the stage said what nobody asked for")),
     }
+}
+
+/// The pid namespace of the init that the stage has created. The stage itself, once it is in a user
+/// namespace, may not look at that process.
+fn pid_namespace_of(stage: &Stage) -> Result<OwnedFd, Failure> {
+    let doing = || "open the container's pid namespace";
+    let pid = stage.created().ok_or(Errno::ESRCH).doing(doing)?;
+    let namespace = File::open(format!("/proc/{pid}/ns/pid")).doing(doing)?;
+    Ok(namespace.into())
 }

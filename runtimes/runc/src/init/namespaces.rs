@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
@@ -188,13 +187,9 @@ fn make_user(spec: &Spec) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Has this process's children go into the pid namespace that a process is in.
-pub(crate) fn enter_pid_namespace_of(pidfd: &OwnedFd) -> Result<(), Failure> {
-    match setns(pidfd, CloneFlags::CLONE_NEWPID) {
-        // It is the one that they are in anyway.
-        Ok(()) | Err(Errno::EINVAL) => Ok(()),
-        Err(errno) => Err(errno).doing(|| "enter the container's pid namespace"),
-    }
+/// Has this process's children go into a pid namespace.
+pub(super) fn enter_pid_namespace(namespace: &OwnedFd) -> Result<(), Failure> {
+    setns(namespace, CloneFlags::CLONE_NEWPID).doing(|| "enter the container's pid namespace")
 }
 
 #[cfg(test)]

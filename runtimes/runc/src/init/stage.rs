@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::unistd::{Pid, getpid};
 
-use super::namespaces::{PidNamespace, enter_pid_namespace_of};
+use super::namespaces::{PidNamespace, enter_pid_namespace};
 use super::plan::{Container, Plan};
 use super::{process, procfs};
 use crate::root::Root;
@@ -43,7 +43,6 @@ pub(super) struct Hosts<'a> {
 /// An init that is born, and waits for its root.
 struct Born {
     pid: Pid,
-    pidfd: OwnedFd,
     leash: Talk,
 }
 
@@ -117,12 +116,8 @@ impl Scene<'_> {
                 &theirs,
                 self.hosts.line,
             ),
-            Forked::Parent { pid, pidfd } => {
-                self.born = Some(Born {
-                    pid,
-                    pidfd,
-                    leash: ours,
-                });
+            Forked::Parent { pid, .. } => {
+                self.born = Some(Born { pid, leash: ours });
                 Ok(())
             }
         }
@@ -142,12 +137,10 @@ impl Scene<'_> {
     fn run_hooks(&self) -> Result<(), Failure> {
         let pid = self.born.as_ref().map_or_else(getpid, |born| born.pid);
         self.actor.say(MOUNTED, &pid.to_string(), &[])?;
-        self.actor.wait_for(GO)?;
-        if !self.container.has_hooks("createContainer") {
-            return Ok(());
-        }
-        if let Some(born) = &self.born {
-            enter_pid_namespace_of(&born.pidfd)?;
+        let go = self.actor.wait_for(GO)?;
+        // Of what has just been born: in a joined one all that is born is in it anyway.
+        if let Some(namespace) = go.descriptors.first() {
+            enter_pid_namespace(namespace)?;
         }
         self.container
             .run_hooks("createContainer", "creating", Some(pid.as_raw()))

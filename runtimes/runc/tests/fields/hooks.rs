@@ -12,6 +12,7 @@ use crate::bench::Bench;
 tests![
     each_kind_has_its_path_arguments_and_environment,
     each_kind_is_ended_after_its_timeout,
+    in_a_user_namespace,
     annotations,
 ];
 
@@ -107,6 +108,17 @@ fn each_kind_is_ended_after_its_timeout(bench: &Bench) {
             ),
         }
     }
+}
+
+/// The hook is in the container's namespaces, of which the user namespace lets the runtime look at little.
+fn in_a_user_namespace(bench: &Bench) {
+    let mut spec = bench.spec("true");
+    crate::namespaces::set(&mut spec, "user", None);
+    let script = "read inside outside rest </proc/self/uid_map; test $outside = 100000 || exit 1; \
+                  set -- $(grep NSpid /proc/self/status); test $# = 3";
+    spec["hooks"]["createContainer"] = json!([{"path": "/bin/sh",
+        "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
+    bench.lines(&spec);
 }
 
 fn annotations(bench: &Bench) {

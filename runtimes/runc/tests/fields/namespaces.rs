@@ -32,7 +32,7 @@ fn map_users(spec: &mut Value) {
 }
 
 /// Has a namespace, new or that of a path, in place of the one that the configuration has.
-fn set(spec: &mut Value, kind: &str, path: Option<&str>) {
+pub fn set(spec: &mut Value, kind: &str, path: Option<&str>) {
     let all = spec["linux"]["namespaces"].as_array_mut().unwrap();
     all.retain(|one| one["type"] != kind);
     all.push(match path {

@@ -263,6 +263,13 @@ fn network_priorities(bench: &Bench) {
 fn processes(bench: &Bench) {
     let most = In(("pids.max", "17"));
     check(bench, &json!({"pids": {"limit": 17}}), most, most);
+    // The init is one; none means as few as can be.
+    for fewest in [0, 1] {
+        let mut spec = bench.spec("");
+        spec["process"]["args"] = json!(["/bin/echo", "runs"]);
+        spec["linux"]["resources"] = json!({"pids": {"limit": fewest}});
+        assert_eq!(bench.lines(&spec), ["runs"]);
+    }
 }
 
 /// Only a machine that has such a device takes a limit for it.

@@ -16,6 +16,7 @@ mod isolation;
 pub mod relay;
 pub mod relays;
 mod runtime;
+pub mod selinux;
 pub mod stats;
 mod stdio;
 pub mod watched;

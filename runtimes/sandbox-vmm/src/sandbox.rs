@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 use tokio::time::timeout;
 use trefoil_agent_protocol::service::SetUpRequest;
+use trefoil_core::selinux::ExecLabel;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     annotations,
@@ -132,13 +133,19 @@ impl MicroVmSandbox {
     ) -> Result<(Arc<Guest>, Arc<Shares>, Identity)> {
         let pod = &config.id;
         let identity = Identity::claim()?;
-        let embryo = Embryo::start(pod, oom_score_adj(&config.spec))?;
+        let embryo = {
+            let _label = label(needs)?;
+            Embryo::start(pod, oom_score_adj(&config.spec))?
+        };
         if !settings.count_shim {
             // It does nothing yet: all that the machine will use counts as the pod's. Otherwise it has
             // inherited the cgroup.
             cgroup::add(cgroup, embryo.pid()).await?;
         }
-        let (shares, files) = Shares::start(pod, &embryo, &identity, size, cgroup)?;
+        let (shares, files) = {
+            let _label = label(needs)?;
+            Shares::start(pod, &embryo, &identity, size, cgroup)?
+        };
         phases.done("processes");
         let machine = embryo.launch(&Plan {
             pod,
@@ -241,6 +248,12 @@ fn bounds(settings: &Settings) -> Bounds {
 
 fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(name).map(String::as_str)
+}
+
+/// The pod's label, for the processes that a guest's doings reach: the VMM and the file server.
+fn label(needs: &Needs) -> Result<Option<ExecLabel>> {
+    let label = needs.selinux_label.as_deref();
+    label.map(ExecLabel::set).transpose()
 }
 
 /// Whether CRI has made this configuration, and so the pod has a container of its own.

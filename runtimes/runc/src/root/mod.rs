@@ -42,7 +42,6 @@ use self::propagation::OfRoot;
 use self::reason::{Outcome, Reason};
 use crate::cgroup::Hierarchies;
 use crate::setup::error::Failure;
-use crate::setup::labels::selinux_is_enabled;
 
 /// How often a mount is tried to be made read-only that a hook's process is still writing to, and how
 /// long to wait in between.
@@ -205,7 +204,7 @@ impl Plan {
 fn label(asked: Option<&str>) -> Result<Option<String>, Failure> {
     match asked {
         None | Some("") => Ok(None),
-        Some(label) if selinux_is_enabled() => Ok(Some(label.to_owned())),
+        Some(label) if trefoil_core::selinux::is_enabled() => Ok(Some(label.to_owned())),
         Some(label) => Err(Failure::new(format!(
             "cannot apply SELinux mount label {label:?}: selinux is disabled or not supported"
         ))),

@@ -3,8 +3,8 @@
 //! Both are told to the kernel beforehand and take effect at `execve`. They are written through
 //! the host's procfs: on the container's, a planted file could swallow the write.
 
-use nix::sys::statfs::{SELINUX_MAGIC, statfs};
 use oci_spec::runtime::{Process, Spec};
+use trefoil_core::selinux;
 
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
@@ -21,11 +21,9 @@ impl Labels {
     pub(crate) fn new(process: &Process, spec: &Spec) -> Result<Self, Failure> {
         let asked = Self::asked(process, spec);
         if let Some(label) = &asked.selinux
-            && !selinux_is_enabled()
+            && !selinux::is_enabled()
         {
-            return Err(Failure::new(format!(
-                "cannot apply SELinux label {label:?}: selinux is disabled or not supported"
-            )));
+            return Err(Failure::new(selinux::refusal(label)));
         }
         Ok(asked)
     }
@@ -63,10 +61,6 @@ impl Labels {
         }
         Ok(())
     }
-}
-
-pub(crate) fn selinux_is_enabled() -> bool {
-    statfs("/sys/fs/selinux").is_ok_and(|fs| fs.filesystem_type() == SELINUX_MAGIC)
 }
 
 #[cfg(test)]

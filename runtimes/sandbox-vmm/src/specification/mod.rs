@@ -14,7 +14,7 @@ mod pod;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Hooks, Process, Root, Spec};
-use trefoil_core::{Error, Result};
+use trefoil_core::{Error, Result, selinux};
 
 pub(crate) use linux::resources;
 pub(crate) use pod::{Needs, needs};
@@ -89,10 +89,19 @@ pub(crate) fn process(process: &Process) -> Result<Process> {
             "use a seccomp profile, or leave the default",
         ));
     }
+    // What the pod's first container asks for is the machine's; the guest's kernel knows no labels.
+    if let Some(label) = label(process).filter(|_| !selinux::is_enabled()) {
+        return Err(Error::invalid(selinux::refusal(label)));
+    }
     let mut process = process.clone();
-    // Labels of the host's security module say nothing to the guest's kernel, which has none.
     process.set_apparmor_profile(None).set_selinux_label(None);
     Ok(process)
+}
+
+/// The label of the host's SELinux that a process asks for.
+fn label(process: &Process) -> Option<&str> {
+    let label = process.selinux_label().as_deref();
+    label.filter(|label| !label.is_empty())
 }
 
 /// The guest decides where the root is; here is only whether it may be written to.

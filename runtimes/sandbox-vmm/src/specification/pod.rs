@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use trefoil_core::Result;
 
-use super::refuse;
+use super::{label, refuse};
 
 /// What a machine is told of its pod before the first container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) struct Needs {
     pub hostname: String,
     /// Settings of the guest's kernel.
     pub sysctls: HashMap<String, String>,
+    /// Under which label of the host's SELinux the machine's processes run.
+    pub selinux_label: Option<String>,
 }
 
 /// The namespaces that a pod of the host's would do without, as Kubernetes calls that.
@@ -63,5 +65,6 @@ pub(crate) fn needs(spec: &Spec) -> Result<Needs> {
         sysctls: linux
             .and_then(|linux| linux.sysctl().clone())
             .unwrap_or_default(),
+        selinux_label: spec.process().as_ref().and_then(label).map(str::to_owned),
     })
 }

@@ -30,8 +30,7 @@ fn of_a_container() -> Value {
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 1024}],
             "noNewPrivileges": true,
             "apparmorProfile": "cri-containerd.apparmor.d",
-            "oomScoreAdj": 999,
-            "selinuxLabel": "system_u:system_r:container_t:s0:c1,c2"
+            "oomScoreAdj": 999
         },
         "root": {"path": "/of-the-host/rootfs", "readonly": true},
         "mounts": [
@@ -95,6 +94,27 @@ fn with(pointer: &str, what: Value) -> Value {
 }
 
 #[test]
+fn a_label_is_the_machines_and_refused_where_nobody_enforces_it() {
+    let mut config = of_a_pod(json!([
+        {"type": "network"}, {"type": "pid"}, {"type": "ipc"}, {"type": "mount"}
+    ]));
+    let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
+    let mut asked = Process::default();
+    asked.set_selinux_label(Some(label.into()));
+    config.set_process(Some(asked.clone()));
+    let found = needs(&config).unwrap();
+    assert_eq!(found.selinux_label.as_deref(), Some(label));
+    match (process(&asked), trefoil_core::selinux::is_enabled()) {
+        (Ok(process), true) => assert_eq!(process.selinux_label(), &None),
+        (Err(why), false) => assert!(why.to_string().contains(label), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // What is no label is none.
+    asked.set_selinux_label(Some(String::new()));
+    assert!(process(&asked).is_ok());
+}
+
+#[test]
 fn a_container_of_cri_arrives_without_the_host() {
     let (spec, volumes) = translated(&of_a_container(), POD).expect("translated");
     let got = serde_json::to_value(&spec).expect("written");
@@ -112,7 +132,6 @@ fn a_container_of_cri_arrives_without_the_host() {
     for (parent, name) in [
         ("", "annotations"),
         ("/process", "apparmorProfile"),
-        ("/process", "selinuxLabel"),
         ("/linux", "mountLabel"),
         ("/linux/resources", "hugepageLimits"),
         ("/linux/resources/cpu", "cpus"),

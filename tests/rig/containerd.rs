@@ -550,6 +550,23 @@ Root = '{at}/runc'
         Ok(command)
     }
 
+    /// Runs `ctr` in the containerd namespace of pods.
+    pub fn ctr_of_pods(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = self.command(self.tools.ctr())?;
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", "k8s.io"])
+            .args(arguments);
+        command::run(&mut command, &[], Duration::from_secs(120))
+    }
+
+    /// Tells that pods have an image that isn't pulled.
+    pub(crate) fn has_image(&self, image: &str) {
+        let mut pulled = self.pulled.lock().unwrap_or_else(PoisonError::into_inner);
+        pulled.insert(image.to_owned());
+    }
+
     /// Pulls an image for pods, once.
     pub fn pull(&self, image: &str) -> Result<()> {
         let mut pulled = self.pulled.lock().unwrap_or_else(PoisonError::into_inner);

@@ -35,6 +35,8 @@ pub struct PodSpec {
     pub annotations: Vec<(String, String)>,
     /// The most memory that its containers may use together, in bytes.
     pub memory: Option<i64>,
+    /// What else its configuration holds, in CRI's words: laid over the rest.
+    pub more: Value,
 }
 
 impl PodSpec {
@@ -68,6 +70,8 @@ pub struct ContainerSpec {
     pub memory: Option<i64>,
     /// Directories of the node's, and where the container sees them.
     pub mounts: Vec<(PathBuf, String)>,
+    /// What else its configuration holds, in CRI's words: laid over the rest.
+    pub more: Value,
 }
 
 impl ContainerSpec {
@@ -82,6 +86,7 @@ impl ContainerSpec {
             stdin: false,
             memory: None,
             mounts: Vec::new(),
+            more: Value::Null,
         }
     }
 
@@ -101,6 +106,19 @@ impl ContainerSpec {
             image: image.to_owned(),
             ..Self::new(&[])
         }
+    }
+}
+
+/// Lays a configuration over another: what is an object in both is merged, all else replaced.
+fn lay_over(content: &mut Value, more: &Value) {
+    match (content, more) {
+        (_, Value::Null) => {}
+        (Value::Object(content), Value::Object(more)) => {
+            for (key, value) in more {
+                lay_over(content.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (content, more) => *content = more.clone(),
     }
 }
 
@@ -131,7 +149,7 @@ impl<'a> Pod<'a> {
             .iter()
             .map(|(container, host)| json!({ "container_port": container, "host_port": host }))
             .collect();
-        let content = json!({
+        let mut content = json!({
             "metadata": { "name": name, "namespace": "tests", "uid": name, "attempt": 1 },
             "log_directory": logs,
             "annotations": annotations,
@@ -143,6 +161,7 @@ impl<'a> Pod<'a> {
                 "resources": { "memory_limit_in_bytes": spec.memory.unwrap_or(0) },
             },
         });
+        lay_over(&mut content, &spec.more);
         fs::write(&config, serde_json::to_vec_pretty(&content)?)?;
         let id = rig
             .crictl(&[
@@ -198,6 +217,7 @@ impl<'a> Pod<'a> {
         if let Some(bytes) = spec.memory {
             content["linux"]["resources"]["memory_limit_in_bytes"] = json!(bytes);
         }
+        lay_over(&mut content, &spec.more);
         fs::write(&config, serde_json::to_vec_pretty(&content)?)?;
         let id = self
             .rig

@@ -10,6 +10,7 @@
 //! Start reading at [`containerd`], then [`cri`] for what the tests say to it.
 
 pub mod agent;
+pub mod archive;
 pub mod cgroup;
 pub mod client_suite;
 pub mod command;

@@ -1,0 +1,132 @@
+//! What manages processes itself, in a container: systemd, and another container runtime.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::seen::Seen;
+use crate::side::{Side, privileged};
+use crate::spec::Spec;
+
+pub const TRIALS: &[Scenario] = &[
+    ("nested::systemd", systemd),
+    ("nested::runc_in_a_pod", runc_in_a_pod),
+    ("nested::rootless_in_a_pod", rootless_in_a_pod),
+];
+
+/// A root of this machine's own files, in which systemd runs one unit and ends with 5.
+const SYSTEMD: &str = r#"mkdir m; mount -t tmpfs m m; cd m
+mkdir -p usr etc/systemd/system/field.target.wants proc sys dev run tmp var/tmp var/log var/lib root
+ln -s ../run var/run; for l in bin sbin lib lib64; do cp -a /$l .; done
+mount --bind /usr usr; mount -o remount,bind,ro usr
+for f in passwd group shadow nsswitch.conf os-release ld.so.cache ld.so.conf dbus-1; do
+    cp -a /etc/$f etc 2>/dev/null || true; done
+: > etc/machine-id; cd etc/systemd/system
+cat > field.service <<'U'
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "grep -c -E '^(1:name=systemd|0:).*/field.service' /proc/self/cgroup; systemctl list-units --failed --no-legend; echo unit ran"
+StandardOutput=file:/out/out
+ExecStopPost=/bin/systemctl --no-block exit 5
+U
+cat > field.target <<'U'
+[Unit]
+Requires=field.service
+After=field.service
+AllowIsolate=yes
+U
+"#;
+
+/// systemd as the first process, with cgroups of its own.
+///
+/// containers/podman#6734, opencontainers/runc#1175, moby/moby#27202, systemd/systemd#17447
+fn systemd(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    if !Path::new("/lib/systemd/systemd").exists() {
+        seen.add("none here", "");
+        return Ok(());
+    }
+    side.shell(SYSTEMD)?;
+    let out = side.directory("out")?;
+    let spec = side
+        .spec()?
+        .root(&side.at().join("m"))
+        .bind(&out, "/out", "rbind");
+    let spec = spec.capable(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"]);
+    let spec = spec
+        .cgroups("rw")
+        .namespace("cgroup")
+        .mount("/tmp", "tmpfs", "tmpfs", "nosuid");
+    let spec = spec
+        .args(&["/lib/systemd/systemd", "--unit=field.target"])
+        .edit(
+            "/process/env += \"container=oci\" ; /process/noNewPrivileges = false ; \
+         /linux/resources = {} ; /linux/readonlyPaths = []",
+        )?;
+    let ended = side.run(&spec)?;
+    seen.add("unit", &side.shell("cat out/out 2>&1 || true")?);
+    seen.aside(
+        "unit",
+        &format!("{} {:?} {}", ended.code, ended.error, ended.out),
+    );
+    seen.add("unit", &format!("exit {}", ended.code));
+    side.shell("umount -R m")?;
+    Ok(())
+}
+
+const INNER: &str = r#"cd /inner; r="/inner-runc --root /run/irunc"; mkdir -p /run/b; cp -r rootfs run.json sleep.json /run/b
+cd /run/b; cp run.json config.json; $r run i1 </dev/null; echo run $?
+cp sleep.json config.json; $r create i2 </dev/null >/run/i2.log 2>&1; echo create $?; cat /run/i2.log
+$r start i2; $r exec i2 echo in inner; $r update --memory 60000000 i2; echo update $?
+$r pause i2 && $r resume i2 && echo paused and resumed; $r delete -f i2; echo delete $?
+mkdir -p /x; unshare -Urm sh -c 'mount -t tmpfs x /x && echo mounted'"#;
+
+/// A container runtime, stock's, in a privileged pod: docker in a development container, kind.
+///
+/// youki-dev/youki#3342, opencontainers/runc#4542, containerd/containerd#11083
+fn runc_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    let inner = side.directory("inner")?;
+    std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
+    for (name, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
+        let spec = Spec::new(Path::new("rootfs"), "/inner")
+            .namespace("cgroup")
+            .cgroups("ro");
+        let memory = json!({ "limit": 50_000_000 });
+        let spec = spec.shell(line).set("/linux/resources/memory", memory);
+        side.file(&format!("inner/{name}.json"), &spec.0.to_string())?;
+    }
+    let pod = side.pod(privileged())?;
+    let mut more = privileged();
+    more["mounts"] = json!([
+        { "container_path": "/inner", "host_path": inner },
+        { "container_path": "/inner-runc", "host_path": side.rig.tools().runc(), "readonly": true },
+    ]);
+    side.look_in_pod(&pod, "inner", seen, more, INNER)
+}
+
+/// A build in a user namespace in a pod without privileges: `/proc` can be mounted where nothing of
+/// the pod's is masked.
+///
+/// moby/buildkit#4073, moby/buildkit#2512
+fn rootless_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    let pod = side.pod(Value::Null)?;
+    for (part, masked, read_only) in [
+        (
+            "masked",
+            json!(["/proc/acpi", "/proc/kcore", "/sys/firmware"]),
+            json!(["/proc/sys"]),
+        ),
+        ("unmasked", json!([]), json!([])),
+    ] {
+        let more = json!({ "linux": { "security_context": {
+            "masked_paths": masked, "readonly_paths": read_only,
+            "seccomp": { "profile_type": 1 }, "no_new_privs": false,
+        } } });
+        let look =
+            "mkdir -p /x; unshare -Urmpf sh -c 'mount -t proc proc /proc && echo proc mounted
+            mount -t tmpfs t /x && echo tmpfs mounted'; grep -c ' /proc/' /proc/self/mountinfo";
+        side.look_in_pod(&pod, part, seen, more, look)?;
+    }
+    Ok(())
+}

@@ -144,9 +144,10 @@ const STEPS: &[Step] = &[
             "20",
         ],
     ),
-    // These two wait more than they work.
+    // These wait more than they work.
     Step::on_one_processor("end to end", 15, &tests_program("e2e")),
     Step::on_one_processor("conformance", 30, &tests_program("conformance")),
+    Step::on_one_processor("public reports beside stock", 15, &tests_program("field")),
     Step::on_one_processor(
         "containerd's client suite",
         20,

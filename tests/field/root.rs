@@ -16,6 +16,7 @@ use crate::side::{Side, shell};
 pub const TRIALS: &[Scenario] = &[
     ("root::dev_is_a_link", dev_is_a_link),
     ("root::image_whose_dev_is_a_link", image_whose_dev_is_a_link),
+    ("root::thirty_images", thirty_images),
     ("root::null_is_a_link", null_is_a_link),
     ("root::volume_over_proc", volume_over_proc),
     ("root::masked_through_links", masked_through_links),
@@ -68,6 +69,57 @@ fn image_whose_dev_is_a_link(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
         Err(error) => seen.refused("run", &format!("{error:#}")),
     }
     canary.check("run", seen)
+}
+
+/// Unprivileged pods' images have odd things where a runtime makes, covers and enters something. Whether
+/// they run is each runtime's affair; nothing of the node's is touched.
+fn thirty_images(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    const PLACES: [&str; 6] = ["dev", "proc", "sys", "dev/shm", "etc/hosts", "work"];
+    const KINDS: [(&str, &str); 5] = [
+        ("link", "ln -s $CANARY $PLACE"),
+        (
+            "climbing link",
+            "ln -s ../../../../../../../..$CANARY $PLACE",
+        ),
+        ("link to what is not there", "ln -s $CANARY/new/one $PLACE"),
+        (
+            "directory of links",
+            "mkdir $PLACE; for name in null zero pts shm ptmx console fd stdin sys kcore fs hosts; do \
+             ln -s $CANARY/file $PLACE/$name; done",
+        ),
+        ("FIFO", "mkfifo $PLACE"),
+    ];
+    let pod = side.pod(Value::Null)?;
+    let canary = side.canary("canary")?;
+    let at = canary.path.display();
+    for place in PLACES {
+        for (kind, made) in KINDS {
+            let name = format!("{}-{}", place.replace('/', "-"), kind.replace(' ', "-"));
+            let layer = side.directory(&name)?;
+            side.shell(&format!(
+                "cd {}; CANARY={at} PLACE={place}; mkdir -p $(dirname $PLACE); {made}",
+                layer.display()
+            ))?;
+            let image = format!(
+                "images.test/field-{}-{}:1",
+                name.to_lowercase(),
+                side.handler
+            );
+            archive::import(side.rig, &image, &[layer], &side.at().join("scratch"))?;
+            let spec = ContainerSpec {
+                image,
+                more: json!({"working_dir": "/work"}),
+                ..ContainerSpec::shell(
+                    "echo w > /dev/null; echo w > /dev/shm/new; echo w > new; true",
+                )
+            };
+            if let Ok(container) = pod.start(&spec) {
+                container.ended()?;
+            }
+            canary.check(&format!("{place} is a {kind}"), seen)?;
+        }
+    }
+    Ok(())
 }
 
 /// Nothing is mounted on `/dev`, and what a runtime makes there is a link of the image's.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rig::command::{self, Finished};
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use rig::pty::Terminal;
@@ -390,13 +390,15 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// Says what has changed in it, and that nothing may have.
+    /// Nothing may have changed in it, whoever runs the container.
     pub fn check(&self, part: &str, seen: &mut Seen) -> Result<()> {
         let now = census(&self.path)?;
-        seen.add(part, &format!("canary untouched: {}", now == self.before));
-        if now != self.before {
-            seen.aside(part, &format!("{}\nthen {now}", self.before));
-        }
+        ensure!(
+            now == self.before,
+            "{part}: the canary was\n{}\nand is\n{now}",
+            self.before
+        );
+        seen.add(part, "canary untouched");
         Ok(())
     }
 }

@@ -234,19 +234,19 @@ fn kinds(setting: &Setting) -> Result<()> {
 }
 
 fn bytes(setting: &Setting) -> Result<()> {
-    with_guest(setting, 512, |shared, guest, scratch| {
+    with_guest(setting, 128, |shared, guest, scratch| {
         let tree = make(scratch, "tree")?;
-        let file = scratch.disk("tree/from-host", 256 * MIB, 7)?;
+        let file = scratch.disk("tree/from-host", 64 * MIB, 7)?;
         shared.share("tree", path(&tree))?;
         guest
             .probe
-            .check_file(&format!("{AT}/tree/from-host"), 256 * MIB, 7)?;
+            .check_file(&format!("{AT}/tree/from-host"), 64 * MIB, 7)?;
         guest
             .probe
-            .write_file(&format!("{AT}/tree/from-guest"), 256 * MIB + 5, 8)?;
+            .write_file(&format!("{AT}/tree/from-guest"), 64 * MIB + 5, 8)?;
         let written = tree.join("from-guest");
-        ensure!(fs::metadata(&written)?.len() == 256 * MIB + 5);
-        scratch::check(&written, 0, 256 * MIB + 5, 8)?;
+        ensure!(fs::metadata(&written)?.len() == 64 * MIB + 5);
+        scratch::check(&written, 0, 64 * MIB + 5, 8)?;
         let status = fs::metadata(&file)?;
         ensure!(status.uid() == 0);
         Ok(())

@@ -2,11 +2,14 @@
 //!
 //! Where it has a cgroup namespace the kernel gives that view to a new mount. Elsewhere, and where the
 //! kernel doesn't let us, the mount is a copy of the container's own directory.
+//!
+//! On cgroup v2 a container without a cgroup namespace sees the whole hierarchy, as with stock runtimes:
+//! only those that are to manage others' cgroups (privileged pods) are given none, and the paths that
+//! the kernel tells such a container are the host's.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use trefoil_core::detached::{Change, Depth, Filesystem, Tree};
 
@@ -18,6 +21,9 @@ use crate::cgroup::Hierarchies;
 /// What runc gives every mount of cgroup v1, whether asked or not.
 const ALWAYS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
+/// Where the one hierarchy of cgroup v2 is.
+const WHOLE: &str = "/sys/fs/cgroup";
+
 /// A mount of type `cgroup` or `cgroup2`, with all that must be opened on the host.
 #[derive(Debug)]
 pub(super) enum Planned {
@@ -25,9 +31,7 @@ pub(super) enum Planned {
     V1(Vec<View>),
     /// The one hierarchy.
     V2 {
-        /// Whether a new mount shows the container's view.
-        own: bool,
-        /// The container's directory; none is known for the second hierarchy of a hybrid.
+        /// Instead of a new mount; none is known for the second hierarchy of a hybrid.
         fallback: Option<Copy>,
     },
 }
@@ -89,17 +93,16 @@ impl Planned {
     ) -> Outcome<Self> {
         let early = !own || user;
         match hierarchies {
-            Hierarchies::V2(directory) => Ok(Self::V2 {
-                own,
-                fallback: Some(Copy::new(directory, early)?),
-            }),
+            Hierarchies::V2(directory) => {
+                let directory = if own { directory } else { Path::new(WHOLE) };
+                Ok(Self::V2 {
+                    fallback: Some(Copy::new(directory, user)?),
+                })
+            }
             Hierarchies::V1(_) if kind == "cgroup2" && !own => Err(Reason::new(
                 "without a cgroup namespace it would show the host's cgroups",
             )),
-            Hierarchies::V1(_) if kind == "cgroup2" => Ok(Self::V2 {
-                own,
-                fallback: None,
-            }),
+            Hierarchies::V1(_) if kind == "cgroup2" => Ok(Self::V2 { fallback: None }),
             Hierarchies::V1(all) => all
                 .iter()
                 .map(|one| {
@@ -117,17 +120,13 @@ impl Planned {
 
 /// The mount of cgroup v2.
 pub(super) fn unified(
-    own: bool,
     fallback: Option<Copy>,
     new: &New<'_>,
     attributes: Attributes,
 ) -> Outcome<Tree> {
-    let refused = match own {
-        true => match new.make(None) {
-            Err(why) if why.is_refusal() => why,
-            outcome => return outcome,
-        },
-        false => Errno::EPERM.into(),
+    let refused = match new.make(None) {
+        Err(why) if why.is_refusal() => why,
+        outcome => return outcome,
     };
     let tree = fallback.ok_or(refused)?.open()?;
     tree.change(attributes.change(), Depth::One)?;

@@ -293,9 +293,9 @@ impl Planned {
         let place = self.destination(stage)?;
         let attributes = self.options.attributes;
         match planned {
-            cgroups::Planned::V2 { own, fallback } => {
+            cgroups::Planned::V2 { fallback } => {
                 let new = New::described("cgroup2", &self.source, &self.options, None);
-                let tree = cgroups::unified(own, fallback, &new, attributes)?;
+                let tree = cgroups::unified(fallback, &new, attributes)?;
                 self.attach_new(tree, &place, stage)
             }
             // Each hierarchy has its options from the host, those of the mount are its attributes.

@@ -102,6 +102,33 @@ fn a_container_sees_its_own_cgroups_without_a_namespace() {
     look(false);
 }
 
+/// On cgroup v2 it is the whole hierarchy, of which the kernel tells the container its place.
+#[test]
+fn without_a_namespace_the_one_hierarchy_is_whole() {
+    let base = Path::new("/sys/fs/cgroup");
+    if !base.join("cgroup.controllers").exists() {
+        return;
+    }
+    let name = format!("trefoil-root-test-{}-whole", std::process::id());
+    let directory = base.join(&name);
+    fs::create_dir(&directory).unwrap();
+    let made = Cgroups(vec![directory.clone()]);
+    isolated(|world| {
+        let plan = world.plan_with(
+            mounts(&["ro"]),
+            json!({}),
+            &Hierarchies::V2(directory),
+            false,
+        );
+        let root = world.prepare(plan.unwrap()).unwrap();
+        root.pivot(false).unwrap();
+        root.finish().unwrap();
+        assert!(Path::new("/sys/fs/cgroup").join(&name).exists());
+        assert!(fs::create_dir("/sys/fs/cgroup/x").is_err());
+    });
+    drop(made);
+}
+
 #[test]
 fn controllers_that_share_a_hierarchy_are_linked() {
     let Some((made, Hierarchies::V1(mut all))) =

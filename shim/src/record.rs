@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Error, Result};
+use trefoil_core::{Context, Result, record};
 
 use crate::runtimes::Remains;
 use crate::start::is_served;
@@ -19,14 +19,10 @@ const FILE: &str = "trefoil.json";
 /// versions it was 1.
 const VERSION: u32 = 2;
 
-fn first_version() -> u32 {
-    1
-}
-
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    #[serde(default = "first_version")]
+    #[serde(default = "record::first")]
     version: u32,
     /// Where the pod's server listens.
     pub address: String,
@@ -140,27 +136,7 @@ fn write(path: &Path, contents: &Contents) -> Result<()> {
 /// # Errors
 /// If it can't be read, or is a later release's: what that has left, this one can't clear away.
 pub fn read(bundle: &Path) -> Result<Option<Contents>> {
-    let path = bundle.join(FILE);
-    let doing = || format!("read the pod's record {}", path.display());
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(why).context(doing),
-    };
-    #[derive(Deserialize)]
-    struct Versioned {
-        #[serde(default = "first_version")]
-        version: u32,
-    }
-    let versioned: Versioned = serde_json::from_slice(&text).context(doing)?;
-    if versioned.version > VERSION {
-        return Err(Error::precondition(format!(
-            "{}: it is of version {}, and this release knows {VERSION}",
-            doing(),
-            versioned.version
-        )));
-    }
-    serde_json::from_slice(&text).map(Some).context(doing)
+    record::read(&bundle.join(FILE), VERSION)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod detached;
 mod error;
 mod exit;
 mod isolation;
+pub mod record;
 pub mod relay;
 pub mod relays;
 mod runtime;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Error, Result};
+use trefoil_core::{Context, Error, Result, record};
 
 use crate::cgroup::Cgroup;
 use crate::init::Container;
@@ -108,32 +108,11 @@ impl State {
     }
 
     /// Reads the record; `None` if there is nothing of the container's.
-    ///
-    /// # Errors
-    /// If it can't be read, or is a later release's: what that has made, this one can't remove.
     fn read(&self, id: &str) -> Result<Option<Record>> {
-        let path = self.record();
-        let doing = || format!("read {}", path.display());
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-                return legacy::read(&self.directory, id);
-            }
-            Err(why) => return Err(why).context(doing),
-        };
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
+        match record::read(&self.record(), VERSION)? {
+            None => legacy::read(&self.directory, id),
+            found => Ok(found),
         }
-        let versioned: Versioned = serde_json::from_slice(&text).context(doing)?;
-        if versioned.version > VERSION {
-            return Err(Error::precondition(format!(
-                "{}: it is of version {}, and this release knows {VERSION}",
-                doing(),
-                versioned.version
-            )));
-        }
-        serde_json::from_slice(&text).map(Some).context(doing)
     }
 
     /// Waits until nobody else clears the container away: a containerd that starts asks for a dead

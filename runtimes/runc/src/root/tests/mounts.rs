@@ -249,7 +249,7 @@ fn failures_say_what_and_where_and_why() {
         ),
         (
             json!([{"destination": "/t", "type": "nfs9", "source": "x:/y"}]),
-            "cannot mount x:/y at /t: no such device",
+            "cannot mount x:/y at /t: no such device (this kernel has no filesystem nfs9)",
         ),
         (
             json!([{"destination": "/v", "type": "bind", "source": "/mnt/host", "options": ["rbind", "ro"]},

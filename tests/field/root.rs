@@ -16,7 +16,7 @@ use crate::side::{Side, shell};
 pub const TRIALS: &[Scenario] = &[
     ("root::dev_is_a_link", dev_is_a_link),
     ("root::image_whose_dev_is_a_link", image_whose_dev_is_a_link),
-    ("root::thirty_images", thirty_images),
+    ("root::odd_images", odd_images),
     ("root::null_is_a_link", null_is_a_link),
     ("root::volume_over_proc", volume_over_proc),
     ("root::masked_through_links", masked_through_links),
@@ -73,7 +73,7 @@ fn image_whose_dev_is_a_link(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
 
 /// Unprivileged pods' images have odd things where a runtime makes, covers and enters something. Whether
 /// they run is each runtime's affair; nothing of the node's is touched.
-fn thirty_images(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+fn odd_images(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     const PLACES: [&str; 6] = ["dev", "proc", "sys", "dev/shm", "etc/hosts", "work"];
     const KINDS: [(&str, &str); 5] = [
         ("link", "ln -s $CANARY $PLACE"),
@@ -89,11 +89,13 @@ fn thirty_images(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
         ),
         ("FIFO", "mkfifo $PLACE"),
     ];
+    // An image takes ten seconds where a processor is emulated; the kernel matters little.
+    let kinds = if rig::node::inside() { 1 } else { KINDS.len() };
     let pod = side.pod(Value::Null)?;
     let canary = side.canary("canary")?;
     let at = canary.path.display();
     for place in PLACES {
-        for (kind, made) in KINDS {
+        for (kind, made) in &KINDS[..kinds] {
             let name = format!("{}-{}", place.replace('/', "-"), kind.replace(' ', "-"));
             let layer = side.directory(&name)?;
             side.shell(&format!(

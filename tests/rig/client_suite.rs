@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::critest::{Outcome, Report, Spec};
 use crate::{Handler, Rig, command, tools};
@@ -39,6 +41,9 @@ pub fn run(
 ) -> Result<Report> {
     let log = |which| reports.join(format!("client-suite-{handler}{which}.log"));
     let mut report = once(rig, handler, focus, &log(""), limit)?;
+    if focus.is_some() {
+        report.names.clear();
+    }
     let failed = |spec: &&mut Spec| matches!(spec.outcome, Outcome::Failed(_));
     let mut failed: Vec<_> = report.specs.iter_mut().filter(failed).collect();
     if !failed.is_empty() {
@@ -93,13 +98,39 @@ fn once(
     Ok(report)
 }
 
-/// Nobody else removes the cgroup of its containerd namespace.
+/// Nobody else removes the cgroups of its containerd namespace, and of two tests that name their own.
 fn remove_cgroups() {
-    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
-    let roots = roots.flatten().map(|entry| entry.path());
-    for root in roots.chain(["/sys/fs/cgroup".into()]) {
-        let _ = fs::remove_dir(root.join("testing"));
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let mut hierarchies = directories(&root);
+    hierarchies.push(root);
+    for directory in hierarchies.iter().flat_map(|root| directories(root)) {
+        let name = directory.file_name().unwrap_or_default();
+        if name.to_string_lossy().starts_with("testing") {
+            remove_cgroup(&directory);
+        }
     }
+}
+
+/// Removes one with all that a failed test has left in it.
+fn remove_cgroup(directory: &Path) {
+    for below in directories(directory) {
+        remove_cgroup(&below);
+    }
+    let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    // Those who were killed take a moment to leave.
+    let _ = command::until("the end of a cgroup", Duration::from_secs(5), || {
+        Ok(fs::remove_dir(directory).is_ok())
+    });
+}
+
+fn directories(of: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(of).into_iter().flatten().flatten();
+    let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let directories = entries.filter(is_directory);
+    directories.map(|entry| entry.path()).collect()
 }
 
 /// What `go test -v` prints: of tests with parts only the whole, as the parts have names of the moment.

@@ -39,7 +39,7 @@ pub struct Spec {
 pub struct Report {
     /// The specs that were selected, by name.
     pub specs: Vec<Spec>,
-    /// The names of all there are, selected or not.
+    /// The names of all there are, selected or not; none if they aren't known.
     pub names: BTreeSet<String>,
 }
 

@@ -4,8 +4,8 @@
 //!     bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
 //!     bench --count [--n 3] [--only PART OF A ROW'S NAME]
 //!
-//! The second is of microVM pods and the third of namespace pods, in a node whose clocks count instructions: a millisecond is a million
-//! of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
+//! The second is of microVM pods and the third of namespace pods, in a node whose clocks count
+//! instructions: a millisecond is a million of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
 //! a node of its own, and another if that stands still. Their memory is measured in an ordinary node.
 //!
 //! Prints a Markdown table of medians, quartiles and the ratio of the medians; below 1 ours is

@@ -69,6 +69,8 @@ fn once(
     let scratch = rig.directory().join("tmp");
     fs::create_dir_all(&scratch)?;
     let output = File::create(log)?;
+    // Of one that was killed.
+    remove_cgroups();
     let mut suite = rig.command("unshare")?;
     suite
         .args(["--mount", "sh", "-c", ALONE, "sh"])

@@ -104,3 +104,31 @@ fn is_dev_null(status: &libc::stat) -> bool {
     let is_device = status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
     is_device && (major(status.st_rdev), minor(status.st_rdev)) == (1, 3)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use log::LevelFilter;
+
+    use super::*;
+    use crate::setup::testing::in_child;
+
+    /// The number that the log had may be the container's output by then.
+    #[test]
+    fn nothing_is_logged_once_the_logs_descriptor_is_gone() {
+        in_child(|| {
+            log::set_max_level(LevelFilter::Trace);
+            let null = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .unwrap();
+            arrange([null.as_fd(); 3], null.as_fd()).unwrap();
+            // Closed by now.
+            std::mem::forget(null);
+            assert_eq!(log::max_level(), LevelFilter::Off);
+        });
+    }
+}

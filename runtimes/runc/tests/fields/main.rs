@@ -54,26 +54,12 @@ const FILES: [&[Test]; 8] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments
-        .first()
-        .is_some_and(|first| first == trefoil_runc::HELPER_ACTION)
-    {
-        trefoil_runc::run_as_helper();
-    }
     let tests = FILES.concat();
     let names: Vec<_> = tests.iter().map(|(name, _)| *name).collect();
-    let wanted = harness::wanted(&arguments, &names);
-    if harness::list(&arguments, &wanted) {
-        return ExitCode::SUCCESS;
-    }
-    if wanted.is_empty() {
-        return harness::conclude(0, &[], Instant::now());
-    }
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "these tests make containers: run them as root"
-    );
+    let wanted = match harness::begin(&names) {
+        Ok(wanted) => wanted,
+        Err(ended) => return ended,
+    };
     let place = place::enter();
     let bench = Bench::new(place, Launcher::spawn().unwrap());
     let wanted = tests.iter().filter(|(name, _)| wanted.contains(name));

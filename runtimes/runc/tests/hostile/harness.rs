@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// The tests that libtest's arguments ask for.
-pub fn wanted(arguments: &[String], all: &[&'static str]) -> Vec<&'static str> {
+fn wanted(arguments: &[String], all: &[&'static str]) -> Vec<&'static str> {
     if arguments.iter().any(|argument| argument == "--ignored") {
         return Vec::new();
     }
@@ -20,7 +20,7 @@ pub fn wanted(arguments: &[String], all: &[&'static str]) -> Vec<&'static str> {
 }
 
 /// Tells which tests would run, if that is what is asked for; else how many will.
-pub fn list(arguments: &[String], wanted: &[&str]) -> bool {
+fn list(arguments: &[String], wanted: &[&str]) -> bool {
     let asked = arguments.iter().any(|argument| argument == "--list");
     match asked {
         true => wanted.iter().for_each(|name| println!("{name}: test")),
@@ -42,4 +42,28 @@ pub fn conclude(passed: usize, failures: &[(&str, String)], began: Instant) -> E
         began.elapsed().as_secs_f64()
     );
     ExitCode::from(if failures.is_empty() { 0 } else { 101 })
+}
+
+/// Begins a program of tests: takes the helper's part if it is asked to, and answers which tests are to
+/// run, or how the program has ended.
+pub fn begin(all: &[&'static str]) -> Result<Vec<&'static str>, ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments
+        .first()
+        .is_some_and(|first| first == trefoil_runc::HELPER_ACTION)
+    {
+        trefoil_runc::run_as_helper();
+    }
+    let wanted = wanted(&arguments, all);
+    if list(&arguments, &wanted) {
+        return Err(ExitCode::SUCCESS);
+    }
+    if wanted.is_empty() {
+        return Err(conclude(0, &[], Instant::now()));
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "these tests make containers: run them as root"
+    );
+    Ok(wanted)
 }

@@ -50,24 +50,10 @@ const TESTS: [&str; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments
-        .first()
-        .is_some_and(|first| first == trefoil_runc::HELPER_ACTION)
-    {
-        trefoil_runc::run_as_helper();
-    }
-    let wanted = harness::wanted(&arguments, &TESTS);
-    if harness::list(&arguments, &wanted) {
-        return ExitCode::SUCCESS;
-    }
-    if wanted.is_empty() {
-        return harness::conclude(0, &[], Instant::now());
-    }
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "these tests make containers: run them as root"
-    );
+    let wanted = match harness::begin(&TESTS) {
+        Ok(wanted) => wanted,
+        Err(ended) => return ended,
+    };
     let place = place::enter();
     let launcher = Launcher::spawn().unwrap();
     let events = tokio::runtime::Builder::new_current_thread()

@@ -20,7 +20,8 @@ pub enum ErrorKind {
 }
 
 /// A failure in one sentence: what was being done, to what, and why it didn't work. The sentence
-/// reaches `kubectl describe pod` as it is.
+/// reaches `kubectl describe pod` and the node's log as it is, and a manifest, an image or a guest may
+/// have chosen parts of it: what would end the line or steer a terminal is spelled out, as `\n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -35,7 +36,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: one_line(message.into()),
         }
     }
 
@@ -67,11 +68,34 @@ impl Error {
     /// The same failure, told as part of a larger undertaking: `doing: message`.
     #[must_use]
     pub fn context(self, doing: impl fmt::Display) -> Self {
-        Self {
-            kind: self.kind,
-            message: format!("{doing}: {}", self.message),
-        }
+        Self::new(self.kind, format!("{doing}: {}", self.message))
     }
+}
+
+/// The same text with what would end a line, steer a terminal or turn the direction of writing escaped.
+fn one_line(text: String) -> String {
+    match text.contains(steers) {
+        false => text,
+        true => text.chars().fold(String::new(), |mut line, character| {
+            match steers(character) {
+                true => line.extend(character.escape_default()),
+                false => line.push(character),
+            }
+            line
+        }),
+    }
+}
+
+/// Controls of ISO 6429, line separators, and the directions of Unicode's annex 9.
+fn steers(character: char) -> bool {
+    let turns = matches!(
+        character,
+        '\u{61c}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    );
+    turns || character.is_control()
 }
 
 impl fmt::Display for Error {
@@ -105,6 +129,16 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "open the log of container web: no such file"
+        );
+    }
+
+    #[test]
+    fn nothing_in_a_message_ends_its_line_or_steers_a_terminal() {
+        let error = Error::invalid("no such path: /a\nb\r\u{1b}[2J\u{202e}\u{9b}")
+            .context("mount /caf\u{e9}\t\\");
+        assert_eq!(
+            error.to_string(),
+            r"mount /café\t\: no such path: /a\nb\r\u{1b}[2J\u{202e}\u{9b}"
         );
     }
 }

@@ -42,8 +42,13 @@ impl std::fmt::Display for Case {
         for (site, kind) in &self.changes {
             write!(f, ", {} {kind:?}", site.path)?;
         }
-        for Extra { path, what } in &self.extra {
-            write!(f, ", {what:?} at {path:?}")?;
+        for extra in &self.extra {
+            let Extra {
+                path,
+                what,
+                options,
+            } = extra;
+            write!(f, ", {what:?} at {path:?} {options:?}")?;
         }
         let mirrored = if self.mirrored { ", mirrored" } else { "" };
         write!(f, "{mirrored})")

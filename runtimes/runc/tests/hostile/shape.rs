@@ -48,6 +48,8 @@ pub struct Shape {
     /// A user namespace of its own.
     pub users: bool,
     pub cwd: &'static str,
+    /// That of the root, if it is said.
+    pub propagation: Option<&'static str>,
     /// How many of the mounts come last instead of first.
     pub rotation: usize,
 }
@@ -77,6 +79,7 @@ const CRI: Shape = Shape {
     user: 0,
     users: false,
     cwd: "/",
+    propagation: None,
     rotation: 0,
 };
 
@@ -185,6 +188,13 @@ impl Shape {
         const DEVS: [Dev; 3] = [Dev::Tmpfs, Dev::Points, Dev::Nothing];
         const CWDS: [&str; 4] = ["/", "/work", "/home/app/code", "/data/code"];
         const USERS: [u32; 2] = [0, 1000];
+        const PROPAGATIONS: [Option<&str>; 5] = [
+            None,
+            Some("private"),
+            Some("rslave"),
+            Some("shared"),
+            Some("unbindable"),
+        ];
         let mut flag = || choices.below(2) == 1;
         let mut shape = Self {
             name: "any",
@@ -208,6 +218,7 @@ impl Shape {
         shape.dev = DEVS[choices.below(DEVS.len())];
         shape.user = USERS[choices.below(USERS.len())];
         shape.cwd = CWDS[choices.below(CWDS.len())];
+        shape.propagation = PROPAGATIONS[choices.below(PROPAGATIONS.len())];
         // Mostly as containerd has them.
         shape.rotation = choices.below(MOST_ROTATED).saturating_sub(MOST_ROTATED / 2);
         shape
@@ -230,6 +241,9 @@ impl Shape {
                 "readonlyPaths": self.read_only_paths(),
             },
         });
+        if let Some(propagation) = self.propagation {
+            spec["linux"]["rootfsPropagation"] = json!(propagation);
+        }
         if self.users {
             let mapping = json!([{"containerID": 0, "hostID": SHIFT, "size": 65536}]);
             spec["linux"]["uidMappings"] = mapping.clone();

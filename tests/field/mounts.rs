@@ -197,7 +197,30 @@ fn node_root(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     }
     let pod = side.pod(Value::Null)?;
     let volume = json!({ "container_path": "/host", "host_path": "/", "readonly": true });
-    side.look_in_pod(&pod, "a pod's", seen, json!({ "mounts": [volume] }), &look)?;
+    let more = json!({ "mounts": [volume] });
+    side.look_in_pod(&pod, "a pod's", seen, more.clone(), &look)?;
+    // As snapd has on every node of Ubuntu's. Linux 6.18 takes some namespaces that are newer than the
+    // node's for older ones, and those can't be mounted.
+    side.shell(
+        "mkdir pins; mount -t tmpfs --make-private none pins; touch pins/pin\n\
+         for try in $(seq 50); do\n\
+         unshare --mount --propagation unchanged sleep 100 > /dev/null 2>&1 & sleeper=$!\n\
+         until [ $(readlink /proc/$sleeper/ns/mnt) != $(readlink /proc/self/ns/mnt) ]; do :; done\n\
+         mount --bind /proc/$sleeper/ns/mnt pins/pin 2> why && pinned=y; kill $sleeper\n\
+         [ -z \"$pinned\" ] || exit 0\n\
+         done; cat why >&2; exit 1",
+    )?;
+    let look = format!(
+        "{look}; stat -f -c %T /host{}/pins/pin",
+        side.at().display()
+    );
+    for options in ["rbind,rslave", "rbind,rshared"] {
+        let spec = side.spec()?.bind(Path::new("/"), "/host", options);
+        let part = format!("a mount namespace below, {options}");
+        seen.ended(&part, &side.run(&spec.shell(&look))?);
+    }
+    side.look_in_pod(&pod, "a mount namespace below, a pod's", seen, more, &look)?;
+    side.shell("umount pins/pin pins")?;
     let root = side.root_after("true")?;
     let spec = side.spec()?.mount_first(
         json!({ "destination": "/", "type": "bind", "source": root, "options": ["rbind"] }),

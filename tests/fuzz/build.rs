@@ -23,12 +23,13 @@ const FLAGS: [&str; 7] = [
     "-Zsanitizer=address",
 ];
 
-/// Where targets are: the VMM's and the file server's.
-fn directories() -> [PathBuf; 2] {
-    ["vmm/fuzz", "files/fuzz"].map(|below| {
+/// Where targets are: the namespace runtime's, the VMM's and the file server's.
+fn directories() -> [PathBuf; 3] {
+    ["runc", "sandbox-vmm/vmm", "sandbox-vmm/files"].map(|below| {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../runtimes/sandbox-vmm")
+            .join("../runtimes")
             .join(below)
+            .join("fuzz")
     })
 }
 

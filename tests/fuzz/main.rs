@@ -1,4 +1,4 @@
-//! The fuzz targets of the VMM and of the file server, built once and run two at a time.
+//! The fuzz targets of the namespace runtime, the VMM and the file server, built once and run two at a time.
 //!
 //!     fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
 //!     fuzz replay target FILE...                   an input again, with a backtrace
@@ -154,6 +154,8 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
         .arg("-len_control=0")
         .arg(format!("-timeout={HANG}"))
         .arg(format!("-malloc_limit_mb={MOST_ALLOCATED}"))
+        // Naming them takes a process, which a target may take for one that was left.
+        .arg("-print_funcs=0")
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))
         .arg("-print_final_stats=1")
         .stdout(log.try_clone()?)

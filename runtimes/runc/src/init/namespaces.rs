@@ -136,7 +136,16 @@ impl Namespaces {
         self.user.as_ref().map(AsFd::as_fd)
     }
 
-    /// Enters all of them, but for the pid and time namespaces, which this process's children enter. The
+    /// Enters the new mount namespace before all others, unless it is to belong to a user namespace.
+    pub(crate) fn enter_mount(&mut self) -> Result<(), Failure> {
+        if self.user.is_some() {
+            return Ok(());
+        }
+        self.made.remove(CloneFlags::CLONE_NEWNS);
+        unshare(CloneFlags::CLONE_NEWNS).doing(|| "make the container's mount namespace")
+    }
+
+    /// Enters all of them that this process is not in yet, but for the pid and time namespaces, which this process's children enter. The
     /// user namespace comes after those to join: the privilege to do that is the host's. It comes before
     /// those to make, which are to be its own.
     pub(crate) fn enter(&self, proc: &HostProc) -> Result<(), Failure> {

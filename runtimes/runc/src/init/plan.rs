@@ -8,7 +8,7 @@ use oci_spec::runtime::{Hook, LinuxIdMapping, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::namespaces::Namespaces;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Hierarchies};
 use crate::hooks;
 use crate::root;
 use crate::setup;
@@ -37,7 +37,9 @@ pub(crate) struct Container<'a> {
 pub(crate) struct Plan {
     pub(super) process: setup::plan::Plan,
     pub(super) namespaces: Namespaces,
-    pub(super) root: root::Plan,
+    /// The root of a container with a user namespace: see [`Self::root`].
+    root: Option<root::Plan>,
+    hierarchies: Hierarchies,
     pub(super) root_directory: OwnedFd,
     pub(super) sysctls: Sysctls,
     pub(super) proc: HostProc,
@@ -116,26 +118,45 @@ impl Plan {
         let hierarchies = cgroup
             .hierarchies()
             .map_err(|why| Failure::new(why.to_string()))?;
-        let root = root::Plan::new(&root::Input {
-            spec,
-            bundle: container.bundle,
-            user_namespace: namespaces.user(),
-            cgroups: &hierarchies,
-            own_cgroup_namespace: namespaces.has_own_cgroup(),
-        })?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root_directory = openat(CWD, rootfs, flags, Mode::empty())
             .doing(|| format!("open the root filesystem {}", rootfs.display()))?;
         let delegates = namespaces.makes_cgroup() && namespaces.user.is_some();
-        Ok(Self {
+        let mut plan = Self {
             process,
             sysctls: sysctls::check(spec)?,
             cgroup_owner: delegates.then(|| host_root(spec)).flatten(),
             namespaces,
-            root,
+            root: None,
+            hierarchies,
             root_directory,
             proc,
             agent,
+        };
+        if plan.namespaces.user.is_some() {
+            plan.root = Some(plan.plan_root(container)?);
+        }
+        Ok(plan)
+    }
+
+    /// The root, as planned among the mounts that the container is made from. With a user namespace that
+    /// was done on the host, whose rights it takes. Without, the calling process is to be in the new mount
+    /// namespace by now: it has all mounts of the host's but for those of mount namespaces (snapd's, on
+    /// Ubuntu), which the kernel lets nobody attach where they might lead around in a circle.
+    pub(super) fn root(&mut self, container: &Container<'_>) -> Result<root::Plan, Failure> {
+        match self.root.take() {
+            Some(planned) => Ok(planned),
+            None => self.plan_root(container),
+        }
+    }
+
+    fn plan_root(&self, container: &Container<'_>) -> Result<root::Plan, Failure> {
+        root::Plan::new(&root::Input {
+            spec: container.spec,
+            bundle: container.bundle,
+            user_namespace: self.namespaces.user(),
+            cgroups: &self.hierarchies,
+            own_cgroup_namespace: self.namespaces.has_own_cgroup(),
         })
     }
 }

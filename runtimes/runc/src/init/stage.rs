@@ -7,7 +7,7 @@ use nix::unistd::{Pid, getpid};
 use super::namespaces::{PidNamespace, enter_pid_namespace};
 use super::plan::{Container, Plan};
 use super::{process, procfs};
-use crate::root::Root;
+use crate::root::{self, Root};
 use crate::setup;
 use crate::setup::console::Console;
 use crate::setup::descriptors;
@@ -61,12 +61,12 @@ struct Scene<'a> {
 pub(super) fn act(
     actor: &mut Actor,
     container: &Container<'_>,
-    plan: Plan,
+    mut plan: Plan,
     hosts: &Hosts<'_>,
 ) -> Result<(), Failure> {
     // It is in the cgroup now, and its limits hold.
     actor.wait_for(GO)?;
-    enter_namespaces(container, &plan)?;
+    let root = enter_namespaces(container, &mut plan)?;
     let mut scene = Scene {
         facts: Facts::new(&plan.proc),
         process: plan.process,
@@ -81,9 +81,7 @@ pub(super) fn act(
         PidNamespace::Hosts => scene.bear(false)?,
         PidNamespace::Joined(_) => {}
     }
-    let root = plan
-        .root
-        .prepare(&mut || scene.begin_proc(&plan.namespaces.pid))?;
+    let root = root.prepare(&mut || scene.begin_proc(&plan.namespaces.pid))?;
     scene.run_hooks()?;
     scene.enter(&root)?;
     plan.sysctls.apply(&scene.proc)?;
@@ -91,16 +89,20 @@ pub(super) fn act(
     scene.hand_over(root)
 }
 
-fn enter_namespaces(container: &Container<'_>, plan: &Plan) -> Result<(), Failure> {
+/// Returns what the root is to be, which is looked for on the way.
+fn enter_namespaces(container: &Container<'_>, plan: &mut Plan) -> Result<root::Plan, Failure> {
     limits::adjust_oom_score(&plan.proc, container.process()?, container.spec)?;
     plan.process.limits.make_room()?;
     // The mount namespace to come takes this directory along: nobody need walk there by its name, which
     // the container's root may not.
     rustix::process::fchdir(&plan.root_directory).doing(|| "enter the root filesystem")?;
+    plan.namespaces.enter_mount()?;
+    let root = plan.root(container)?;
     plan.namespaces.enter(&plan.proc)?;
     // Changing the user, as a user namespace demands, makes the process visible.
     hide()?;
-    memory_policy::apply(container.spec)
+    memory_policy::apply(container.spec)?;
+    Ok(root)
 }
 
 impl Scene<'_> {

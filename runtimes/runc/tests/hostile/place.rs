@@ -54,15 +54,18 @@ pub fn enter() -> Place {
             let ended = waitpid(child, None).unwrap();
             drop(base);
             remove_cgroups(Path::new("/sys/fs/cgroup"), &cgroup, 0);
-            std::process::exit(match ended {
+            let code = match ended {
                 WaitStatus::Exited(_, code) => code,
                 _ => 101,
-            })
+            };
+            // SAFETY: the call takes a number. What a sanitizer does at an ordinary exit takes a fork,
+            // and none is possible any more once the first of a pid namespace has ended.
+            unsafe { libc::_exit(code) }
         }
         ForkResult::Child => {
             signals.thread_unblock().unwrap();
             // The directory is the parent's to remove.
-            std::mem::forget(base);
+            let _ = base.keep();
             prepare(&path, cgroup)
         }
     }

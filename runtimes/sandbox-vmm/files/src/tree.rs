@@ -64,7 +64,7 @@ pub enum Changes {
 }
 
 impl Tree {
-    /// Mounts it nowhere yet.
+    /// Mounts it nowhere yet. It may take the thread to a mount namespace of its own.
     pub(crate) fn mount(&self) -> Result<detached::Tree> {
         let tree = match &self.source {
             Source::Path { path, .. } if !path.is_absolute() => {
@@ -76,6 +76,11 @@ impl Tree {
                     true => Depth::All,
                     false => Depth::One,
                 };
+                if *submounts {
+                    // It has all of the host's but those of mount namespaces (snapd's, on Ubuntu), which
+                    // the kernel lets nobody attach where they might lead around in a circle.
+                    unshare(CloneFlags::CLONE_NEWNS).context(|| "see the host's mounts")?;
+                }
                 let tree = detached::Tree::copy(path, depth)?;
                 if !tree.is_directory()? && !tree.is_file()? {
                     return Err(Error::new(
@@ -137,7 +142,7 @@ const LAYERS: &str = "/proc";
 
 /// Makes an overlay of filesystems, which are mounted nowhere else: the kernel keeps them with it.
 ///
-/// It takes the thread to a mount namespace of its own, as an overlay is told its layers by their paths.
+/// It takes the thread to a mount namespace of its own: an overlay is told its layers by their paths.
 fn overlay(layers: &[Mount], upper: &Path, work: &Path) -> Result<detached::Tree> {
     let doing = || "make a place for layers";
     unshare(CloneFlags::CLONE_NEWNS).context(doing)?;

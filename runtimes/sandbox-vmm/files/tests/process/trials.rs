@@ -1,13 +1,16 @@
 //! What the parent can do, and what the server can't.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use trefoil_core::{ErrorKind, Mount};
 use trefoil_files::parent::{Jail, Server, start};
@@ -21,6 +24,7 @@ pub const TRIALS: &[(&str, fn())] = &[
     ("a_server_has_what_it_needs_and_no_more", jailed),
     ("trees_are_the_servers_alone", trees),
     ("trees_that_cant_be_are_refused_in_words", refused),
+    ("mount_namespaces_below_a_tree_are_left_out", pinned),
     ("an_overlay_may_have_many_layers", overlay),
     ("a_tree_can_be_read_only", read_only),
     ("what_is_taken_away_is_let_go", let_go),
@@ -208,6 +212,50 @@ fn trees() {
         fs::read(seen(server, "tree/file")).expect("it is back");
     });
     assert_eq!(own_mounts(), before);
+}
+
+/// Mounts a mount namespace at a file, as snapd does. Linux 6.18 takes some that are newer than ours for
+/// older ones, and refuses those.
+fn pin(place: &Path) {
+    const TRIES: usize = 50;
+    let pinned = (0..TRIES).any(|_| {
+        let mut child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", "echo; read end"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut said = [0];
+        let out = child.stdout.as_mut().expect("pipe");
+        out.read_exact(&mut said).expect("made");
+        let namespace = format!("/proc/{}/ns/mnt", child.id());
+        let none = None::<&str>;
+        let outcome = mount(Some(&*namespace), place, none, MsFlags::MS_BIND, none);
+        drop(child.stdin.take());
+        child.wait().expect("end");
+        outcome.is_ok()
+    });
+    assert!(pinned, "no mount namespace could be mounted");
+}
+
+fn pinned() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a namespace");
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).expect("private");
+    let tree = tempfile::tempdir().expect("tree");
+    let pins = tree.path().join("pins");
+    fs::create_dir(&pins).expect("directory");
+    mount(Some("none"), &pins, Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs");
+    fs::write(pins.join("pin"), "below").expect("write");
+    pin(&pins.join("pin"));
+    with_server(async |server, _vmm| {
+        let shared = server.share("tree", path(tree.path())).await;
+        shared.expect("share");
+        let below = fs::read_to_string(seen(server, "tree/pins/pin"));
+        assert_eq!(below.expect("a file"), "below");
+    });
+    umount2(&pins, MntFlags::MNT_DETACH).expect("unmount");
 }
 
 fn refused() {

@@ -59,7 +59,7 @@ bench-count: prerequisites build ## Count the instructions of a guest's boot, by
 	@$(CARGO) run --quiet -p trefoil-tests --bin bench -- --handler trefoil-vm --n 3
 
 .PHONY: fuzz
-fuzz: prerequisites ## Run the VMM's fuzz targets: ten million executions or 30 minutes each
+fuzz: prerequisites ## Run the fuzz targets: ten million executions or 30 minutes each
 	@$(CARGO) run --quiet -p trefoil-tests --bin fuzz
 
 .PHONY: up

@@ -14,6 +14,7 @@ mod delete;
 mod dispatch;
 mod footprint;
 mod info;
+mod kernel;
 mod logger;
 mod pod;
 mod record;

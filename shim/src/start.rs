@@ -20,7 +20,7 @@ use trefoil_sandbox_vmm::Settings;
 use crate::config::{self, Config};
 use crate::dispatch::{self, Annotations, Handler};
 use crate::serve::Task;
-use crate::{bootstrap, check_name, runtimes, serve};
+use crate::{bootstrap, check_name, kernel, runtimes, serve};
 
 /// Longest path that fits a `sockaddr_un`, in bytes; one more is its end mark.
 const MAX_SOCKET_PATH: usize = 107;
@@ -63,6 +63,7 @@ fn pod_by(annotations: &Annotations, id: &str) -> Result<String> {
 /// Serves containerd's `start`.
 pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     close_inherited();
+    kernel::check()?;
     let request = bootstrap::read(flags)?;
     let annotations = annotations_in(Path::new("."))?;
     let pod = pod_by(&annotations, &request.opts.id)?;

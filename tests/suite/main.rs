@@ -128,7 +128,7 @@ const STEPS: &[Step] = &[
         one_processor: true,
         ..Step::check("release build", &["build", "--release"])
     },
-    // Ten targets, two at a time, and some minutes to build them. `make fuzz` takes its time.
+    // Eleven targets, two at a time, and some minutes to build them. `make fuzz` takes its time.
     Step::tests(
         "fuzz targets, 20 s each",
         25,

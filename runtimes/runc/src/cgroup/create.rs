@@ -38,7 +38,10 @@ impl Cgroup {
         if self.is_unit() {
             return Ok(None);
         }
-        self.make()?;
+        self.make().map_err(|why| match why.is_refusal() {
+            true if in_user_namespace() => Error::NotDelegated(Box::new(why)),
+            _ => why,
+        })?;
         match &self.layout {
             Layout::V1(_) => Ok(None),
             Layout::V2(dir) => {
@@ -83,6 +86,18 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Whether this process is in a user namespace other than the first, which maps all ids there are. Source:
+/// user_namespaces(7).
+fn in_user_namespace() -> bool {
+    const ALL: u32 = u32::MAX;
+    fs::read_to_string("/proc/thread-self/uid_map").is_ok_and(|map| {
+        let mut numbers = map.split_ascii_whitespace().map(str::parse);
+        ![0, 0, ALL]
+            .iter()
+            .all(|expected| numbers.next() == Some(Ok(*expected)))
+    })
 }
 
 /// Makes a directory and those above it, below the mount point. `prepare` is called for each of them

@@ -38,6 +38,11 @@ pub enum Error {
         /// What tells.
         by: String,
     },
+    /// The runtime is in a user namespace, and the cgroups are the host's.
+    #[error(
+        "{0}: in a user namespace (rootless containerd) containers take a cgroup v2 that was delegated to it"
+    )]
+    NotDelegated(Box<Error>),
     /// The container's `cgroupsPath` cannot be used.
     #[error("cannot use cgroups path {:?} for container {id:?}: {reason}", path.display())]
     Path {
@@ -128,6 +133,17 @@ impl Error {
     pub(super) fn is_absence(&self) -> bool {
         match self {
             Self::Io { source, .. } | Self::Write { source, .. } => is_absent(source),
+            _ => false,
+        }
+    }
+
+    /// Whether it says that this process may not.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Write { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS)
+            ),
             _ => false,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  worker (host)      stage (in the container's namespaces)            init
-//!  plan ── cgroup ──▶ namespaces ──────────────────── clone ─────────▶ waits for its root
+//!  plan ── cgroup ──▶ mount namespace ─ sources of mounts
+//!                     other namespaces ────────────── clone ─────────▶ waits for its root
 //!                     root (root/): mounts, devices                      │
 //!  prestart,    ◀──── mounted                                            │
 //!  createRuntime ───▶ createContainer ─ pivot ─ sysctls ─ hostname      │

@@ -61,7 +61,7 @@ pub(crate) struct Input<'a> {
     pub(crate) own_cgroup_namespace: bool,
 }
 
-/// What is worked out on the host, with the host's rights, before anything of the container exists.
+/// What is worked out with the host's rights and among its mounts, before anything is mounted.
 #[derive(Debug)]
 pub(crate) struct Plan {
     mounts: Vec<Planned>,

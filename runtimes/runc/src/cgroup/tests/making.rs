@@ -157,3 +157,43 @@ fn nobody_else_may_make_cgroups_in_it_whatever_the_umask() {
         assert_eq!(mode, 0o755, "{dir:?}");
     }
 }
+
+/// By a process of its own, whose root is nobody to the host: containerd is rootless.
+#[test]
+fn a_user_namespace_that_was_given_no_cgroup_is_refused_by_name() {
+    use std::os::unix::process::CommandExt;
+    const PART: &str = "TREFOIL_TEST_ROOTLESS";
+    const NOBODY: libc::uid_t = 65534;
+    if std::env::var_os(PART).is_some() {
+        let why = Rig::new().cgroup.create().unwrap_err().to_string();
+        assert!(why.contains("ermission denied"), "{why}");
+        assert!(
+            why.ends_with("take a cgroup v2 that was delegated to it"),
+            "{why}"
+        );
+        return;
+    }
+    let become_nobody = || {
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
+        nix::unistd::setresuid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+        Ok(())
+    };
+    let name =
+        "cgroup::tests::making::a_user_namespace_that_was_given_no_cgroup_is_refused_by_name";
+    // Its path may be closed to nobody.
+    let own = fs::File::open("/proc/self/exe").unwrap();
+    let script = "until grep -q . /proc/self/uid_map; do :; done; \
+                  exec /proc/self/fd/0 --exact \"$0\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, name]).env(PART, "").stdin(own);
+    // SAFETY: these calls are the kernel's alone.
+    unsafe { command.pre_exec(become_nobody) };
+    let mut child = command.spawn().unwrap();
+    for file in ["gid_map", "uid_map"] {
+        let path = format!("/proc/{}/{file}", child.id());
+        fs::write(path, format!("0 {NOBODY} 1")).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+}

@@ -1,6 +1,6 @@
 //! What manages processes itself, in a container: systemd, and another container runtime.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::spec::Spec;
 pub const TRIALS: &[Scenario] = &[
     ("nested::systemd", systemd),
     ("nested::runc_in_a_pod", runc_in_a_pod),
+    ("nested::containerd_in_a_pod", containerd_in_a_pod),
     ("nested::rootless_in_a_pod", rootless_in_a_pod),
 ];
 
@@ -103,6 +104,52 @@ fn runc_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
         { "container_path": "/inner-runc", "host_path": side.rig.tools().runc(), "readonly": true },
     ]);
     side.look_in_pod(&pod, "inner", seen, more, INNER)
+}
+
+const CONTAINERD: &str = "version = 3\nroot = '/run/c/root'\nstate = '/run/c/state'
+disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.nri.v1.nri']
+[grpc]\naddress = '/run/c/sock'\n[ttrpc]\naddress = '/run/c/sock.ttrpc'\n";
+
+const IN_CONTAINERD: &str = r#"mkdir -p /run/c; cp -r /inner/rootfs /run/c; cd /inner
+export PATH=/shims:/containerd:/runc:$PATH CONTAINERD_ADDRESS=/run/c/sock
+containerd --config config.toml >/run/c/log 2>&1 & daemon=$!
+for try in $(seq 300); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
+r="--runtime $RUNTIME"
+ctr run --rm $r --config run.json i1 </dev/null 2>/dev/null; echo run $?
+ctr run -d $r --config sleep.json i2 </dev/null >/dev/null 2>&1; echo start $?
+ctr task exec --exec-id e i2 echo in inner </dev/null 2>/dev/null; echo exec $?
+ctr task pause i2 2>/dev/null && ctr task resume i2 2>/dev/null && echo paused and resumed
+ctr task metrics i2 2>/dev/null | grep -c -i memory; ctr task kill -s SIGKILL i2 2>/dev/null
+for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; sleep 0.1; done; echo removed
+find /sys/fs/cgroup -name 'inner-*' | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
+
+/// containerd with the same runtime in a privileged pod, as kind has it.
+///
+/// containerd/containerd#6659, containerd/containerd#11083
+fn containerd_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    let inner = side.directory("inner")?;
+    std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
+    for (name, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
+        let cgroup = format!("/inner-{}-{name}", side.handler);
+        let spec = Spec::new(Path::new("/run/c/rootfs"), &cgroup)
+            .namespace("cgroup")
+            .cgroups("ro");
+        let memory = json!({ "limit": 50_000_000 });
+        let spec = spec.shell(line).set("/linux/resources/memory", memory);
+        side.file(&format!("inner/{name}.json"), &spec.0.to_string())?;
+    }
+    side.file("inner/config.toml", CONTAINERD)?;
+    let pod = side.pod(privileged())?;
+    let mut more = privileged();
+    let beside = |program: PathBuf| program.parent().map(Path::to_path_buf);
+    more["mounts"] = json!([
+        { "container_path": "/inner", "host_path": inner },
+        { "container_path": "/containerd", "host_path": beside(side.rig.tools().containerd()), "readonly": true },
+        { "container_path": "/runc", "host_path": beside(side.rig.tools().runc()), "readonly": true },
+        { "container_path": "/shims/containerd-shim-trefoil-v2", "host_path": rig::containerd::shim_binary(), "readonly": true },
+    ]);
+    more["envs"] = json!([{ "key": "RUNTIME", "value": side.handler.runtime_type() }]);
+    side.look_in_pod(&pod, "inner", seen, more, IN_CONTAINERD)
 }
 
 /// A build in a user namespace in a pod without privileges: `/proc` can be mounted where nothing of

@@ -14,6 +14,7 @@ pub const TRIALS: &[Scenario] = &[
     ("nested::systemd", systemd),
     ("nested::runc_in_a_pod", runc_in_a_pod),
     ("nested::containerd_in_a_pod", containerd_in_a_pod),
+    ("nested::rootless_containerd", rootless_containerd),
     ("nested::rootless_in_a_pod", rootless_in_a_pod),
 ];
 
@@ -110,8 +111,8 @@ const CONTAINERD: &str = "version = 3\nroot = '/run/c/root'\nstate = '/run/c/sta
 disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.nri.v1.nri']
 [grpc]\naddress = '/run/c/sock'\n[ttrpc]\naddress = '/run/c/sock.ttrpc'\n";
 
-const IN_CONTAINERD: &str = r#"mkdir -p /run/c; cp -r /inner/rootfs /run/c; cd /inner
-export PATH=/shims:/containerd:/runc:$PATH CONTAINERD_ADDRESS=/run/c/sock
+const WITH_CONTAINERD: &str = r#"mkdir -p /run/c; cp -r $INNER/rootfs /run/c; cd $INNER
+export PATH=$PROGRAMS/shim:$PROGRAMS/containerd:$PROGRAMS/runc:$PATH CONTAINERD_ADDRESS=/run/c/sock
 containerd --config config.toml >/run/c/log 2>&1 & daemon=$!
 for try in $(seq 300); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
 r="--runtime $RUNTIME"
@@ -119,37 +120,100 @@ ctr run --rm $r --config run.json i1 </dev/null 2>/dev/null; echo run $?
 ctr run -d $r --config sleep.json i2 </dev/null >/dev/null 2>&1; echo start $?
 ctr task exec --exec-id e i2 echo in inner </dev/null 2>/dev/null; echo exec $?
 ctr task pause i2 2>/dev/null && ctr task resume i2 2>/dev/null && echo paused and resumed
-ctr task metrics i2 2>/dev/null | grep -c -i memory; ctr task kill -s SIGKILL i2 2>/dev/null
-for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; sleep 0.1; done; echo removed
+ctr task metrics i2 >/dev/null 2>&1; echo metrics $?; ctr task kill -s SIGKILL i2 2>/dev/null
+for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; ctr task ls -q | grep -q i2 || break; sleep 0.1; done; echo removed
 find /sys/fs/cgroup -name 'inner-*' | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
+
+/// What a containerd of its own is to run, as `run.json` and `sleep.json` beside a root and a
+/// configuration.
+fn prepare_inner(side: &Side<'_>, name: &str, change: impl Fn(Spec) -> Spec) -> Result<PathBuf> {
+    let inner = side.directory(name)?;
+    std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
+    for (file, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
+        let cgroup = format!("/inner-{}-{file}", side.handler);
+        let spec = Spec::new(Path::new("/run/c/rootfs"), &cgroup).shell(line);
+        side.file(&format!("{name}/{file}.json"), &change(spec).0.to_string())?;
+    }
+    side.file(&format!("{name}/config.toml"), CONTAINERD)?;
+    Ok(inner)
+}
 
 /// containerd with the same runtime in a privileged pod, as kind has it.
 ///
 /// containerd/containerd#6659, containerd/containerd#11083
 fn containerd_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
-    let inner = side.directory("inner")?;
-    std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
-    for (name, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
-        let cgroup = format!("/inner-{}-{name}", side.handler);
-        let spec = Spec::new(Path::new("/run/c/rootfs"), &cgroup)
-            .namespace("cgroup")
-            .cgroups("ro");
+    let inner = prepare_inner(side, "inner", |spec| {
         let memory = json!({ "limit": 50_000_000 });
-        let spec = spec.shell(line).set("/linux/resources/memory", memory);
-        side.file(&format!("inner/{name}.json"), &spec.0.to_string())?;
-    }
-    side.file("inner/config.toml", CONTAINERD)?;
+        let spec = spec.namespace("cgroup").cgroups("ro");
+        spec.set("/linux/resources/memory", memory)
+    })?;
     let pod = side.pod(privileged())?;
     let mut more = privileged();
     let beside = |program: PathBuf| program.parent().map(Path::to_path_buf);
+    let shim = "/programs/shim/containerd-shim-trefoil-v2";
     more["mounts"] = json!([
         { "container_path": "/inner", "host_path": inner },
-        { "container_path": "/containerd", "host_path": beside(side.rig.tools().containerd()), "readonly": true },
-        { "container_path": "/runc", "host_path": beside(side.rig.tools().runc()), "readonly": true },
-        { "container_path": "/shims/containerd-shim-trefoil-v2", "host_path": rig::containerd::shim_binary(), "readonly": true },
+        { "container_path": "/programs/containerd", "host_path": beside(side.rig.tools().containerd()), "readonly": true },
+        { "container_path": "/programs/runc", "host_path": beside(side.rig.tools().runc()), "readonly": true },
+        { "container_path": shim, "host_path": rig::containerd::shim_binary(), "readonly": true },
     ]);
-    more["envs"] = json!([{ "key": "RUNTIME", "value": side.handler.runtime_type() }]);
-    side.look_in_pod(&pod, "inner", seen, more, IN_CONTAINERD)
+    more["envs"] = json!([
+        { "key": "RUNTIME", "value": side.handler.runtime_type() },
+        { "key": "INNER", "value": "/inner" },
+        { "key": "PROGRAMS", "value": "/programs" },
+    ]);
+    side.look_in_pod(&pod, "inner", seen, more, WITH_CONTAINERD)
+}
+
+/// Has containerd begin in a user namespace, in which root is the node's user 100000, and in a cgroup v2,
+/// of which it is given a part or not.
+const ROOTLESS: &str = r#"mount --make-rprivate /; mount -t cgroup2 none /sys/fs/cgroup
+mkdir programs; for dir in shim containerd runc; do mkdir programs/$dir; done
+mount --bind "$(dirname "$CONTAINERD")" programs/containerd; mount --bind "$(dirname "$RUNC")" programs/runc
+touch programs/shim/containerd-shim-trefoil-v2; mount --bind "$SHIM" programs/shim/containerd-shim-trefoil-v2
+export PROGRAMS=$PWD/programs INNER=$PWD/inner
+cat > begin <<'B'
+mount -t tmpfs none /run; mount -t tmpfs none /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup
+if mkdir /sys/fs/cgroup/beside 2>/dev/null; then for pid in $(cat /sys/fs/cgroup/cgroup.procs); do
+    echo $pid > /sys/fs/cgroup/beside/cgroup.procs; done 2>/dev/null; fi
+exec sh ./with-containerd
+B
+own=/sys/fs/cgroup/field-rootless-$HANDLER; mkdir -p $own
+[ -z "$GIVEN" ] || chown 100000:100000 $own $own/cgroup.procs $own/cgroup.subtree_control $own/cgroup.threads
+sh -c 'echo $$ > '$own'/cgroup.procs; exec unshare --user --keep-caps sh -c "
+    until grep -q . /proc/self/uid_map; do :; done
+    exec setpriv --reuid 0 --regid 0 --clear-groups unshare -mpfnC --mount-proc --kill-child sh ./begin"' & child=$!
+until [ "$(readlink /proc/$child/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do :; done
+for file in gid_map uid_map; do echo "0 100000 65536" > /proc/$child/$file; done
+wait $child; for try in $(seq 50); do find $own -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.1; done"#;
+
+/// containerd of an ordinary user.
+///
+/// containerd/containerd#10961, opencontainers/runc#2339
+fn rootless_containerd(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    side.file("with-containerd", WITH_CONTAINERD)?;
+    side.file("rootless", ROOTLESS)?;
+    prepare_inner(side, "inner", |spec| {
+        spec.set("/linux/resources", json!({}))
+    })?;
+    side.shell("chown -R 100000:100000 inner/rootfs")?;
+    let path = |path: PathBuf| path.display().to_string();
+    for (part, given) in [("a cgroup", "y"), ("no cgroup", "")] {
+        if given.is_empty() {
+            side.shell("sed -i 's|\"cgroupsPath\":\"[^\"]*\"|\"cgroupsPath\":\"\"|' inner/*.json")?;
+        }
+        let line = format!(
+            "rm -rf programs; GIVEN={given} HANDLER={} RUNTIME={} CONTAINERD='{}' RUNC='{}' SHIM='{}' \
+             unshare --mount sh ./rootless",
+            side.handler,
+            side.handler.runtime_type(),
+            path(side.rig.tools().containerd()),
+            path(side.rig.tools().runc()),
+            path(rig::containerd::shim_binary()),
+        );
+        seen.add(part, &side.shell(&line)?);
+    }
+    Ok(())
 }
 
 /// A build in a user namespace in a pod without privileges: `/proc` can be mounted where nothing of

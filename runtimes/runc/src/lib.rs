@@ -25,6 +25,7 @@ pub mod own_program;
 mod process;
 mod root;
 mod rootfs;
+mod rootless;
 mod runtime;
 mod setup;
 mod spec;

@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::error::{Doing, Error, Result};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
+use crate::rootless::in_user_namespace;
 
 /// Whoever may write to a cgroup's directory may make cgroups below: nobody but root, whatever the umask.
 const MODE: u32 = 0o755;
@@ -86,18 +87,6 @@ impl Cgroup {
         }
         Ok(())
     }
-}
-
-/// Whether this process is in a user namespace other than the first, which maps all ids there are. Source:
-/// user_namespaces(7).
-fn in_user_namespace() -> bool {
-    const ALL: u32 = u32::MAX;
-    fs::read_to_string("/proc/thread-self/uid_map").is_ok_and(|map| {
-        let mut numbers = map.split_ascii_whitespace().map(str::parse);
-        ![0, 0, ALL]
-            .iter()
-            .all(|expected| numbers.next() == Some(Ok(*expected)))
-    })
 }
 
 /// Makes a directory and those above it, below the mount point. `prepare` is called for each of them

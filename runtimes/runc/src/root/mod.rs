@@ -41,6 +41,7 @@ use self::path::Confined;
 use self::propagation::OfRoot;
 use self::reason::{Outcome, Reason};
 use crate::cgroup::Hierarchies;
+use crate::rootless::in_user_namespace;
 use crate::setup::error::Failure;
 
 /// How often a mount is tried to be made read-only that a hook's process is still writing to, and how
@@ -136,7 +137,7 @@ impl Plan {
         };
         let read_only = spec.root().as_ref().and_then(|root| root.readonly());
         Ok(Self {
-            devices: Devices::new(spec, host.user_namespace, has_dev)?,
+            devices: Devices::new(spec, host.user_namespace || in_user_namespace(), has_dev)?,
             mounts,
             links: !has_dev,
             label,

@@ -49,7 +49,11 @@ type Scenario = (&'static str, fn(&Side<'_>, &mut Seen) -> Result<()>);
 pub const GROUPS_OF_CONTAINERD: [u32; 2] = [4242, 4343];
 
 /// What one handler has to do after the other, and not beside it.
-const ONE_BY_ONE: &[&str] = &[lifecycle::RESTARTS, mounts::NO_NAMESPACE];
+const ONE_BY_ONE: &[&str] = &[
+    lifecycle::RESTARTS,
+    mounts::NO_NAMESPACE,
+    processes::LARGE_NUMBERS,
+];
 
 fn main() -> Result<ExitCode> {
     init::take_part()?;

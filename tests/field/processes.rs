@@ -1,14 +1,18 @@
 //! Processes: where they start, what they may call, and commands that are run beside them.
 
+use std::fs;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rig::cri::PodSpec;
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::seen::Seen;
 use crate::side::Side;
+
+/// It changes what numbers the node gives.
+pub const LARGE_NUMBERS: &str = "processes::large_numbers";
 
 pub const TRIALS: &[Scenario] = &[
     (
@@ -18,6 +22,7 @@ pub const TRIALS: &[Scenario] = &[
     ("processes::missing_directory", missing_directory),
     ("processes::unknown_system_calls", unknown_system_calls),
     ("processes::shared_numbers", shared_numbers),
+    (LARGE_NUMBERS, large_numbers),
     ("processes::exec", exec),
     (
         "processes::exec_whose_child_goes_on",
@@ -130,6 +135,34 @@ fn shared_numbers(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     }
     seen.add("further ones", &format!("started: {started}"));
     Ok(())
+}
+
+/// Processes of the node's own namespace with the largest numbers that there are.
+///
+/// checkpoint-restore/criu#1462, lxc/lxd#10810
+fn large_numbers(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    const MOST: &str = "/proc/sys/kernel/pid_max";
+    let before = fs::read_to_string(MOST)?;
+    fs::write(MOST, "4194304")?;
+    fs::write("/proc/sys/kernel/ns_last_pid", "4190000")?;
+    let outcome = with_large_numbers(side, seen);
+    fs::write(MOST, before)?;
+    outcome
+}
+
+fn with_large_numbers(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
+    let look = "[ $$ -gt 4000000 ] && echo large";
+    let spec = side.spec()?.without_namespace("pid");
+    seen.ended("init", &side.run(&spec.clone().shell(look))?);
+    let id = side.started(&spec.args(&["sleep", "600"]))?;
+    seen.ended("exec", &side.exec(&id, &[], &["sh", "-c", look])?);
+    let pid = side.pid(&id)?;
+    ensure!(pid > 4_000_000, "its number is {pid} only");
+    side.remove(&id);
+    let of_the_node = json!({ "namespace_options": { "pid": 2 } });
+    let more = json!({ "linux": { "security_context": of_the_node } });
+    let pod = side.pod(more.clone())?;
+    side.look_in_pod(&pod, "a pod's", seen, more, look)
 }
 
 /// Commands of any user, size and end, in a container that is paused, too.

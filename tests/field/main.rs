@@ -129,7 +129,7 @@ fn again_in_node(arguments: &[String]) -> Result<ExitCode> {
     let node = Node {
         // containerd's root is in memory there.
         memory: 8192,
-        limit: Some(std::time::Duration::from_secs(44 * 60)),
+        limit: Some(std::time::Duration::from_secs(100 * 60)),
         hot: vec![containerd::shim_binary()],
         ..Node::default()
     };

@@ -1,6 +1,7 @@
 //! What manages processes itself, in a container: systemd, and another container runtime.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -91,7 +92,9 @@ fn runc_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     let inner = side.directory("inner")?;
     std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
     for (name, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
-        let spec = Spec::new(Path::new("rootfs"), "/inner")
+        // A privileged container may see the node's own hierarchy.
+        let cgroup = format!("/inner-{}", side.handler);
+        let spec = Spec::new(Path::new("rootfs"), &cgroup)
             .namespace("cgroup")
             .cgroups("ro");
         let memory = json!({ "limit": 50_000_000 });
@@ -122,7 +125,7 @@ ctr task exec --exec-id e i2 echo in inner </dev/null 2>/dev/null; echo exec $?
 ctr task pause i2 2>/dev/null && ctr task resume i2 2>/dev/null && echo paused and resumed
 ctr task metrics i2 >/dev/null 2>&1; echo metrics $?; ctr task kill -s SIGKILL i2 2>/dev/null
 for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; ctr task ls -q | grep -q i2 || break; sleep 0.1; done; echo removed
-find /sys/fs/cgroup -name 'inner-*' | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
+find /sys/fs/cgroup -name "inner-$HANDLER-*" | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
 
 /// What a containerd of its own is to run, as `run.json` and `sleep.json` beside a root and a
 /// configuration.
@@ -158,12 +161,16 @@ fn containerd_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
         { "container_path": shim, "host_path": rig::containerd::shim_binary(), "readonly": true },
     ]);
     more["envs"] = json!([
+        { "key": "HANDLER", "value": side.handler.name() },
         { "key": "RUNTIME", "value": side.handler.runtime_type() },
         { "key": "INNER", "value": "/inner" },
         { "key": "PROGRAMS", "value": "/programs" },
     ]);
     side.look_in_pod(&pod, "inner", seen, more, WITH_CONTAINERD)
 }
+
+/// How long a containerd and its containers may take, in a node too.
+const WHILE: Duration = Duration::from_secs(400);
 
 /// Has containerd begin in a user namespace, in which root is the node's user 100000, and in a cgroup v2,
 /// of which it is given a part or not.
@@ -211,7 +218,7 @@ fn rootless_containerd(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
             path(side.rig.tools().runc()),
             path(rig::containerd::shim_binary()),
         );
-        seen.add(part, &side.shell(&line)?);
+        seen.add(part, &side.shell_for(WHILE, &line)?);
     }
     Ok(())
 }

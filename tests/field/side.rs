@@ -177,9 +177,14 @@ impl<'a> Side<'a> {
 
     /// A line of shell on the node, in this run's directory; it must succeed.
     pub fn shell(&self, line: &str) -> Result<String> {
+        self.shell_for(LIMIT, line)
+    }
+
+    /// The same of a line that may take so long.
+    pub fn shell_for(&self, limit: Duration, line: &str) -> Result<String> {
         let mut shell = self.rig.command("sh")?;
         shell.args(["-ec", line]).current_dir(&self.at);
-        command::run(&mut shell, &[], LIMIT)?.text()
+        command::run(&mut shell, &[], limit)?.text()
     }
 
     /// The configuration to start from; its root is shared by the run's containers.

@@ -172,7 +172,7 @@ pub(super) const FIELDS: &[Field] = &[
     (
         "process.oomScoreAdj",
         Applied,
-        "Without CAP_SYS_RESOURCE the runtime cannot go below its own value; then that is kept.",
+        "Without CAP_SYS_RESOURCE the runtime cannot go below its own value: refused.",
         "fields::process::the_oom_score",
     ),
     ("process.scheduler.policy", Applied, "", SCHEDULER),

@@ -1,11 +1,12 @@
 //! Which ids are to stand for which.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use trefoil_core::{Context, Error, Result};
@@ -46,6 +47,33 @@ impl Mappings {
         .context(|| "make a user namespace")
     }
 
+    /// Refuses a user namespace that has other mappings; without one, this process's own.
+    pub fn check_those_of(&self, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
+        const DOING: &str = "read the mappings of a user namespace";
+        let read = |process: &str| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}"));
+            Ok([read("uid_map")?, read("gid_map")?])
+        };
+        let found = match namespace {
+            None => read("thread-self"),
+            Some(namespace) => held(
+                || setns(namespace, CloneFlags::CLONE_NEWUSER),
+                |child| read(&child.to_string()),
+            ),
+        };
+        let [uids, gids] = found.context(|| DOING)?;
+        for (what, given, found) in [("users", &self.uids, uids), ("groups", &self.gids, gids)] {
+            if numbers(&text(given)) != numbers(&found) {
+                return Err(Error::invalid(format!(
+                    "it maps {what} as {}, and the configuration as {}",
+                    found.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
+                    text(given).trim().replace('\n', ", "),
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the namespace that the child has made its mappings, and opens it.
     fn fill(&self, child: Pid) -> io::Result<OwnedFd> {
         let told = |what: &str, ids: &str, why: io::Error| {
@@ -61,6 +89,14 @@ impl Mappings {
             .map_err(|why| told("groups", &gids, why))?;
         Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
     }
+}
+
+/// The lines of a mapping, in whatever order.
+fn numbers(text: &str) -> BTreeSet<Vec<&str>> {
+    let lines = text.lines();
+    lines
+        .map(|line| line.split_ascii_whitespace().collect())
+        .collect()
 }
 
 /// The mapping as user_namespaces(7) wants it.

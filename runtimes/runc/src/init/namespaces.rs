@@ -109,7 +109,11 @@ impl Namespaces {
                 path.display()
             )));
         }
-        let Some(fd) = open(name, path)? else {
+        let fd = open(name, path)?;
+        if typ == LinuxNamespaceType::User {
+            check_mappings(spec, path, fd.as_ref())?;
+        }
+        let Some(fd) = fd else {
             return Ok(());
         };
         match typ {
@@ -182,14 +186,28 @@ fn open(name: &str, path: &Path) -> Result<Option<OwnedFd>, Failure> {
     Ok(((own.dev(), own.ino()) != (that.dev(), that.ino())).then(|| file.into()))
 }
 
-fn make_user(spec: &Spec) -> Result<OwnedFd, Failure> {
-    const DOING: &str = "cannot make the container's user namespace";
+/// The mappings of the configuration, if it has any.
+fn mappings(spec: &Spec) -> trefoil_core::Result<Option<Mappings>> {
     let linux = spec.linux().as_ref();
-    let mappings = Mappings::given(
+    Mappings::given(
         linux.and_then(|linux| linux.uid_mappings().as_deref()),
         linux.and_then(|linux| linux.gid_mappings().as_deref()),
-    );
-    match mappings.and_then(|mappings| mappings.map(|all| all.namespace()).transpose()) {
+    )
+}
+
+/// Refuses to join a user namespace that maps other ids than the configuration says.
+fn check_mappings(spec: &Spec, path: &Path, fd: Option<&OwnedFd>) -> Result<(), Failure> {
+    let checked = mappings(spec).and_then(|mappings| match mappings {
+        Some(mappings) => mappings.check_those_of(fd.map(AsFd::as_fd)),
+        None => Ok(()),
+    });
+    let path = path.display();
+    checked.map_err(|why| Failure::new(format!("cannot join the user namespace {path}: {why}")))
+}
+
+fn make_user(spec: &Spec) -> Result<OwnedFd, Failure> {
+    const DOING: &str = "cannot make the container's user namespace";
+    match mappings(spec).and_then(|mappings| mappings.map(|all| all.namespace()).transpose()) {
         Ok(Some(namespace)) => Ok(namespace),
         Ok(None) => Err(Failure::new(format!("{DOING}: no ids are mapped into it"))),
         Err(why) => Err(Failure::new(format!("{DOING}: {why}"))),
@@ -246,6 +264,10 @@ mod tests {
             (
                 json!([{"type": "mount", "path": "/proc/1/ns/mnt"}]),
                 "cannot join the mount namespace /proc/1/ns/mnt",
+            ),
+            (
+                json!([{"type": "mount"}, {"type": "user", "path": "/proc/thread-self/ns/user"}]),
+                "cannot join the user namespace /proc/thread-self/ns/user: it maps users as ",
             ),
             (
                 json!([{"type": "mount"}, {"type": "network", "path": "/nope"}]),

@@ -1,6 +1,5 @@
 //! Resource limits, and how willing the kernel is to kill the process when memory runs out.
 
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process, Spec};
 
@@ -75,8 +74,10 @@ fn setting(limit: &PosixRlimit) -> String {
 
 /// Sets oom_score_adj as the process, or else the container, asks for.
 ///
-/// Done as the host's root. Going below one's own value takes CAP_SYS_RESOURCE on the host; where
-/// the runtime itself runs without it (nested, rootless) the process keeps the runtime's value.
+/// Done as the host's root. Going below one's own value takes CAP_SYS_RESOURCE on the host.
+///
+/// # Errors
+/// If the runtime may not: containerd's `restrict_oom_score_adj` is for nodes where it itself may not.
 pub(crate) fn adjust_oom_score(
     proc: &HostProc,
     process: &Process,
@@ -86,22 +87,8 @@ pub(crate) fn adjust_oom_score(
     let Some(wanted) = process.oom_score_adj().or_else(containers) else {
         return Ok(());
     };
-    const FILE: &str = "self/oom_score_adj";
-    let Err(error) = proc.write(FILE, &wanted.to_string()) else {
-        return Ok(());
-    };
-    let denied = matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EACCES | Errno::EPERM)
-    );
-    let present = proc
-        .read(FILE)
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok());
-    if denied && present.is_some_and(|present| wanted < present) {
-        return Ok(());
-    }
-    Err(error).doing(|| format!("set oom_score_adj to {wanted}"))
+    proc.write("self/oom_score_adj", &wanted.to_string())
+        .doing(|| format!("set oom_score_adj to {wanted}"))
 }
 
 #[cfg(test)]

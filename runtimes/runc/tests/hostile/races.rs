@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
@@ -15,7 +16,7 @@ use crate::case::Case;
 use crate::corpus::verdict;
 use crate::kind::Kind;
 use crate::root::Roots;
-use crate::setting::number;
+use crate::setting::{self, number};
 use crate::shape::SHAPES;
 use crate::site::SITES;
 
@@ -91,7 +92,7 @@ fn case(place: &str, turn: usize, number: u64) -> Case {
 /// Swaps, as long as it lives.
 struct Swapper {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<u64>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Swapper {
@@ -104,10 +105,14 @@ impl Swapper {
         symlink(target, parent.join(other)).unwrap();
         let directory = openat(CWD, parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
+        let (begun, begins) = channel();
         let thread = std::thread::spawn({
             let (stop, name) = (stop.clone(), name.to_owned());
-            move || swap(&directory, &name, other, &stop)
+            move || swap(&directory, &name, other, begun, &stop)
         });
+        begins
+            .recv_timeout(setting::most())
+            .expect("nothing changes places");
         Self {
             stop,
             thread: Some(thread),
@@ -118,20 +123,25 @@ impl Swapper {
 impl Drop for Swapper {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let swaps = self.thread.take().and_then(|thread| thread.join().ok());
-        assert!(swaps > Some(0), "nothing changed places");
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 
-/// Returns how often.
-fn swap(directory: &OwnedFd, one: &std::ffi::OsStr, other: &str, stop: &AtomicBool) -> u64 {
-    let mut swaps = 0;
+/// Says so once it has.
+fn swap(
+    directory: &OwnedFd,
+    one: &std::ffi::OsStr,
+    other: &str,
+    begun: Sender<()>,
+    stop: &AtomicBool,
+) {
+    let mut begun = Some(begun);
     while !stop.load(Ordering::Relaxed) {
         // Refused while something is mounted there.
-        if renameat_with(directory, one, directory, other, RenameFlags::EXCHANGE).is_ok() {
-            swaps += 1;
+        let swapped = renameat_with(directory, one, directory, other, RenameFlags::EXCHANGE);
+        if let (Ok(()), Some(begun)) = (swapped, begun.take()) {
+            begun.send(()).unwrap();
         }
         std::hint::spin_loop();
     }
-    swaps
 }

@@ -19,7 +19,7 @@ use crate::seen::Seen;
 use crate::spec::Spec;
 
 /// How long a container may take that has something short to do.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Where a scenario runs.
 pub struct Side<'a> {

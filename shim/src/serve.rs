@@ -46,10 +46,10 @@ pub fn serve(task: &Task<'_>, listener: UnixListener) -> ! {
         Ok(()) => 0,
         Err(why) => {
             log::error!("the shim of pod {} gave up: {why}", task.pod);
+            let _ = std::fs::remove_file(socket_path(task.address));
             1
         }
     };
-    let _ = std::fs::remove_file(socket_path(task.address));
     std::process::exit(code)
 }
 
@@ -108,6 +108,9 @@ async fn serve_until_done(
     tokio::spawn(footprint::watch(pod.changes()));
 
     pod.over().await;
+    // From now on a new server of a pod of this name may listen there, and containerd may look whether
+    // it is gone.
+    let _ = std::fs::remove_file(socket_path(task.address));
     if let Err(why) = pod.end().await {
         log::error!("end the pod's sandbox: {why}");
     }

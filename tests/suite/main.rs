@@ -130,7 +130,7 @@ const STEPS: &[Step] = &[
     },
     // Eleven targets, two at a time, and some minutes to build them. `make fuzz` takes its time.
     Step::tests(
-        "fuzz targets, 20 s each",
+        "fuzz targets, 10 s each",
         25,
         &[
             "run",
@@ -141,7 +141,7 @@ const STEPS: &[Step] = &[
             "fuzz",
             "--",
             "--seconds",
-            "20",
+            "10",
         ],
     ),
     // These wait more than they work.

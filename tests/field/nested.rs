@@ -89,18 +89,7 @@ mkdir -p /x; unshare -Urm sh -c 'mount -t tmpfs x /x && echo mounted'"#;
 ///
 /// youki-dev/youki#3342, opencontainers/runc#4542, containerd/containerd#11083
 fn runc_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
-    let inner = side.directory("inner")?;
-    std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
-    for (name, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
-        // A privileged container may see the node's own hierarchy.
-        let cgroup = format!("/inner-{}", side.handler);
-        let spec = Spec::new(Path::new("rootfs"), &cgroup)
-            .namespace("cgroup")
-            .cgroups("ro");
-        let memory = json!({ "limit": 50_000_000 });
-        let spec = spec.shell(line).set("/linux/resources/memory", memory);
-        side.file(&format!("inner/{name}.json"), &spec.0.to_string())?;
-    }
+    let inner = prepare_inner(side, "rootfs", limited)?;
     let pod = side.pod(privileged())?;
     let mut more = privileged();
     more["mounts"] = json!([
@@ -127,29 +116,33 @@ ctr task metrics i2 >/dev/null 2>&1; echo metrics $?; ctr task kill -s SIGKILL i
 for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; ctr task ls -q | grep -q i2 || break; sleep 0.1; done; echo removed
 find /sys/fs/cgroup -name "inner-$HANDLER-*" | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
 
-/// What a containerd of its own is to run, as `run.json` and `sleep.json` beside a root and a
-/// configuration.
-fn prepare_inner(side: &Side<'_>, name: &str, change: impl Fn(Spec) -> Spec) -> Result<PathBuf> {
-    let inner = side.directory(name)?;
+/// What is to run inside, as `run.json` and `sleep.json` beside a root, which the inner runtime finds at
+/// `root`, and a configuration of containerd's.
+fn prepare_inner(side: &Side<'_>, root: &str, change: impl Fn(Spec) -> Spec) -> Result<PathBuf> {
+    let inner = side.directory("inner")?;
     std::fs::rename(side.root_after("true")?, inner.join("rootfs"))?;
     for (file, line) in [("run", "echo inner ran"), ("sleep", "sleep 100")] {
-        let cgroup = format!("/inner-{}-{file}", side.handler);
-        let spec = Spec::new(Path::new("/run/c/rootfs"), &cgroup).shell(line);
-        side.file(&format!("{name}/{file}.json"), &change(spec).0.to_string())?;
+        // A privileged container may see the node's own hierarchy.
+        let cgroup = format!("/{}/inner-{}-{file}", side.rig.name(), side.handler);
+        let spec = Spec::new(Path::new(root), &cgroup).shell(line);
+        side.file(&format!("inner/{file}.json"), &change(spec).0.to_string())?;
     }
-    side.file(&format!("{name}/config.toml"), CONTAINERD)?;
+    side.file("inner/config.toml", CONTAINERD)?;
     Ok(inner)
+}
+
+/// With a view of its own of a cgroup of its own, whose memory is limited.
+fn limited(spec: Spec) -> Spec {
+    let memory = json!({ "limit": 50_000_000 });
+    let spec = spec.namespace("cgroup").cgroups("ro");
+    spec.set("/linux/resources/memory", memory)
 }
 
 /// containerd with the same runtime in a privileged pod, as kind has it.
 ///
 /// containerd/containerd#6659, containerd/containerd#11083
 fn containerd_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
-    let inner = prepare_inner(side, "inner", |spec| {
-        let memory = json!({ "limit": 50_000_000 });
-        let spec = spec.namespace("cgroup").cgroups("ro");
-        spec.set("/linux/resources/memory", memory)
-    })?;
+    let inner = prepare_inner(side, "/run/c/rootfs", limited)?;
     let pod = side.pod(privileged())?;
     let mut more = privileged();
     let beside = |program: PathBuf| program.parent().map(Path::to_path_buf);
@@ -185,14 +178,15 @@ if mkdir /sys/fs/cgroup/beside 2>/dev/null; then for pid in $(cat /sys/fs/cgroup
     echo $pid > /sys/fs/cgroup/beside/cgroup.procs; done 2>/dev/null; fi
 exec sh ./with-containerd
 B
-own=/sys/fs/cgroup/field-rootless-$HANDLER; mkdir -p $own
+own=/sys/fs/cgroup/$NAME/rootless-$HANDLER; mkdir -p $own
 [ -z "$GIVEN" ] || chown 100000:100000 $own $own/cgroup.procs $own/cgroup.subtree_control $own/cgroup.threads
 sh -c 'echo $$ > '$own'/cgroup.procs; exec unshare --user --keep-caps sh -c "
     until grep -q . /proc/self/uid_map; do :; done
     exec setpriv --reuid 0 --regid 0 --clear-groups unshare -mpfnC --mount-proc --kill-child sh ./begin"' & child=$!
 until [ "$(readlink /proc/$child/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do :; done
 for file in gid_map uid_map; do echo "0 100000 65536" > /proc/$child/$file; done
-wait $child; for try in $(seq 50); do find $own -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.1; done"#;
+wait $child; for try in $(seq 50); do find $own -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.1; done
+rmdir /sys/fs/cgroup/$NAME 2>/dev/null || true"#;
 
 /// containerd of an ordinary user.
 ///
@@ -200,7 +194,7 @@ wait $child; for try in $(seq 50); do find $own -depth -type d -exec rmdir {} + 
 fn rootless_containerd(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     side.file("with-containerd", WITH_CONTAINERD)?;
     side.file("rootless", ROOTLESS)?;
-    prepare_inner(side, "inner", |spec| {
+    prepare_inner(side, "/run/c/rootfs", |spec| {
         spec.set("/linux/resources", json!({}))
     })?;
     side.shell("chown -R 100000:100000 inner/rootfs")?;
@@ -210,8 +204,9 @@ fn rootless_containerd(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
             side.shell("sed -i 's|\"cgroupsPath\":\"[^\"]*\"|\"cgroupsPath\":\"\"|' inner/*.json")?;
         }
         let line = format!(
-            "rm -rf programs; GIVEN={given} HANDLER={} RUNTIME={} CONTAINERD='{}' RUNC='{}' SHIM='{}' \
+            "rm -rf programs; GIVEN={given} NAME={} HANDLER={} RUNTIME={} CONTAINERD='{}' RUNC='{}' SHIM='{}' \
              unshare --mount sh ./rootless",
+            side.rig.name(),
             side.handler,
             side.handler.runtime_type(),
             path(side.rig.tools().containerd()),

@@ -1,6 +1,8 @@
 //! Processes: where they start, what they may call, and commands that are run beside them.
 
-use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -141,12 +143,21 @@ fn shared_numbers(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
 ///
 /// checkpoint-restore/criu#1462, lxc/lxd#10810
 fn large_numbers(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
-    const MOST: &str = "/proc/sys/kernel/pid_max";
-    let before = fs::read_to_string(MOST)?;
-    fs::write(MOST, "4194304")?;
-    fs::write("/proc/sys/kernel/ns_last_pid", "4190000")?;
+    // It waits for its input to end, as it does however this process ends.
+    let script = "before=$(cat pid_max); echo 4194304 > pid_max; echo 4190000 > ns_last_pid
+        echo; cat; echo $before > pid_max";
+    let mut restorer = Command::new("sh")
+        .args(["-c", script])
+        .current_dir("/proc/sys/kernel")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = restorer.stdout.as_mut().context("no output")?;
+    said.read_exact(&mut [0])?;
     let outcome = with_large_numbers(side, seen);
-    fs::write(MOST, before)?;
+    drop(restorer.stdin.take());
+    ensure!(restorer.wait()?.success(), "the numbers stay large");
     outcome
 }
 

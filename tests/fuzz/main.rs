@@ -184,7 +184,7 @@ fn fuzz(program: &Path, limits: &Limits) -> Result<String> {
         )
     })?;
     ensure!(runs > 0, "it has not run once");
-    let reached = reached(&log).unwrap_or_default();
+    let reached = reached(&log).context("it reached no edges: it is not instrumented")?;
     Ok(format!("{runs} executions in {took} s, {reached}"))
 }
 

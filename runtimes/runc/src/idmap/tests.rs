@@ -1,6 +1,7 @@
 //! With the kernel: who owns what one sees, and that nothing stays mounted. These need root.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,29 @@ fn a_namespace_has_its_mapping() {
         .namespace()
         .expect_err("they overlap");
     assert!(why.to_string().contains("0 1000 10, 5 2000 10"), "{why}");
+}
+
+#[test]
+fn a_namespace_of_other_mappings_is_told() {
+    let others = parse(&format!("0:{HOST}:65535")).expect("mapping");
+    let own_ids = ids();
+    let mappings = |users: &[LinuxIdMapping], groups: &[LinuxIdMapping]| {
+        let given = Mappings::given(Some(users), Some(groups));
+        given.expect("mappings").expect("some")
+    };
+    let own = mappings(&own_ids, &own_ids);
+    let namespace = own.namespace().expect("namespace");
+    own.check_those_of(Some(namespace.as_fd()))
+        .expect("its own");
+    for (users, groups, what) in [(&others, &own_ids, "users"), (&own_ids, &others, "groups")] {
+        let other = mappings(users, groups);
+        let why = other
+            .check_those_of(Some(namespace.as_fd()))
+            .expect_err(what);
+        let expected =
+            format!("it maps {what} as 0 {HOST} 65536, and the configuration as 0 {HOST} 65535");
+        assert_eq!(why.to_string(), expected);
+    }
 }
 
 #[test]

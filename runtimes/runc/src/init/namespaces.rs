@@ -149,9 +149,9 @@ impl Namespaces {
         unshare(CloneFlags::CLONE_NEWNS).doing(|| "make the container's mount namespace")
     }
 
-    /// Enters all of them that this process is not in yet, but for the pid and time namespaces, which this process's children enter. The
-    /// user namespace comes after those to join: the privilege to do that is the host's. It comes before
-    /// those to make, which are to be its own.
+    /// Enters all of them that this process is not in yet, but for the pid and time namespaces, which its
+    /// children enter. The user namespace comes after those to join: the privilege to do that is the
+    /// host's. It comes before those to make, which are to be its own.
     pub(crate) fn enter(&self, proc: &HostProc) -> Result<(), Failure> {
         for one in &self.joined {
             setns(&one.fd, one.flag).doing(|| format!("join the {} namespace", one.name))?;

@@ -8,11 +8,13 @@
 //! Start reading at [`runtime`]; `docs/decisions/0001-the-runtime-traits.md` says how each isolation
 //! implements it.
 
+mod apart;
 pub mod child;
 pub mod detached;
 mod error;
 mod exit;
 mod isolation;
+pub mod mountinfo;
 pub mod record;
 pub mod relay;
 pub mod relays;
@@ -22,6 +24,7 @@ pub mod stats;
 mod stdio;
 pub mod watched;
 
+pub use apart::apart;
 pub use error::{Context, Error, ErrorKind, Result};
 pub use exit::ExitStatus;
 pub use isolation::Isolation;

@@ -5,12 +5,11 @@
 //! to the hierarchy all of whose controllers, and whose name, are among its options: what its mount
 //! point is called says nothing. It never mounts anything.
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use libcgroups::common::DEFAULT_CGROUP_ROOT;
+use trefoil_core::mountinfo::{self, MountInfo};
 
 use super::Cgroup;
 use super::error::{Doing, Error, Result};
@@ -75,9 +74,8 @@ pub(super) fn mounted() -> Result<Vec<Mounted>> {
 /// Finds them in the contents of `/proc/self/mountinfo` and `/proc/self/cgroup`. Of several mounts of
 /// one hierarchy the first counts, but those in the usual place come before all others.
 pub(super) fn parse(mountinfo: &[u8], cgroups: &str) -> Vec<Mounted> {
-    let mut mounts: Vec<Mount> = mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(Mount::parse)
+    let mut mounts: Vec<MountInfo> = mountinfo::parse(mountinfo)
+        .filter(|mount| mount.kind == "cgroup")
         .collect();
     let usual = Path::new(DEFAULT_CGROUP_ROOT);
     mounts.sort_by_key(|mount| mount.point.parent() != Some(usual));
@@ -88,63 +86,15 @@ pub(super) fn parse(mountinfo: &[u8], cgroups: &str) -> Vec<Mounted> {
         .filter(|entries| !entries.is_empty())
         .filter_map(|entries| {
             let entries: Vec<String> = entries.split(',').map(str::to_owned).collect();
-            let mount = mounts
-                .iter()
-                .find(|mount| entries.iter().all(|entry| mount.options.contains(entry)))?;
+            let mount = mounts.iter().find(|mount| {
+                entries
+                    .iter()
+                    .all(|entry| mount.super_options.contains(entry))
+            })?;
             let point = mount.point.clone();
             Some(Mounted { point, entries })
         })
         .collect()
-}
-
-/// A mount of cgroup v1.
-struct Mount {
-    point: PathBuf,
-    options: Vec<String>,
-}
-
-impl Mount {
-    /// Reads a line of mountinfo.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let point = fields.nth(4)?;
-        // A variable number of optional fields ends with a lone dash; then come type, source and the
-        // filesystem's options.
-        fields.find(|field| *field == b"-")?;
-        if fields.next()? != b"cgroup" {
-            return None;
-        }
-        let options = String::from_utf8(unescape(fields.nth(1)?)).ok()?;
-        Some(Self {
-            point: PathBuf::from(OsString::from_vec(unescape(point))),
-            options: options.split(',').map(str::to_owned).collect(),
-        })
-    }
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a space).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if let (
-            b'\\',
-            [
-                a @ b'0'..=b'3',
-                b @ b'0'..=b'7',
-                c @ b'0'..=b'7',
-                after @ ..,
-            ],
-        ) = (byte, tail)
-        {
-            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-            rest = after;
-        } else {
-            out.push(byte);
-        }
-    }
-    out
 }
 
 impl Cgroup {
@@ -222,15 +172,6 @@ mod tests {
         #[test]
         fn anything_is_read(mountinfo: Vec<u8>, cgroups in "\\PC{0,40}") {
             parse(&mountinfo, &cgroups);
-        }
-
-        #[test]
-        fn unescape_undoes_the_kernel(name: Vec<u8>) {
-            let escaped: Vec<u8> = name.iter().flat_map(|byte| match byte {
-                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-                other => vec![*other],
-            }).collect();
-            prop_assert_eq!(unescape(&escaped), name);
         }
     }
 }

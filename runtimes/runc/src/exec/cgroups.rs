@@ -8,14 +8,13 @@
 //!   children and enabled controllers for them, after which the configured directory refuses
 //!   processes (EBUSY). Then init's present cgroup is joined instead.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
+use trefoil_core::mountinfo::{self, MountInfo};
 
 use crate::setup::error::{Doing, Failure};
 use crate::setup::hostproc::HostProc;
@@ -93,7 +92,9 @@ fn unified(refused: &Path, current: &[PathBuf]) -> Option<PathBuf> {
 /// The directories, on this host's mounts, of the cgroups listed in a `/proc/<pid>/cgroup`.
 /// A hierarchy that is mounted nowhere has no directory.
 fn current_directories(members: &str, mounts: &str) -> Vec<PathBuf> {
-    let mounts: Vec<_> = mounts.lines().filter_map(CgroupMount::parse).collect();
+    let mounts: Vec<_> = mountinfo::parse(mounts.as_bytes())
+        .filter_map(CgroupMount::of)
+        .collect();
     members
         .lines()
         .filter_map(Member::parse)
@@ -126,23 +127,19 @@ struct CgroupMount {
     root: PathBuf,
     point: PathBuf,
     /// None for v2; for v1 the options of the superblock, the controllers among them.
-    options: Option<String>,
+    options: Option<Vec<String>>,
 }
 
 impl CgroupMount {
-    fn parse(line: &str) -> Option<Self> {
-        let (before, after) = line.split_once(" - ")?;
-        let mut before = before.split(' ').skip(3);
-        let (root, point) = (unescape(before.next()?), unescape(before.next()?));
-        let mut after = after.split(' ');
-        let options = match after.next()? {
+    fn of(mount: MountInfo) -> Option<Self> {
+        let options = match mount.kind.as_str() {
             "cgroup2" => None,
-            "cgroup" => Some(after.nth(1)?.to_owned()),
+            "cgroup" => Some(mount.super_options),
             _ => return None,
         };
         Some(Self {
-            root,
-            point,
+            root: mount.root,
+            point: mount.point,
             options,
         })
     }
@@ -155,32 +152,12 @@ impl CgroupMount {
                     && member
                         .controllers
                         .split(',')
-                        .all(|controller| options.split(',').any(|option| option == controller))
+                        .all(|controller| options.iter().any(|option| option == controller))
             }
         };
         let below = Path::new(member.path).strip_prefix(&self.root).ok()?;
         matches.then(|| self.point.join(below))
     }
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = (byte == b'\\').then(|| tail.get(..3)).flatten();
-        let value = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        if let (Some(value), Some(after)) = (value, tail.get(3..)) {
-            bytes.push(value);
-            rest = after;
-        } else {
-            bytes.push(byte);
-            rest = tail;
-        }
-    }
-    PathBuf::from(OsStr::from_bytes(&bytes))
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! Leaving the host's root for the container's.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
+use trefoil_core::mountinfo;
 
 use super::propagation::Propagation;
 use super::reason::{Outcome, Reason};
@@ -47,7 +46,7 @@ fn hide_kernel(root: BorrowedFd<'_>) -> Outcome<()> {
     let id = statx(root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id;
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO))?;
-    for place in whole_ones(&String::from_utf8_lossy(&table), id) {
+    for place in whole_ones(&table, id) {
         match unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             // One before it had this below it.
             Ok(()) | Err(Errno::NOENT) => {}
@@ -61,22 +60,13 @@ fn hide_kernel(root: BorrowedFd<'_>) -> Outcome<()> {
 }
 
 /// Where whole mounts of proc and sysfs are, of a table as in proc_pid_mountinfo(5), the latest first.
-fn whole_ones(table: &str, root: u64) -> Vec<PathBuf> {
+fn whole_ones(table: &[u8], root: u64) -> Vec<PathBuf> {
     let mut parents = HashMap::new();
     let mut found = Vec::new();
-    for line in table.lines() {
-        let mut words = line.split(' ');
-        let mut next = || words.next().unwrap_or_default();
-        let (id, parent, _, shown, place) = (next(), next(), next(), next(), next());
-        let (Ok(id), Ok(parent)) = (id.parse::<u64>(), parent.parse::<u64>()) else {
-            continue;
-        };
-        parents.insert(id, parent);
-        let kind = line
-            .split_once(" - ")
-            .and_then(|(_, rest)| rest.split(' ').next());
-        if shown == "/" && matches!(kind, Some("proc" | "sysfs")) {
-            found.push((id, unescaped(place)));
+    for mount in mountinfo::parse(table) {
+        parents.insert(mount.id, mount.parent);
+        if mount.root == Path::new("/") && matches!(mount.kind.as_str(), "proc" | "sysfs") {
+            found.push((mount.id, mount.point));
         }
     }
     found.retain(|(id, _)| !is_below(*id, root, &parents));
@@ -94,36 +84,13 @@ fn is_below(mut id: u64, root: u64, parents: &HashMap<u64, u64>) -> bool {
     true
 }
 
-/// A path of that table: odd characters are written as `\ooo`.
-fn unescaped(text: &str) -> PathBuf {
-    let bytes = text.as_bytes();
-    let mut path = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        let digits = bytes
-            .get(at + 1..at + 4)
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match digits {
-            Some(code) if *byte == b'\\' => {
-                path.push(code);
-                at += 4;
-            }
-            _ => {
-                path.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_whole_ones_outside_of_the_root_are_found() {
-        let table = "22 27 0:21 / /proc rw - proc proc rw\n\
+        let table = b"22 27 0:21 / /proc rw - proc proc rw\n\
                      23 27 0:22 / /sys\\040x rw - sysfs sysfs rw\n\
                      24 27 0:21 /sys /half rw - proc proc rw\n\
                      27 1 254:0 / / rw - ext4 /dev/vda rw\n\
@@ -132,6 +99,6 @@ mod tests {
                      32 31 0:22 / /box/proc/x rw - sysfs sysfs rw\n";
         let found = whole_ones(table, 30);
         assert_eq!(found, [PathBuf::from("/sys x"), PathBuf::from("/proc")]);
-        assert!(whole_ones("1 1 0:0 / / rw - proc p rw\n", 9).len() == 1);
+        assert!(whole_ones(b"1 1 0:0 / / rw - proc p rw\n", 9).len() == 1);
     }
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tree::Changes;
+use crate::tree::Shown;
 
 /// Who the server is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,12 +20,13 @@ pub struct Launch {
     pub files: u32,
 }
 
-/// A name in the root of what is shared.
+/// A name in the root of what is shared, or, as `filesystem/name`, in a directory of the root that
+/// stands for a filesystem: it is there as long as it has trees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Change {
     /// It will be a tree.
-    Add(String, Changes),
+    Add(String, Shown),
     /// It is one no more.
     Remove(String),
 }

@@ -1,5 +1,9 @@
 //! What is shared.
 
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -52,6 +56,34 @@ pub enum Source {
     },
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path { path, .. } => path.display().fmt(formatter),
+            Self::Mount(mount) => formatter.write_str(&mount.source),
+            Self::Layers { upper, .. } => upper.display().fmt(formatter),
+        }
+    }
+}
+
+/// Opens what is at a path of the host, to mount it. With what is mounted below, it takes the thread to a
+/// mount namespace of its own, which has all mounts of the host's but those of mount namespaces (snapd's,
+/// on Ubuntu): these the kernel lets nobody attach where they might lead around in a circle.
+pub(crate) fn open_source(path: &Path, submounts: bool) -> Result<File> {
+    if !path.is_absolute() {
+        let path = path.display();
+        return Err(Error::invalid(format!("{path} is not an absolute path")));
+    }
+    if submounts {
+        unshare(CloneFlags::CLONE_NEWNS).context(|| "see the host's mounts")?;
+    }
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)
+        .context(|| format!("open {} to mount it", path.display()))
+}
+
 /// Who may change a tree while it is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -63,36 +95,24 @@ pub enum Changes {
     GuestOnly,
 }
 
+/// How the server shows a tree to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Shown {
+    /// Who may change it.
+    pub changes: Changes,
+    /// The guest can't.
+    pub read_only: bool,
+    /// How many directories of its filesystem are above it; counts among trees of one filesystem.
+    pub depth: u16,
+}
+
 impl Tree {
     /// Mounts it nowhere yet. It may take the thread to a mount namespace of its own.
     pub(crate) fn mount(&self) -> Result<detached::Tree> {
         let tree = match &self.source {
-            Source::Path { path, .. } if !path.is_absolute() => {
-                let path = path.display();
-                return Err(Error::invalid(format!("{path} is not an absolute path")));
-            }
             Source::Path { path, submounts } => {
-                let depth = match submounts {
-                    true => Depth::All,
-                    false => Depth::One,
-                };
-                if *submounts {
-                    // It has all of the host's but those of mount namespaces (snapd's, on Ubuntu), which
-                    // the kernel lets nobody attach where they might lead around in a circle.
-                    unshare(CloneFlags::CLONE_NEWNS).context(|| "see the host's mounts")?;
-                }
-                let tree = detached::Tree::copy(path, depth)?;
-                if !tree.is_directory()? && !tree.is_file()? {
-                    return Err(Error::new(
-                        ErrorKind::Unimplemented,
-                        format!(
-                            "{} is neither a directory nor a file, and nothing else of the host's \
-                             is the same in a guest",
-                            path.display()
-                        ),
-                    ));
-                }
-                tree
+                return self.mount_at(&open_source(path, *submounts)?, *submounts);
             }
             Source::Mount(mount) if !mount.target.trim_matches('/').is_empty() => {
                 return Err(Error::new(
@@ -110,6 +130,32 @@ impl Tree {
                 work,
             } => overlay(layers, upper, work)?,
         };
+        self.confine(tree)
+    }
+
+    /// As [`Tree::mount`], of a directory or a file that is open.
+    pub(crate) fn mount_at(&self, file: &File, submounts: bool) -> Result<detached::Tree> {
+        let depth = match submounts {
+            true => Depth::All,
+            false => Depth::One,
+        };
+        let here = Path::new("");
+        let tree = detached::Tree::copy_at(file.as_fd(), here, depth)
+            .context(|| format!("copy the mount of {}", self.source))?;
+        if !tree.is_directory()? && !tree.is_file()? {
+            return Err(Error::new(
+                ErrorKind::Unimplemented,
+                format!(
+                    "{} is neither a directory nor a file, and nothing else of the host's is the same \
+                     in a guest",
+                    self.source
+                ),
+            ));
+        }
+        self.confine(tree)
+    }
+
+    fn confine(&self, tree: detached::Tree) -> Result<detached::Tree> {
         let read_only = match self.read_only {
             true => libc::MOUNT_ATTR_RDONLY,
             false => 0,

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, fork};
 use trefoil_files::passthrough::Passthrough;
 use trefoil_files::server::filter;
-use trefoil_files::tree::Changes;
+use trefoil_files::tree::{Changes, Shown};
 use trefoil_vmm::devices::queue::Buffers;
 use trefoil_vmm::ram::Ram;
 use vm_memory::{Bytes, GuestAddress};
@@ -26,6 +26,9 @@ const NONE: Option<&str> = None;
 const REQUEST: GuestAddress = GuestAddress(0);
 const ANSWER: GuestAddress = GuestAddress(2 << 20);
 const ROOM: usize = (1 << 20) + (64 << 10);
+
+/// Ends the name of a tree that the guest can't change.
+const READ_ONLY: &str = " (read-only)";
 
 /// A directory with everything in it: what is shared, and where it shows.
 struct Shared {
@@ -49,9 +52,9 @@ impl Shared {
         fs::create_dir(&at).expect("at");
         mount(Some("none"), &root, Some("tmpfs"), MsFlags::empty(), NONE).expect("tmpfs");
         for (name, tree, _) in trees {
-            let place = root.join(name);
+            let place = root.join(name.trim_end_matches(READ_ONLY));
             match tree.is_dir() {
-                true => fs::create_dir(&place).expect("place"),
+                true => fs::create_dir_all(&place).expect("place"),
                 false => fs::write(&place, "").expect("place"),
             }
             mount(
@@ -62,6 +65,10 @@ impl Shared {
                 NONE,
             )
             .expect("bind");
+            if name.ends_with(READ_ONLY) {
+                let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+                mount(NONE, &place, NONE, flags, NONE).expect("read-only");
+            }
         }
         let device = File::options()
             .read(true)
@@ -108,7 +115,14 @@ fn serve(mut device: File, root: &Path, trees: Vec<(String, Changes)>, most: usi
     assert_eq!(outcome, 0);
     let mut files = Passthrough::new(root, most).expect("files");
     for (name, changes) in trees {
-        files.add(&name, changes);
+        let place = name.trim_end_matches(READ_ONLY);
+        let shown = Shown {
+            changes,
+            read_only: name.ends_with(READ_ONLY),
+            // As it is in these tests: what is called a part is one.
+            depth: u16::from(place.ends_with("part")),
+        };
+        files.add(place, shown);
     }
     filter::install().expect("filter");
     let ram = Ram::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
@@ -269,4 +283,124 @@ fn mounts_below_are_part_of_a_tree_and_what_is_below_them_is_not_lost() {
     assert_eq!(why.raw_os_error(), Some(libc::EXDEV));
     let why = fs::remove_dir(at.join("below")).expect_err("a mount");
     assert_eq!(why.raw_os_error(), Some(libc::EBUSY));
+}
+
+/// A volume, part of it as a volume of its own, and the whole once more to be read only; each held by a
+/// mount, as the agent does, in this order.
+fn held(order: [&str; 3], body: impl FnOnce(&dyn Fn(&str) -> PathBuf)) {
+    let volume = tempfile::tempdir().expect("volume");
+    let part = volume.path().join("sub");
+    fs::create_dir(&part).expect("sub");
+    fs::write(part.join("file"), "one").expect("file");
+    let read_only = format!("fs.1/read{READ_ONLY}");
+    let shared = Shared::new(
+        &[
+            ("fs.1/whole", volume.path(), Changes::Anybody),
+            ("fs.1/part", &part, Changes::Anybody),
+            (&read_only, volume.path(), Changes::Anybody),
+        ],
+        MOST,
+    );
+    for name in order {
+        let place = shared.directory.path().join(name);
+        fs::create_dir(&place).expect("place");
+        let from = shared.at().join("fs.1").join(name);
+        mount(Some(&from), &place, NONE, MsFlags::MS_BIND, NONE).expect("hold");
+    }
+    body(&|path| shared.directory.path().join(path));
+}
+
+const ORDERS: [[&str; 3]; 6] = [
+    ["whole", "part", "read"],
+    ["whole", "read", "part"],
+    ["part", "whole", "read"],
+    ["part", "read", "whole"],
+    ["read", "whole", "part"],
+    ["read", "part", "whole"],
+];
+
+#[test]
+fn one_file_in_several_volumes_is_one() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    for order in ORDERS {
+        held(order, |at| {
+            let same = ["whole/sub/file", "part/file", "read/sub/file"].map(|path| {
+                let found = fs::metadata(at(path)).expect("there");
+                (found.dev(), found.ino())
+            });
+            assert!(
+                same.iter().all(|one| *one == same[0]),
+                "{order:?}: {same:?}"
+            );
+            // What one writes the others see at once, though they have looked before.
+            fs::write(at("part/file"), "two and more").expect("write");
+            for path in ["whole/sub/file", "read/sub/file"] {
+                let seen = fs::read_to_string(at(path)).expect("read");
+                assert_eq!(seen, "two and more", "{order:?}");
+            }
+            let listener = UnixListener::bind(at("whole/sub/socket")).expect("listen");
+            for path in ["part/socket", "read/sub/socket"] {
+                UnixStream::connect(at(path)).expect(path);
+                listener.accept().expect(path);
+            }
+        });
+    }
+}
+
+#[test]
+fn names_go_from_one_directory_to_another_however_both_were_come_to() {
+    for order in ORDERS {
+        held(order, |at| {
+            fs::create_dir(at("part/deep")).expect("deep");
+            fs::read_dir(at("read/sub/deep")).expect("looked at");
+            for number in 0..3 {
+                fs::write(at("whole/file"), "x").expect("write");
+                let deep = at("whole/sub/deep").join(number.to_string());
+                fs::rename(at("whole/file"), &deep).expect("rename");
+                fs::hard_link(&deep, at("whole/link")).expect("link");
+                fs::remove_file(at("whole/link")).expect("unlink");
+                fs::metadata(at("part/deep").join(number.to_string())).expect("there");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_may_be_read_only_by_one_name_can_be_written_by_another() {
+    use std::io::ErrorKind;
+
+    for order in ORDERS {
+        held(order, |at| {
+            fs::read_to_string(at("read/sub/file")).expect("looked at");
+            for path in ["part/file", "whole/sub/file"] {
+                let mut file = File::options().append(true).open(at(path)).expect(path);
+                file.write_all(b"!").expect(path);
+            }
+            fs::write(at("part/new"), "x").expect("new");
+            fs::remove_file(at("whole/sub/new")).expect("remove");
+        });
+    }
+    let volume = tempfile::tempdir().expect("volume");
+    let only = format!("fs.1/read{READ_ONLY}");
+    let shared = Shared::new(&[(&only, volume.path(), Changes::Anybody)], MOST);
+    // The guest would not ask, by a mount that can't be written; it is refused all the same.
+    let why = fs::write(shared.at().join("fs.1/read/new"), "x").expect_err("read-only");
+    assert_eq!(why.kind(), ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn a_process_stays_in_its_directory_whoever_looks_it_up() {
+    for order in ORDERS {
+        held(order, |at| {
+            let inside = open(&at("whole/sub"), OFlag::O_PATH, Mode::empty()).expect("open");
+            for path in ["part/file", "read/sub/file", "whole/sub/file"] {
+                fs::metadata(at(path)).expect("looked up");
+                let above = format!("/proc/self/fd/{}/..", inside.as_raw_fd());
+                let names = fs::read_dir(above).map(|names| names.count());
+                assert_eq!(names.ok(), Some(1), "{order:?}: after {path}");
+            }
+        });
+    }
 }

@@ -1,28 +1,32 @@
 //! The shim's side: starting the server, and what it shares.
 
+mod extent;
 mod place;
 mod told;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_core::{Context, Error, ErrorKind, Result, apart, detached};
 use trefoil_vmm::process::{self, Process, Start};
 
 use crate::message::{Change, Launch};
-use crate::tree::Tree;
+use crate::tree::{self, Shown, Source, Tree};
+use extent::Extent;
 use place::Place;
 use told::Told;
+use volumes::Volumes;
 
 /// How many files a server may hold open at most: as many descriptors as a process may have by
 /// Linux's defaults, less those it needs otherwise.
 const MOST_FILES: u32 = (1 << 20) - 1024;
 /// How many it may hold however small its guest is.
 const LEAST_FILES: u32 = 16 << 10;
-/// Stack of a thread that shares a tree.
-const STACK: usize = 256 << 10;
+/// What a thread is called that shares a tree.
+const THREAD: &str = "trees";
 /// The longest a name may be.
 const MOST_NAME: usize = 128;
 
@@ -53,6 +57,8 @@ pub struct Server {
 struct Reach {
     told: Told,
     place: Place,
+    /// Locked by threads that share, which may wait for each other.
+    volumes: Mutex<Volumes>,
 }
 
 /// Starts the server, in the cgroups that `start` names, and hands out the end of its connection
@@ -83,6 +89,7 @@ pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
         reach: Arc::new(Reach {
             told: Told::new(told),
             place: Place::of(process.pid())?,
+            volumes: Mutex::default(),
         }),
         process: Mutex::new(process),
     };
@@ -125,11 +132,33 @@ impl Server {
             return Err(Error::new(ErrorKind::AlreadyExists, why).context(doing()));
         }
         let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
-        let outcome = apart(move || reach.share(&owned, &tree)).await;
+        let outcome = apart(THREAD, move || reach.share(&owned, &tree)).await;
         if outcome.is_err() {
             locked(&self.names).remove(name);
         }
         outcome.map_err(|why| why.context(doing()))
+    }
+
+    /// Shows a volume to the guest, for one more user, and says by which name: what is shared already is
+    /// not shared again. All volumes of one filesystem of the host's are in one directory, which the guest
+    /// mounts as a filesystem: their names are `filesystem.N/volume.M`. One with other mounts below it, or
+    /// with other owners than its filesystem says, is a filesystem of its own, `volume.M`.
+    ///
+    /// As [`Server::share`], on a thread of its own.
+    pub async fn share_volume(&self, tree: Tree) -> Result<String> {
+        let doing = format!("share {} with the guest", tree.source);
+        let reach = Arc::clone(&self.reach);
+        let outcome = apart(THREAD, move || reach.share_volume(tree)).await;
+        outcome.map_err(|why| why.context(doing))
+    }
+
+    /// One user of a volume needs it no more. As [`Server::unshare`] says, if nobody does who has it or
+    /// files of it; otherwise it stays for them. After a failure the user is gone, and what could not be
+    /// taken away is with the next one.
+    pub async fn unshare_volume(&self, name: &str) -> Result<()> {
+        let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
+        let outcome = apart(THREAD, move || reach.unshare_volume(&owned)).await;
+        outcome.map_err(|why| why.context(format!("take {name} away from the guest")))
     }
 
     /// Takes a tree away. When this returns, the server holds nothing of it any more: what the tree
@@ -141,7 +170,7 @@ impl Server {
             return Err(Error::not_found("there is no such name").context(doing()));
         }
         let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
-        let outcome = apart(move || reach.unshare(&owned)).await;
+        let outcome = apart(THREAD, move || reach.unshare(&owned)).await;
         if outcome.is_err() {
             // To be tried again.
             locked(&self.names).insert(name.to_owned());
@@ -152,9 +181,16 @@ impl Server {
 
 impl Reach {
     fn share(&self, name: &str, tree: &Tree) -> Result<()> {
-        let mount = tree.mount()?;
-        self.told
-            .tell(&Change::Add(name.to_owned(), tree.changes))?;
+        let shown = Shown {
+            changes: tree.changes,
+            read_only: tree.read_only,
+            depth: 0,
+        };
+        self.show(name, shown, tree.mount()?)
+    }
+
+    fn show(&self, name: &str, shown: Shown, mount: detached::Tree) -> Result<()> {
+        self.told.tell(&Change::Add(name.to_owned(), shown))?;
         let outcome = self.place.put(mount, name);
         if outcome.is_err() {
             // What went wrong before is to be told.
@@ -167,20 +203,34 @@ impl Reach {
         self.place.remove(name)?;
         self.told.tell(&Change::Remove(name.to_owned()))
     }
-}
 
-/// Does something on a thread of its own, whose root and namespaces it may change.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let (done, outcome) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("trees".into())
-        .stack_size(STACK)
-        .spawn(move || {
-            // It fails only if nobody waits any more.
-            let _ = done.send(work());
-        })
-        .context(|| "make a thread")?;
-    outcome.await.context(|| "wait for a thread")?
+    fn share_volume(&self, tree: Tree) -> Result<String> {
+        let Source::Path { path, submounts } = &tree.source else {
+            return Err(Error::invalid(format!("{} is no volume", tree.source)));
+        };
+        // Before anybody is kept waiting: a filesystem that hangs does so here.
+        let file = tree::open_source(path, *submounts)?;
+        let extent = Extent::of(file.as_fd(), *submounts)?;
+        let mount = tree.mount_at(&file, *submounts)?;
+        let mut volumes = locked(&self.volumes);
+        if let Some(name) = volumes.reuse(&tree, extent.as_ref()) {
+            return Ok(name);
+        }
+        let (name, shown) = volumes.name(&tree, extent.as_ref());
+        self.show(&name, shown, mount)?;
+        volumes.add(name.clone(), tree, extent);
+        Ok(name)
+    }
+
+    fn unshare_volume(&self, name: &str) -> Result<()> {
+        let mut volumes = locked(&self.volumes);
+        volumes.leave(name);
+        while let Some(unneeded) = volumes.unneeded() {
+            self.unshare(&unneeded)?;
+            volumes.remove(&unneeded);
+        }
+        Ok(())
+    }
 }
 
 fn check(name: &str) -> Result<()> {

@@ -39,6 +39,12 @@ impl Place {
         let root = root()?;
         let making = || format!("make a place for {name}");
         let mode = Mode::S_IRUSR;
+        if let Some((filesystem, _)) = name.split_once('/') {
+            match mkdirat(root.as_fd(), filesystem, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(why) => return Err(why).context(making),
+            }
+        }
         match mount.is_directory()? {
             true => mkdirat(root.as_fd(), name, mode).context(making)?,
             false => mknodat(root.as_fd(), name, SFlag::S_IFREG, mode, 0).context(making)?,
@@ -76,7 +82,15 @@ fn remove_point(root: &Tree, name: &str) -> nix::Result<()> {
         outcome => outcome,
     };
     match remove(UnlinkatFlags::NoRemoveDir) {
-        Err(Errno::EISDIR) => remove(UnlinkatFlags::RemoveDir),
+        Err(Errno::EISDIR) => remove(UnlinkatFlags::RemoveDir)?,
+        outcome => outcome?,
+    }
+    let Some((filesystem, _)) = name.split_once('/') else {
+        return Ok(());
+    };
+    match unlinkat(root.as_fd(), filesystem, UnlinkatFlags::RemoveDir) {
+        // It has other trees, or is gone already.
+        Err(Errno::ENOTEMPTY | Errno::ENOENT) => Ok(()),
         outcome => outcome,
     }
 }

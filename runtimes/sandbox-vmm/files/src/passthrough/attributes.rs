@@ -24,6 +24,14 @@ pub struct Status {
 }
 
 impl Status {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of(file: BorrowedFd<'_>) -> Outcome<Self> {
+        status(file)
+    }
+
     /// Its type.
     pub fn kind(&self) -> libc::mode_t {
         self.attr.mode & libc::S_IFMT
@@ -86,7 +94,7 @@ impl Passthrough {
         } = request.take()?;
         let nodeid = request.header.nodeid;
         let inode = self.inodes.get(nodeid)?;
-        let changes = inode.belongs.changes;
+        let changes = inode.belongs()?.shown.changes;
         // A file that was renamed over on NFS may only be there by its handle.
         let found = match getattr_flags & GETATTR_FH {
             0 => status(inode.file()?)?,
@@ -109,7 +117,7 @@ impl Passthrough {
         let asked: SetattrIn = request.take()?;
         let has = |bits| asked.valid & bits != 0;
         let inode = self.inodes.get(request.header.nodeid)?;
-        let changes = inode.belongs.changes;
+        let changes = inode.belongs()?.shown.changes;
         let (file, kind) = (inode.file()?, inode.kind);
         let handle = match has(fattr::FH) {
             true => Some(opened(&self.handles, asked.fh)?),

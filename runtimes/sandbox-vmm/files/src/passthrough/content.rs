@@ -8,8 +8,8 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, fdatasync, fsync, lseek64, syncfs};
 use trefoil_vmm::devices::queue::Buffers;
 
-use super::inodes::{Belongs, ROOT};
 use super::names::permissions;
+use super::trees::{Belongs, Names};
 use super::{Passthrough, open_again};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
@@ -40,7 +40,7 @@ impl Passthrough {
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EINVAL);
         }
-        let (file, belongs) = (inode.file()?, inode.belongs);
+        let (file, belongs) = (inode.file()?, inode.belongs()?);
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
         let opened = open_again(file, (flags & PASSED).cast_signed())?;
@@ -54,7 +54,7 @@ impl Passthrough {
         if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
             open_flags |= FOPEN_NOFLUSH;
         }
-        if belongs.changes == Changes::GuestOnly {
+        if belongs.shown.changes == Changes::GuestOnly {
             open_flags |= FOPEN_KEEP_CACHE;
         }
         Ok(OpenOut {
@@ -76,7 +76,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs;
+        let belongs = inode.belongs()?;
         let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
             | OFlag::O_CREAT
             | OFlag::O_EXCL
@@ -120,7 +120,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs;
+        let belongs = inode.belongs()?;
         let exclusive = flags & libc::O_EXCL.cast_unsigned();
         let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
             | OFlag::O_TMPFILE
@@ -281,9 +281,9 @@ impl Passthrough {
     }
 
     pub(super) fn syncfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        // The root holds nothing that could be written to a disk.
-        if request.header.nodeid != ROOT {
-            let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inodes.get(request.header.nodeid)?;
+        // What is at the top holds nothing that could be written to a disk.
+        if inode.names == Names::Files {
             if !matches!(inode.kind, libc::S_IFDIR | libc::S_IFREG) {
                 return Err(Errno::EINVAL);
             }

@@ -34,10 +34,10 @@ impl Passthrough {
     pub(super) fn opendir(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         self.check_room()?;
         let inode = self.inodes.get(request.header.nodeid)?;
-        let belongs = inode.belongs;
+        let belongs = inode.belongs()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = openat(inode.file()?, c".", flags, Mode::empty())?;
-        let open_flags = match belongs.changes {
+        let open_flags = match belongs.shown.changes {
             Changes::GuestOnly => FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE,
             Changes::Anybody => 0,
         };

@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Passthrough;
 use crate::fuse::wire::{InHeader, InitIn, Opcode, OutHeader, Spare, Wire, WriteIn};
-use crate::tree::Changes;
+use crate::tree::{Changes, Shown};
 
 const ROOM: usize = 64 << 10;
 const REQUEST: GuestAddress = GuestAddress(0);
@@ -26,8 +26,9 @@ const MOST: usize = 24;
 const NONE: Option<&str> = None;
 
 /// What files are called; some can't be.
-const NAMES: [&[u8]; 12] = [
+const NAMES: [&[u8]; 13] = [
     b"tree",
+    b"fs",
     b"a",
     b"b",
     b"c",
@@ -41,7 +42,8 @@ const NAMES: [&[u8]; 12] = [
     b"",
 ];
 
-/// The root, whose only tree is a small filesystem, with nothing in it. The calling thread's mount
+/// The root, whose trees are a small filesystem with nothing in it, and, as one filesystem `fs`, another
+/// one (`a`) and the same to be read only (`b`). The calling thread's mount
 /// namespace and capabilities, which are changed the first time, do for all later calls.
 fn root() -> OwnedFd {
     static MADE: Once = Once::new();
@@ -53,12 +55,20 @@ fn root() -> OwnedFd {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         let options = Some("size=4m,nr_inodes=64");
         mount(Some("none"), "/mnt/tree", Some("tmpfs"), flags, options).unwrap();
+        let (a, b) = ("/mnt/fs/a", "/mnt/fs/b");
+        fs::create_dir_all(a).unwrap();
+        fs::create_dir_all(b).unwrap();
+        mount(Some("none"), a, Some("tmpfs"), flags, options).unwrap();
+        mount(Some(a), b, NONE, MsFlags::MS_BIND, NONE).unwrap();
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
+        mount(NONE, b, NONE, read_only, NONE).unwrap();
         std::env::set_current_dir("/proc/self/fd").unwrap();
         // SAFETY: the call takes numbers.
         let outcome = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
         assert_eq!(outcome, 0);
     });
-    for entry in fs::read_dir("/mnt/tree").unwrap() {
+    let entries = ["/mnt/tree", "/mnt/fs/a"].map(|tree| fs::read_dir(tree).unwrap());
+    for entry in entries.into_iter().flatten() {
         let path = entry.unwrap().path();
         match path.symlink_metadata().unwrap().is_dir() {
             true => fs::remove_dir_all(path).unwrap(),
@@ -89,6 +99,14 @@ fn fixed(opcode: Opcode) -> usize {
         Opcode::CopyFileRange => 56,
         Opcode::Init => 64,
         _ => 0,
+    }
+}
+
+fn shown(changes: Changes) -> Shown {
+    Shown {
+        changes,
+        read_only: false,
+        depth: 0,
     }
 }
 
@@ -151,11 +169,21 @@ impl Guest {
 /// Plays a script: each step an opcode, a file, a handle, names, and changes to what would be right.
 pub fn fuzz(script: &[u8]) {
     let mut files = Passthrough::new(root(), MOST).unwrap();
-    files.add("tree", Changes::Anybody);
+    files.add("tree", shown(Changes::Anybody));
+    files.add("fs/a", shown(Changes::Anybody));
+    let read_only = Shown {
+        read_only: true,
+        ..shown(Changes::Anybody)
+    };
+    files.add("fs/b", read_only);
     let ram = Ram::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
     let mut guest = Guest { ram, files };
     guest.begin();
     guest.ask(Opcode::Lookup as u32, 1, b"tree\0", 45, ROOM);
+    guest.ask(Opcode::Lookup as u32, 1, b"fs\0", 43, ROOM);
+    for name in [b"b\0", b"a\0"] {
+        guest.ask(Opcode::Lookup as u32, 3, name, 42, ROOM);
+    }
     let mut bytes = script.iter().copied();
     let mut next = || bytes.next();
     while let Some(first) = next() {
@@ -196,7 +224,11 @@ pub fn fuzz(script: &[u8]) {
         }
         if first == 255 {
             guest.files.remove("tree");
-            guest.files.add("tree", Changes::GuestOnly);
+            guest.files.add("tree", shown(Changes::GuestOnly));
+        }
+        if first == 254 {
+            guest.files.remove("fs/b");
+            guest.files.add("fs/b", read_only);
         }
         let held = guest.files.inodes.len() + guest.files.handles.len();
         assert!(held <= MOST + 2, "{held} files are held");

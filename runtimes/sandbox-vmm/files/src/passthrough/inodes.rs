@@ -7,14 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::slots::Slots;
+use super::trees::{Belongs, Names};
 use crate::fuse::Outcome;
-use crate::tree::Changes;
 
 /// The number of the root of what is shared.
 pub const ROOT: u64 = 1;
 
 /// What makes a file the same one: where it is on which filesystem, and by which mount it was come
 /// to. By another mount it may be read-only, or have something else above it.
+///
+/// Of trees that are one filesystem in the guest the mount does not count, and is 0.
 ///
 /// While a file is known the server has it open, so that neither its number nor its mount's is used
 /// again.
@@ -28,26 +30,27 @@ pub struct Key {
     pub inode: u64,
 }
 
-/// Which of the trees a file belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Belongs {
-    /// The tree's number; the root of all of them has 0.
-    pub tree: u32,
-    /// Who may change it.
-    pub changes: Changes,
+/// A file as it was come to in one tree.
+#[derive(Debug)]
+struct Found {
+    /// The file, opened without any access to its content.
+    file: OwnedFd,
+    belongs: Belongs,
 }
 
 /// A file that the guest knows.
 #[derive(Debug)]
 pub struct Inode {
-    /// The file, opened without any access to its content. `None` once its tree was taken away.
-    file: Option<OwnedFd>,
+    /// In the tree to use it by. `None` once all that it was come to in were taken away.
+    first: Option<Found>,
+    /// In other trees, the next to use first. Mostly none, and nothing is allocated for none.
+    others: Vec<Found>,
     /// Which one it is.
     pub key: Key,
     /// Its type, of the bits of `S_IFMT`.
     pub kind: libc::mode_t,
-    /// Where it belongs.
-    pub belongs: Belongs,
+    /// What names in it are.
+    pub names: Names,
     /// How often the guest was told of it, and has not forgotten that.
     lookups: u64,
 }
@@ -56,17 +59,73 @@ impl Inode {
     /// A file, looked up once.
     pub fn new(file: OwnedFd, key: Key, kind: libc::mode_t, belongs: Belongs) -> Self {
         Self {
-            file: Some(file),
+            first: Some(Found { file, belongs }),
+            others: Vec::new(),
             key,
             kind,
-            belongs,
+            names: Names::Files,
             lookups: 1,
         }
     }
 
     /// The file.
     pub fn file(&self) -> Outcome<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd).ok_or(Errno::ESTALE)
+        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
+        Ok(first.file.as_fd())
+    }
+
+    /// Which tree the former belongs to.
+    pub fn belongs(&self) -> Outcome<Belongs> {
+        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
+        Ok(first.belongs)
+    }
+
+    /// This file and another, both by one tree: the kernel takes two of different trees for two of
+    /// different filesystems. `None` if there is none that both were come to in.
+    pub fn with<'a>(&'a self, other: &'a Self) -> Option<(BorrowedFd<'a>, BorrowedFd<'a>)> {
+        self.found().find_map(|one| {
+            let mut others = other.found();
+            let two = others.find(|two| two.belongs.tree == one.belongs.tree)?;
+            Some((one.file.as_fd(), two.file.as_fd()))
+        })
+    }
+
+    fn found(&self) -> impl Iterator<Item = &Found> {
+        self.first.iter().chain(&self.others)
+    }
+
+    /// Keeps what was found of the same file in another tree. Says how many more files are open now.
+    fn merge(&mut self, mut other: Self) -> usize {
+        let Some(new) = other.first.take() else {
+            return 0;
+        };
+        if self.found().any(|one| one.belongs.tree == new.belongs.tree) {
+            return 0;
+        }
+        self.others.push(new);
+        self.settle();
+        1
+    }
+
+    /// Lets go of what was found in a tree. Says how many files that were.
+    fn leave(&mut self, tree: u32) -> usize {
+        if !self.found().any(|found| found.belongs.tree == tree) {
+            return 0;
+        }
+        let before = self.found().count();
+        self.first.take_if(|found| found.belongs.tree == tree);
+        self.others.retain(|found| found.belongs.tree != tree);
+        self.settle();
+        before - self.found().count()
+    }
+
+    /// Has the one to use be the first.
+    fn settle(&mut self) {
+        self.others.extend(self.first.take());
+        self.others.sort_by_key(|found| found.belongs.rank());
+        if !self.others.is_empty() {
+            self.first = Some(self.others.remove(0));
+        }
     }
 }
 
@@ -75,22 +134,26 @@ impl Inode {
 pub struct Inodes {
     slots: Slots<Inode>,
     known: HashMap<Key, u64>,
+    /// How many files are open beside the first of each.
+    more: usize,
 }
 
 impl Inodes {
     /// Only the root.
-    pub fn new(root: Inode) -> Self {
+    pub fn new(mut root: Inode) -> Self {
+        root.names = Names::Top;
         let mut slots = Slots::new();
         slots.insert(root);
         Self {
             slots,
             known: HashMap::new(),
+            more: 0,
         }
     }
 
-    /// How many there are.
+    /// How many files are open for them.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.more
     }
 
     /// By its number.
@@ -101,12 +164,16 @@ impl Inodes {
     /// Remembers that the guest was told of a file, and says by what number. `most` is how many
     /// files there may be.
     pub fn remember(&mut self, inode: Inode, most: usize) -> Outcome<u64> {
-        let room = self.slots.len() < most;
+        let room = self.len() < most;
         match self.known.entry(inode.key) {
             Entry::Occupied(known) => {
                 let number = *known.get();
                 let known = self.slots.get_mut(number).ok_or(Errno::ESTALE)?;
                 known.lookups = known.lookups.saturating_add(1);
+                // Without room it is still the same file, by the trees that are known.
+                if room {
+                    self.more += known.merge(inode);
+                }
                 Ok(number)
             }
             Entry::Vacant(_) if !room => Err(Errno::ENFILE),
@@ -128,8 +195,9 @@ impl Inodes {
         inode.lookups = inode.lookups.saturating_sub(times);
         if inode.lookups == 0
             && let Some(inode) = self.slots.remove(number)
-            && inode.file.is_some()
+            && inode.first.is_some()
         {
+            self.more -= inode.others.len();
             self.known.remove(&inode.key);
         }
     }
@@ -137,7 +205,12 @@ impl Inodes {
     /// Closes all files of a tree. Their numbers stay until the guest forgets them.
     pub fn close(&mut self, tree: u32) {
         for inode in self.slots.iter_mut() {
-            if inode.belongs.tree == tree && inode.file.take().is_some() {
+            let others = inode.others.len();
+            if inode.leave(tree) == 0 {
+                continue;
+            }
+            self.more -= others - inode.others.len();
+            if inode.first.is_none() {
                 self.known.remove(&inode.key);
             }
         }
@@ -147,6 +220,7 @@ impl Inodes {
     pub fn clear(&mut self) {
         self.known.clear();
         self.slots.clear(Some(ROOT));
+        self.more = 0;
     }
 }
 
@@ -162,7 +236,7 @@ mod tests {
         };
         let belongs = Belongs {
             tree,
-            changes: Changes::Anybody,
+            ..Belongs::TOP
         };
         let file = std::fs::File::open("/dev/null").expect("open");
         Inode::new(file.into(), key, libc::S_IFREG, belongs)

@@ -8,7 +8,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::attributes::{Status, status};
-use super::inodes::{Inode, ROOT};
+use super::inodes::Inode;
+use super::trees::{Belongs, Names, Top};
 use super::{Passthrough, seconds};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
@@ -28,7 +29,7 @@ impl Passthrough {
         let entry = match outcome {
             // That there is none can be remembered, too.
             Err(Errno::ENOENT)
-                if self.inodes.get(parent)?.belongs.changes == Changes::GuestOnly =>
+                if self.inodes.get(parent)?.belongs()?.shown.changes == Changes::GuestOnly =>
             {
                 EntryOut {
                     entry_valid: seconds(Changes::GuestOnly),
@@ -55,28 +56,42 @@ impl Passthrough {
     /// Remembers that the guest is told of a file that was found by a name.
     pub(super) fn told(&mut self, parent: u64, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
         let above = self.inodes.get(parent)?;
-        let Status { key, mut attr } = status(file.as_fd())?;
+        let Status { mut key, mut attr } = status(file.as_fd())?;
         let kind = attr.mode & libc::S_IFMT;
-        let mut belongs = above.belongs;
         let crosses = key.mount != above.key.mount;
-        if parent == ROOT {
-            // Between the making of a name and the mount upon it, it leads nowhere.
-            if !crosses {
-                return Err(Errno::ENOENT);
+        let mut names = Names::Files;
+        // Whether the guest is to mount it as a filesystem of its own.
+        let (belongs, mounted) = match above.names {
+            Names::Files => {
+                let belongs = above.belongs()?;
+                (belongs, crosses && belongs.filesystem == 0)
             }
-            belongs = *self.trees.get(name.to_bytes()).ok_or(Errno::ENOENT)?;
+            top => match self.trees.find(top, name.to_bytes())? {
+                Top::Filesystem(number) => {
+                    names = Names::Filesystem(number);
+                    (Belongs::TOP, true)
+                }
+                // Between the making of a name and the mount upon it, it leads nowhere.
+                Top::Tree(_) if !crosses => return Err(Errno::ENOENT),
+                Top::Tree(belongs) => (belongs, belongs.filesystem == 0),
+            },
+        };
+        if belongs.filesystem != 0 {
+            key.mount = 0;
         }
-        if crosses && kind == libc::S_IFDIR && self.agreed(init::SUBMOUNTS) {
+        if mounted && kind == libc::S_IFDIR && self.agreed(init::SUBMOUNTS) {
             attr.flags |= ATTR_SUBMOUNT;
         }
         let most = self.most_inodes();
-        let inode = Inode::new(file, key, kind, belongs);
+        let at_the_top = above.names != Names::Files;
+        let mut inode = Inode::new(file, key, kind, belongs);
+        inode.names = names;
         let nodeid = self.inodes.remember(inode, most)?;
-        let valid = seconds(belongs.changes);
+        let valid = seconds(belongs.shown.changes);
         Ok(EntryOut {
             nodeid,
             // A tree may be taken away at any time, and another have its name.
-            entry_valid: if parent == ROOT { 0 } else { valid },
+            entry_valid: if at_the_top { 0 } else { valid },
             attr_valid: valid,
             attr,
             ..EntryOut::default()

@@ -23,8 +23,8 @@ mod lookup;
 mod names;
 mod session;
 mod slots;
+mod trees;
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -37,12 +37,14 @@ use crate::fuse::Outcome;
 use crate::fuse::answer::{self, Answer};
 use crate::fuse::request::Request;
 use crate::fuse::wire::Opcode;
-use crate::tree::Changes;
+use crate::tree::{Changes, Shown};
+pub use attributes::Status;
 use credentials::Credentials;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
-use inodes::{Belongs, Inode, Inodes};
+use inodes::{Inode, Inodes};
 use slots::Slots;
+use trees::{Belongs, Trees};
 
 /// What a file opened by the guest is.
 #[derive(Debug)]
@@ -61,9 +63,7 @@ pub struct Passthrough {
     handles: Slots<Handle>,
     /// How many files may be known or open.
     most: usize,
-    trees: HashMap<Vec<u8>, Belongs>,
-    /// How many trees there have been.
-    last_tree: u32,
+    trees: Trees,
     credentials: Credentials,
     /// The flags that the guest's kernel and we both know; none before it has begun.
     session: Option<u32>,
@@ -80,16 +80,12 @@ impl Passthrough {
     /// The calling thread's working directory is its `/proc/self/fd`.
     pub fn new(root: OwnedFd, most: usize) -> Outcome<Self> {
         let found = attributes::status(root.as_fd())?;
-        let belongs = Belongs {
-            tree: 0,
-            changes: Changes::Anybody,
-        };
+        let root = Inode::new(root, found.key, found.kind(), Belongs::TOP);
         Ok(Self {
-            inodes: Inodes::new(Inode::new(root, found.key, found.kind(), belongs)),
+            inodes: Inodes::new(root),
             handles: Slots::new(),
             most,
-            trees: HashMap::new(),
-            last_tree: 0,
+            trees: Trees::default(),
             credentials: Credentials::new(),
             session: None,
             said: Vec::new(),
@@ -97,19 +93,15 @@ impl Passthrough {
         })
     }
 
-    /// A name in the root is a tree from now on.
-    pub fn add(&mut self, name: &str, changes: Changes) {
-        self.last_tree = self.last_tree.wrapping_add(1).max(1);
-        let belongs = Belongs {
-            tree: self.last_tree,
-            changes,
-        };
-        self.trees.insert(name.into(), belongs);
+    /// A name in the root, or in a directory of the root that stands for a filesystem
+    /// (`filesystem/name`), is a tree from now on.
+    pub fn add(&mut self, name: &str, shown: Shown) {
+        self.trees.add(name, shown);
     }
 
-    /// A name in the root is no tree any more. All of its files are closed.
+    /// A name is no tree any more. All of its files are closed.
     pub fn remove(&mut self, name: &str) {
-        let Some(Belongs { tree, .. }) = self.trees.remove(name.as_bytes()) else {
+        let Some(tree) = self.trees.remove(name) else {
             return;
         };
         self.inodes.close(tree);
@@ -128,6 +120,7 @@ impl Passthrough {
             Some(mut asked) => {
                 self.said.clear();
                 let outcome = self.dispatch(&mut asked, request, answer);
+                let outcome = outcome.map_err(|why| self.explain(why, asked.header.nodeid));
                 answer::write(asked.header.unique, outcome, &self.said, answer)
             }
         };
@@ -187,6 +180,23 @@ impl Passthrough {
             Opcode::Getxattr => self.getxattr(request),
             Opcode::Listxattr => self.listxattr(request),
             Opcode::Removexattr => self.removexattr(request),
+        }
+    }
+
+    /// What a failure means to the guest. One that is only because a file was come to by a tree that
+    /// can't be written, where another can, is not final: whoever looks it up again may find it by the
+    /// other. Linux does so, once, if a file is stale.
+    fn explain(&self, why: Errno, nodeid: u64) -> Errno {
+        let belongs = self.inodes.get(nodeid).and_then(Inode::belongs);
+        match (why, belongs) {
+            (Errno::EROFS, Ok(by))
+                if by.filesystem != 0
+                    && by.shown.read_only
+                    && self.trees.any_writable(by.filesystem) =>
+            {
+                Errno::ESTALE
+            }
+            _ => why,
         }
     }
 

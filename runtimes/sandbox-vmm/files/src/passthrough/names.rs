@@ -1,6 +1,7 @@
 //! Making names, changing and removing them.
 
 use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, readlinkat, renameat2};
@@ -112,8 +113,7 @@ impl Passthrough {
         flags: RenameFlags,
     ) -> Outcome<Answer> {
         let (name, new) = (request.name()?, request.name()?);
-        let from = self.inodes.get(request.header.nodeid)?.file()?;
-        let to = self.inodes.get(newdir)?.file()?;
+        let (from, to) = self.both(request.header.nodeid, newdir)?;
         renameat2(from, name, to, new, flags)?;
         Ok(Answer::Said)
     }
@@ -122,10 +122,22 @@ impl Passthrough {
         let LinkIn { oldnodeid } = request.take()?;
         let name = request.name()?;
         let parent = request.header.nodeid;
-        let old = self.inodes.get(oldnodeid)?.file()?;
-        let directory = self.inodes.get(parent)?.file()?;
+        let (old, directory) = self.both(oldnodeid, parent)?;
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         linkat(AT_FDCWD, &*place(old), directory, name, follow)?;
         self.say_entry(parent, name)
+    }
+
+    /// Two files by one tree. Both are of one mount of the guest's, so that there is one: if it is not
+    /// known of both yet, the guest is to look them up again.
+    fn both(&self, one: u64, other: u64) -> Outcome<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        let (one, other) = (self.inodes.get(one)?, self.inodes.get(other)?);
+        one.with(other).ok_or_else(|| {
+            let filesystems = [one.belongs(), other.belongs()].map(|of| of.map(|by| by.filesystem));
+            match filesystems {
+                [Ok(one), Ok(other)] if one != other || one == 0 => Errno::EXDEV,
+                _ => Errno::ESTALE,
+            }
+        })
     }
 }

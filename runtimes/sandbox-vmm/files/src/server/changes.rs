@@ -36,7 +36,7 @@ impl Changes {
         };
         let text = room.get(..length).unwrap_or_default();
         match serde_json::from_slice(text)? {
-            Change::Add(name, changes) => files.add(&name, changes),
+            Change::Add(name, shown) => files.add(&name, shown),
             Change::Remove(name) => files.remove(&name),
         }
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;

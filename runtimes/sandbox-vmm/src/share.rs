@@ -1,9 +1,9 @@
 //! What the host shares with a pod's guest: the containers' root filesystems and volumes.
 //!
 //! What several containers have is shared once, so that in the guest it is one file for all of them:
-//! what one writes the other sees.
+//! what one writes the other sees. Of which volumes that is true, the server's parent side finds out
+//! ([`trefoil_files::parent`]).
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -36,21 +36,6 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Shares {
     server: Server,
-    /// Held until what a container needs is shared, so that another that needs the same waits.
-    volumes: Mutex<Volumes>,
-}
-
-/// Volumes by what they are.
-#[derive(Debug, Default)]
-struct Volumes {
-    shared: HashMap<Volume, Use>,
-    named: u64,
-}
-
-#[derive(Debug)]
-struct Use {
-    name: String,
-    containers: u32,
 }
 
 /// What one container has of the host.
@@ -66,7 +51,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Held {
     rootfs: bool,
-    volumes: Vec<Volume>,
+    /// By the names that they have in the guest.
+    volumes: Vec<String>,
 }
 
 impl Shares {
@@ -91,11 +77,7 @@ impl Shares {
             guest_mib: size.memory,
         };
         let (server, connection) = parent::start(&start, &jail)?;
-        let shares = Self {
-            server,
-            volumes: Mutex::default(),
-        };
-        Ok((Arc::new(shares), connection.into()))
+        Ok((Arc::new(Self { server }), connection.into()))
     }
 
     /// Shares the agent's program, which the guest starts by its name. No container's is the same: those
@@ -121,47 +103,46 @@ impl Shares {
         pod: Pod<'_>,
         places: &Arc<Places>,
     ) -> Result<(Spec, Shared)> {
-        let mut volumes = self.volumes.lock().await;
         let mut wanted = Vec::new();
-        let spec = specification::translate(&config.id, &config.spec, pod, &mut |volume| {
-            let name = volumes.name(&volume);
+        specification::translate(&config.id, &config.spec, pod, &mut |volume| {
             if !wanted.contains(&volume) {
                 wanted.push(volume);
             }
-            name
-        });
-        let spec = match spec {
-            Ok(spec) => spec,
-            Err(why) => {
-                volumes.forget_unused();
-                return Err(why);
-            }
-        };
+            String::new()
+        })?;
         let mut shared = Shared {
             shares: Arc::downgrade(self),
             rootfs: format!("rootfs.{}", config.id),
             disks: None,
             held: Mutex::default(),
         };
-        let outcome = self
-            .share_all(&mut volumes, &mut shared, wanted, config, places)
-            .await;
-        volumes.forget_unused();
-        drop(volumes);
-        if let Err(why) = outcome {
-            if let Err(and) = shared.release().await {
-                log::warn!("{and}");
+        let outcome = self.share_all(&mut shared, &wanted, config, places).await;
+        let translated = outcome.and_then(|()| {
+            let names = &shared.held.get_mut().volumes;
+            // Known by now: the configuration asks for the same in the same order.
+            let name = |volume: &Volume| {
+                let known = wanted.iter().position(|one| one == volume);
+                known.and_then(|known| names.get(known)).cloned()
+            };
+            specification::translate(&config.id, &config.spec, pod, &mut |volume| {
+                name(&volume).unwrap_or_default()
+            })
+        });
+        match translated {
+            Ok(spec) => Ok((spec, shared)),
+            Err(why) => {
+                if let Err(and) = shared.release().await {
+                    log::warn!("{and}");
+                }
+                Err(why)
             }
-            return Err(why);
         }
-        Ok((spec, shared))
     }
 
     async fn share_all(
         &self,
-        volumes: &mut Volumes,
         shared: &mut Shared,
-        wanted: Vec<Volume>,
+        wanted: &[Volume],
         config: &ContainerConfig,
         places: &Arc<Places>,
     ) -> Result<()> {
@@ -174,14 +155,8 @@ impl Shares {
             Rootfs::Disks(images) => shared.disks = Some(places.attach(&images).await?),
         }
         for volume in wanted {
-            let Some(entry) = volumes.shared.get_mut(&volume) else {
-                continue;
-            };
-            if entry.containers == 0 {
-                self.server.share(&entry.name, tree(&volume)).await?;
-            }
-            entry.containers += 1;
-            held.volumes.push(volume);
+            let name = self.server.share_volume(tree(volume)).await?;
+            held.volumes.push(name);
         }
         Ok(())
     }
@@ -200,25 +175,6 @@ impl Shares {
             Err(why) if why.kind() == ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
-    }
-}
-
-impl Volumes {
-    /// The name of a volume, which is new if nobody has it yet.
-    fn name(&mut self, volume: &Volume) -> String {
-        let number = &mut self.named;
-        let entry = self.shared.entry(volume.clone()).or_insert_with(|| {
-            *number += 1;
-            Use {
-                name: format!("volume.{number}"),
-                containers: 0,
-            }
-        });
-        entry.name.clone()
-    }
-
-    fn forget_unused(&mut self) {
-        self.shared.retain(|_, entry| entry.containers > 0);
     }
 }
 
@@ -254,7 +210,6 @@ impl Shared {
         let Some(shares) = self.shares.upgrade() else {
             return Ok(());
         };
-        let mut volumes = shares.volumes.lock().await;
         let mut held = self.held.lock().await;
         if matches!(shares.server.ended(), Ok(Some(_))) {
             *held = Held::default();
@@ -264,16 +219,9 @@ impl Shared {
             shares.unshare(&self.rootfs).await?;
             held.rootfs = false;
         }
-        while let Some(volume) = held.volumes.last() {
-            if let Some(entry) = volumes.shared.get_mut(volume) {
-                if entry.containers == 1 {
-                    shares.unshare(&entry.name).await?;
-                }
-                entry.containers -= 1;
-            }
-            held.volumes.pop();
+        while let Some(volume) = held.volumes.pop() {
+            shares.server.unshare_volume(&volume).await?;
         }
-        volumes.forget_unused();
         Ok(())
     }
 }
@@ -286,34 +234,5 @@ fn tree(volume: &Volume) -> Tree {
         },
         read_only: volume.read_only,
         changes: Changes::Anybody,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn volume(path: &str, read_only: bool) -> Volume {
-        Volume {
-            path: path.into(),
-            submounts: true,
-            read_only,
-        }
-    }
-
-    #[test]
-    fn what_is_the_same_has_one_name_and_no_name_comes_back() {
-        let mut volumes = Volumes::default();
-        let first = volumes.name(&volume("/a", false));
-        assert_eq!(volumes.name(&volume("/a", false)), first);
-        // A guest that may only read it can't be given what another may write.
-        let read_only = volumes.name(&volume("/a", true));
-        assert_ne!(read_only, first);
-        let entry = volumes.shared.get_mut(&volume("/a", false));
-        entry.expect("named").containers = 1;
-        volumes.forget_unused();
-        assert_eq!(volumes.name(&volume("/a", false)), first);
-        let again = volumes.name(&volume("/a", true));
-        assert!(again != read_only && again != first, "{again}");
     }
 }

@@ -28,6 +28,7 @@ pub const TRIALS: &[(&str, fn())] = &[
     ("an_overlay_may_have_many_layers", overlay),
     ("a_tree_can_be_read_only", read_only),
     ("what_is_taken_away_is_let_go", let_go),
+    ("volumes_of_one_filesystem_are_one", volumes),
     ("a_server_ends_with_its_vmm", ends_with_vmm),
     ("a_server_that_is_gone_is_told_of", gone),
     ("a_vmm_that_makes_no_sense_ends_its_server_only", hostile),
@@ -389,6 +390,45 @@ fn let_go() {
             .expect("share again");
         server.unshare("root").await.expect("unshare again");
         fs::remove_dir_all(below.path().join("work")).expect("remove");
+    });
+}
+
+fn volumes() {
+    with_server(async |server, _vmm| {
+        let directory = tempfile::tempdir().expect("volume");
+        let whole = directory.path().join("whole");
+        let part = whole.join("part");
+        let mounted = directory.path().join("mounted");
+        fs::create_dir_all(&part).expect("part");
+        fs::create_dir_all(mounted.join("below")).expect("below");
+        let share = async |at: &Path| server.share_volume(path(at)).await.expect("share");
+        let first = share(&whole).await;
+        assert_eq!(share(&whole).await, first);
+        let second = share(&part).await;
+        let filesystem = |name: &str| name.split_once('/').map(|(one, _)| one.to_owned());
+        assert_eq!(filesystem(&first), filesystem(&second), "{first} {second}");
+        assert!(filesystem(&first).is_some(), "{first}");
+        // With another mount below it, it can't be one with them.
+        let below = mounted.join("below");
+        let none = MsFlags::empty();
+        mount(Some("none"), &below, Some("tmpfs"), none, None::<&str>).expect("tmpfs");
+        let apart = share(&mounted).await;
+        umount2(&below, MntFlags::MNT_DETACH).expect("unmount");
+        assert_eq!(filesystem(&apart), None, "{apart}");
+        let is_there = |name: &str| seen(server, name).exists();
+        let leave = async |name: &str| server.unshare_volume(name).await.expect("unshare");
+        leave(&apart).await;
+        assert!(!is_there(&apart));
+        leave(&first).await;
+        assert!(is_there(&first), "another has it");
+        leave(&first).await;
+        assert!(is_there(&first), "its files may be held by it");
+        leave(&second).await;
+        assert!(!is_there(&first) && !is_there(&second));
+        assert!(!is_there(&filesystem(&first).unwrap_or_default()));
+        let why = server.share_volume(path("relative".as_ref())).await;
+        let why = why.expect_err("relative").to_string();
+        assert!(why.ends_with("relative is not an absolute path"), "{why}");
     });
 }
 

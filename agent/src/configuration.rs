@@ -15,7 +15,7 @@ use oci_spec::runtime::{
 use trefoil_agent_common::share;
 use trefoil_core::{Error, Result};
 
-use crate::{names, sysctls};
+use crate::{names, sysctls, volumes};
 
 /// No configuration is longer, in bytes: as much as one message holds.
 const LONGEST: usize = 4 << 20;
@@ -31,11 +31,12 @@ const FILE_SYSTEMS: &[&str] = &[
 /// Where POSIX shared memory is, which belongs to the pod as System V's does.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// Reads a container's configuration, and makes it what a container of this name is made from.
+/// Reads a container's configuration, and makes it what a container of this name is made from once the
+/// volumes that it names are held.
 ///
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`], with the field that is not to be.
-pub(crate) fn read(container: &str, json: &[u8]) -> Result<Spec> {
+pub(crate) fn read(container: &str, json: &[u8]) -> Result<(Spec, Vec<volumes::Name>)> {
     let mut spec: Spec = parse("configuration", json)?;
     check_top(&spec)?;
     let linux = spec
@@ -47,8 +48,9 @@ pub(crate) fn read(container: &str, json: &[u8]) -> Result<Spec> {
     // The guest's kernel knows no labels: they are the host's, for the VMM's process.
     linux.set_mount_label(None);
     let has_ipc = has(linux, LinuxNamespaceType::Ipc);
+    let mut volumes = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
-        place(mount, has_ipc)?;
+        volumes.extend(place(mount, has_ipc)?);
     }
     if let Some(process) = spec.process_mut() {
         process.set_apparmor_profile(None);
@@ -59,7 +61,7 @@ pub(crate) fn read(container: &str, json: &[u8]) -> Result<Spec> {
     root.set_path("rootfs".into());
     root.set_readonly(read_only);
     spec.set_root(Some(root));
-    Ok(spec)
+    Ok((spec, volumes))
 }
 
 /// Reads limits that a container is to have from now on.
@@ -216,8 +218,8 @@ fn check_device(device: &LinuxDevice) -> Result<()> {
     }
 }
 
-/// Gives a mount its place in the guest.
-fn place(mount: &mut Mount, has_ipc: bool) -> Result<()> {
+/// Gives a mount its place in the guest. Answers with the volume that has to be held for that.
+fn place(mount: &mut Mount, has_ipc: bool) -> Result<Option<volumes::Name>> {
     let destination = mount.destination().display().to_string();
     let field = format!("mount at {destination}");
     let kind = mount.typ().as_deref().unwrap_or_default();
@@ -233,9 +235,9 @@ fn place(mount: &mut Mount, has_ipc: bool) -> Result<()> {
                     format_args!("its source {what:?} is not shared with the guest"),
                 )
             })?;
-        let place = shared(name).map_err(|why| refused(&field, why))?;
-        mount.set_source(Some(place));
-        return Ok(());
+        let name = volumes::Name::new(name).map_err(|why| refused(&field, why))?;
+        mount.set_source(Some(name.place()));
+        return Ok(Some(name));
     }
     if !FILE_SYSTEMS.contains(&kind) {
         return Err(refused(field, format_args!("its type is {kind:?}")));
@@ -246,7 +248,7 @@ fn place(mount: &mut Mount, has_ipc: bool) -> Result<()> {
         let options = ["rbind", "nosuid", "noexec", "nodev"].map(str::to_owned);
         mount.set_options(Some(options.into()));
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -287,7 +289,7 @@ mod tests {
     }
 
     fn try_read(value: &Value) -> Result<Spec> {
-        read("c1", value.to_string().as_bytes())
+        read("c1", value.to_string().as_bytes()).map(|(spec, _)| spec)
     }
 
     #[test]
@@ -312,7 +314,10 @@ mod tests {
                 .and_then(|mount| mount.source().clone())
                 .expect("source")
         };
-        assert_eq!(source("/etc/hosts"), Path::new("/run/trefoil/share/hosts"));
+        assert_eq!(
+            source("/etc/hosts"),
+            Path::new("/run/trefoil/volumes/hosts")
+        );
         assert_eq!(source("/dev/shm"), Path::new("/dev/shm"));
         assert_eq!(source("/proc"), Path::new("proc"));
     }
@@ -400,7 +405,7 @@ mod tests {
             ("/mounts", mount("none", "/etc", "rbind"), "mount at /x"),
             ("/mounts", mount("bind", "share:", "ro"), "mount at /x"),
             ("/mounts", mount("bind", "share:..", "ro"), "mount at /x"),
-            ("/mounts", mount("bind", "share:a/b", "ro"), "mount at /x"),
+            ("/mounts", mount("bind", "share:a/b/c", "ro"), "mount at /x"),
             ("/mounts", mount("ext4", "/dev/vda", "ro"), "mount at /x"),
             (
                 "/mounts",
@@ -491,7 +496,7 @@ mod tests {
                 let bound = mount.typ().as_deref() == Some("bind")
                     || mount.options().iter().flatten().any(|option| option.ends_with("bind"));
                 let ours = source == Path::new("/dev/shm")
-                    || (source.starts_with(share::PLACE) && source.components().count() == 5);
+                    || (source.starts_with("/run/trefoil/volumes") && source.components().count() == 5);
                 prop_assert!(!bound || ours, "{}", source.display());
             }
             let linux = spec.linux().as_ref().expect("linux");

@@ -15,6 +15,7 @@ use trefoil_core::{
 };
 
 use crate::roots::Root;
+use crate::volumes::{self, Held, Volumes};
 
 /// How many containers a pod may have, and each of them processes that were exec'd and not waited for.
 const MOST: usize = 1024;
@@ -25,6 +26,7 @@ const BUNDLES: &str = "/run/trefoil/containers";
 /// All containers of the pod.
 pub(crate) struct Containers {
     sandbox: Arc<dyn Sandbox>,
+    volumes: Arc<Volumes>,
     /// A name is taken from when its container is begun; then there is none yet.
     all: Mutex<HashMap<String, Option<Arc<Contained>>>>,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Contained {
     id: String,
     bundle: PathBuf,
     root: Mutex<Root>,
+    volumes: Held,
     execs: Mutex<HashMap<String, Option<Arc<dyn Process>>>>,
     /// How often the kernel has killed for want of memory, and whether it no longer will.
     memory: watch::Receiver<Memory>,
@@ -55,6 +58,7 @@ impl Containers {
     pub(crate) fn new(sandbox: Arc<dyn Sandbox>) -> Self {
         Self {
             sandbox,
+            volumes: Arc::default(),
             all: Mutex::default(),
         }
     }
@@ -67,20 +71,25 @@ impl Containers {
         &self,
         id: &str,
         spec: Spec,
+        volumes: Vec<volumes::Name>,
         root: impl FnOnce() -> Result<Root>,
         stdio: impl Future<Output = Result<Stdio>>,
     ) -> Result<Arc<Contained>> {
         let mut reserved = Reserved::of(&self.all, id, "container")?;
         let bundle = Path::new(BUNDLES).join(id);
+        let held = self.volumes.hold(volumes).await?;
         let made = self.make(id, &bundle, spec, root, stdio).await;
         match made {
-            Ok(container) => {
+            Ok((inner, root)) => {
+                let container = Contained::new(id, bundle, root, held, inner);
                 reserved.keep(container.clone());
                 Ok(container)
             }
             Err(why) => {
-                if let Err(also) = remove(&bundle) {
-                    log::warn!("{also}");
+                for outcome in [remove(&bundle), held.release().await] {
+                    if let Err(also) = outcome {
+                        log::warn!("{also}");
+                    }
                 }
                 Err(why)
             }
@@ -94,7 +103,7 @@ impl Containers {
         spec: Spec,
         root: impl FnOnce() -> Result<Root>,
         stdio: impl Future<Output = Result<Stdio>>,
-    ) -> Result<Arc<Contained>> {
+    ) -> Result<(Arc<dyn Container>, Root)> {
         let stdio = stdio.await?;
         // Not before the name is taken, as its directory has that name.
         let root = root()?;
@@ -122,7 +131,7 @@ impl Containers {
                 options: RuntimeOptions::default(),
             })
             .await?;
-        Ok(Contained::new(id, bundle, root, inner))
+        Ok((inner, root))
     }
 
     /// The container of a name.
@@ -152,6 +161,7 @@ impl Containers {
         container.inner.delete().await?;
         remove(&container.bundle)?;
         lock(&container.root).remove()?;
+        container.volumes.release().await?;
         lock(&self.all).remove(id);
         Ok(())
     }
@@ -172,14 +182,21 @@ fn remove(bundle: &Path) -> Result<()> {
 }
 
 impl Contained {
-    fn new(id: &str, bundle: &Path, root: Root, inner: Arc<dyn Container>) -> Arc<Self> {
+    fn new(
+        id: &str,
+        bundle: PathBuf,
+        root: Root,
+        volumes: Held,
+        inner: Arc<dyn Container>,
+    ) -> Arc<Self> {
         let (sender, memory) = watch::channel(Memory::default());
         tokio::spawn(watch_memory(inner.clone(), sender));
         Arc::new(Self {
             inner,
             id: id.to_owned(),
-            bundle: bundle.to_owned(),
+            bundle,
             root: Mutex::new(root),
+            volumes,
             execs: Mutex::default(),
             memory,
             told: Mutex::default(),
@@ -329,6 +346,6 @@ impl<T> Drop for Reserved<'_, T> {
 }
 
 /// A lock that no panic can have left half-done: panics end the process.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

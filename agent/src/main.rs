@@ -22,6 +22,7 @@ mod service;
 mod set_up;
 mod streams;
 mod sysctls;
+mod volumes;
 mod vsock;
 
 use std::fmt;

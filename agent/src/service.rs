@@ -79,13 +79,13 @@ impl Pod {
     async fn create(&self, request: CreateContainerRequest) -> Result<ProcessStarted> {
         let containers = self.containers()?;
         let id = names::check("container", &request.container)?;
-        let mut spec = configuration::read(id, &request.configuration)?;
+        let (mut spec, volumes) = configuration::read(id, &request.configuration)?;
         if let Some(linux) = spec.linux_mut() {
             self.pids.share_with(linux)?;
         }
         let root = || Root::make(id, &request.rootfs);
         let stdio = self.streams.open(&request.streams);
-        let container = containers.create(id, spec, root, stdio).await?;
+        let container = containers.create(id, spec, volumes, root, stdio).await?;
         Ok(started(container.inner.init().pid()))
     }
 

@@ -17,6 +17,7 @@ mod kills;
 mod machines;
 mod pods;
 mod streams;
+mod volumes;
 
 use std::fs;
 use std::path::PathBuf;
@@ -162,6 +163,7 @@ fn main() -> Result<ExitCode> {
         chaos::TRIALS,
         dispatch::TRIALS,
         machines::TRIALS,
+        volumes::TRIALS,
         kills::TRIALS,
         crowd::TRIALS,
         // The last, as they give containerd other snapshotters.

@@ -27,6 +27,7 @@ need iptables "the CNI plugins' port maps" has iptables
 need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
 need procps "ps, in containers made of this machine's files" has ps
 need make "the two commands" has make
+need sqlite3 "databases in volumes" has sqlite3
 need kmod "the node's kernel modules" has modprobe
 need xz-utils "unpacking them, and the guest kernel's source" has xz
 need e2fsprogs "the node's block images" has mke2fs

@@ -1,0 +1,237 @@
+//! Volumes that several containers of a pod have: one filesystem, by whatever path each has it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rig::command;
+use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
+use serde_json::json;
+
+use crate::{Body, Env, patience, same};
+
+pub const TRIALS: &[(&str, Body)] = &[
+    ("volumes::one_by_any_path", one_by_any_path),
+    ("volumes::databases_of_two", databases_of_two),
+    (
+        "volumes::as_long_as_somebody_has_them",
+        as_long_as_somebody_has_them,
+    ),
+];
+
+/// A volume, and a directory of it bound elsewhere, as kubelet does for a subPath. Unmounted at the end.
+struct Volume {
+    whole: PathBuf,
+    part: PathBuf,
+}
+
+impl Volume {
+    fn make(env: &Env, name: &str) -> Result<Self> {
+        let directory = env.rig.directory().join("logs").join(name);
+        let (whole, part) = (directory.join("volume"), directory.join("subpath"));
+        let sub = whole.join("sub");
+        fs::create_dir_all(&sub)?;
+        fs::create_dir_all(&part)?;
+        fs::set_permissions(&sub, fs::Permissions::from_mode(0o777))?;
+        let none = None::<&str>;
+        mount(Some(&sub), &part, none, MsFlags::MS_BIND, none).context("binding a subPath")?;
+        Ok(Self { whole, part })
+    }
+
+    /// Puts a program of this machine's, and the libraries that it needs, into the volume; answers with
+    /// the command line that runs it in the containers.
+    fn tool(&self, name: &str) -> Result<String> {
+        let directory = self.whole.join("tools");
+        fs::create_dir_all(&directory)?;
+        let program = Path::new("/usr/bin").join(name);
+        let limit = Duration::from_secs(60);
+        let needed = command::run(Command::new("ldd").arg(&program), &[], limit)?.text()?;
+        let libraries = needed.lines().filter_map(|line| {
+            let path = line.split_whitespace().find(|word| word.starts_with('/'))?;
+            Some(PathBuf::from(path))
+        });
+        let mut loader = None;
+        for file in libraries.chain([program]) {
+            let name = file.file_name().context("a library without a name")?;
+            fs::copy(&file, directory.join(name))?;
+            let name = name.to_string_lossy();
+            if name.starts_with("ld-linux") {
+                loader = Some(name.into_owned());
+            }
+        }
+        let loader = loader.with_context(|| format!("{name} has no loader"))?;
+        let tools = "/all/tools";
+        Ok(format!(
+            "{tools}/{loader} --library-path {tools} {tools}/{name}"
+        ))
+    }
+
+    /// Containers that have all of it (two), that may only read it, and that have the subPath; each at
+    /// `/v/sub`. In the order that `order` names.
+    fn containers<'a>(&self, pod: &Pod<'a>, order: [usize; 4]) -> Result<[Container<'a>; 4]> {
+        let ways = [
+            (&self.whole, "/v", false),
+            (&self.whole, "/v", false),
+            (&self.whole, "/v", true),
+            (&self.part, "/v/sub", false),
+        ];
+        let mut made: [Option<Container<'_>>; 4] = [const { None }; 4];
+        for index in order {
+            let (host, inside, read_only) = ways[index];
+            let mut spec = ContainerSpec::idle();
+            spec.more = json!({"mounts": [
+                {"host_path": host, "container_path": inside, "readonly": read_only},
+                {"host_path": self.whole, "container_path": "/all", "readonly": true},
+            ]});
+            made[index] = Some(pod.start(&spec)?);
+        }
+        let all: Option<Vec<_>> = made.into_iter().collect();
+        all.and_then(|all| all.try_into().ok())
+            .context("not all were made")
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = umount2(&self.part, MntFlags::MNT_DETACH);
+    }
+}
+
+fn shell(container: &Container<'_>, line: &str) -> Result<String> {
+    container.exec(&["sh", "-c", line])?.text()
+}
+
+/// Whoever writes, binds, locks or waits: the others see it, and at once.
+fn one_by_any_path(env: &Env) -> Result<()> {
+    let volume = Volume::make(env, "one-by-any-path")?;
+    fs::write(volume.whole.join("sub/file"), "first\n")?;
+    let flock = volume.tool("flock")?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    let all = volume.containers(&pod, [3, 0, 2, 1])?;
+    let [first, second, reader, part] = &all;
+    let look = "stat -c '%d %i' /v/sub /v/sub/file; cat /v/sub/file";
+    let seen = shell(first, look)?;
+    for other in [second, reader, part] {
+        same("what is there", shell(other, look)?, seen.clone())?;
+    }
+    shell(part, "echo second > /v/sub/file")?;
+    for other in [first, second, reader] {
+        same(
+            "what was written",
+            shell(other, "cat /v/sub/file")?,
+            "second".into(),
+        )?;
+    }
+    shell(first, "touch /v/sub/lock; mkfifo /v/sub/fifo")?;
+    let hold = format!("{flock} /v/sub/lock sh -c 'touch /v/sub/held; sleep 1000'");
+    let mut holder = first.exec_command(&[], &["sh", "-c", &hold])?.spawn()?;
+    command::until("a lock", patience(Duration::from_secs(20)), || {
+        Ok(volume.whole.join("sub/held").exists())
+    })?;
+    for other in [second, reader, part] {
+        let lock = format!("{flock} -n /v/sub/lock true");
+        let taken = other.exec(&["sh", "-c", &lock])?;
+        same("asking for a lock that another has", taken.code(), 1)?;
+    }
+    holder.kill()?;
+    holder.wait()?;
+    for (reads, writes) in [(second, part), (part, first)] {
+        std::thread::scope(|scope| {
+            let through = scope.spawn(|| shell(reads, "cat /v/sub/fifo"));
+            shell(writes, "echo through > /v/sub/fifo")?;
+            let through = through
+                .join()
+                .map_err(|_| anyhow!("a reader's thread ended"))??;
+            same("what goes through a FIFO", through, "through".into())
+        })?;
+    }
+    // From a directory that one has by the subPath to one that only the volume has.
+    shell(part, "mkdir /v/sub/deep; echo x > /v/sub/deep/moved")?;
+    shell(
+        first,
+        "mv /v/sub/deep/moved /v/moved && ln /v/moved /v/sub/deep/link",
+    )?;
+    same("a link", shell(part, "cat /v/sub/deep/link")?, "x".into())?;
+    let refused = reader.exec(&["sh", "-c", "echo x > /v/sub/refused"])?;
+    ensure!(refused.code() != 0, "a read-only volume was written");
+    Ok(())
+}
+
+/// How many rows each of two writers commits.
+const ROWS: u32 = 60;
+
+/// SQLite's write-ahead log is memory that all who have the file map, and locks of its parts.
+fn databases_of_two(env: &Env) -> Result<()> {
+    let volume = Volume::make(env, "databases-of-two")?;
+    let sqlite = volume.tool("sqlite3")?;
+    let run = format!("{sqlite} -cmd '.timeout 60000'");
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    for (name, order) in [("one", [0, 1, 2, 3]), ("other", [3, 2, 1, 0])] {
+        let all = volume.containers(&pod, order)?;
+        let [first, second, _, part] = &all;
+        for (who, pair) in [("same", [first, second]), ("part", [second, part])] {
+            let database = format!("/v/sub/{name}-{who}.db");
+            let sql = |container: &Container<'_>, sql: &str| {
+                shell(container, &format!("{run} {database} \"{sql}\""))
+            };
+            sql(pair[0], "pragma journal_mode=wal; create table t(w,i,p);")?;
+            let write = |container: &Container<'_>, writer: &str| -> Result<()> {
+                let line = format!(
+                    "i=0; while [ $i -lt {ROWS} ]; do \
+                     echo \"begin immediate; insert into t values('{writer}',$i,hex(randomblob(900))); commit;\"; \
+                     i=$((i+1)); done | {run} {database}"
+                );
+                shell(container, &line).map(drop)
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| write(pair[1], "b"));
+                write(pair[0], "a")?;
+                other
+                    .join()
+                    .map_err(|_| anyhow!("a writer's thread ended"))?
+            })?;
+            let counts = "select w,count(*) from t group by w; pragma integrity_check;";
+            let wanted = format!("a|{ROWS}\nb|{ROWS}\nok");
+            same(who, sql(pair[0], counts)?, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+/// A container that goes takes away no file that another has, by whatever path it was found; and one
+/// that comes back finds them.
+fn as_long_as_somebody_has_them(env: &Env) -> Result<()> {
+    let volume = Volume::make(env, "as-long")?;
+    fs::write(volume.whole.join("sub/file"), "there\n")?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+        let [first, second, reader, part] = volume.containers(&pod, order)?;
+        // All of them look at it, so that it is known by each way.
+        for container in [&first, &second, &reader, &part] {
+            shell(container, "cat /v/sub/file; ls -lR /v/sub /all")?;
+        }
+        let late = "exec 3>> /v/sub/file; touch /v/sub/open; sleep 15; echo late >&3";
+        let mut late = part.exec_command(&[], &["sh", "-c", late])?.spawn()?;
+        command::until("an open file", patience(Duration::from_secs(20)), || {
+            Ok(volume.whole.join("sub/open").exists())
+        })?;
+        for gone in [&first, &reader, &second] {
+            env.rig.crictl(&["rm", "-f", &gone.id])?.success()?;
+            same(
+                "what is left",
+                shell(&part, "head -n 1 /v/sub/file")?,
+                "there".into(),
+            )?;
+        }
+        late.wait()?;
+        let written = fs::read_to_string(volume.whole.join("sub/file"))?;
+        ensure!(written.ends_with("late\n"), "written: {written:?}");
+        env.rig.crictl(&["rm", "-f", &part.id])?.success()?;
+        fs::remove_file(volume.whole.join("sub/open"))?;
+    }
+    Ok(())
+}

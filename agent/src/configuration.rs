@@ -13,15 +13,13 @@ use oci_spec::runtime::{
     Root, Spec,
 };
 use trefoil_agent_common::share;
+use trefoil_agent_protocol::{COPY_SOURCE, SHARE_SOURCE};
 use trefoil_core::{Error, Result};
 
 use crate::{names, sysctls, volumes};
 
 /// No configuration is longer, in bytes: as much as one message holds.
 const LONGEST: usize = 4 << 20;
-
-/// What the source of a bind mount begins with.
-const SHARED: &str = "share:";
 
 /// File systems that a container may have mounted, besides what is shared. None is of a device.
 const FILE_SYSTEMS: &[&str] = &[
@@ -218,6 +216,19 @@ fn check_device(device: &LinuxDevice) -> Result<()> {
     }
 }
 
+/// What the source of a bind mount names.
+fn volume(source: &str) -> Result<volumes::Name> {
+    if let Some(name) = source.strip_prefix(SHARE_SOURCE) {
+        return volumes::Name::new(name, false);
+    }
+    match source.strip_prefix(COPY_SOURCE) {
+        Some(name) => volumes::Name::new(name, true),
+        None => Err(Error::invalid(format!(
+            "its source {source:?} is not shared with the guest"
+        ))),
+    }
+}
+
 /// Gives a mount its place in the guest. Answers with the volume that has to be held for that.
 fn place(mount: &mut Mount, has_ipc: bool) -> Result<Option<volumes::Name>> {
     let destination = mount.destination().display().to_string();
@@ -226,16 +237,8 @@ fn place(mount: &mut Mount, has_ipc: bool) -> Result<Option<volumes::Name>> {
     let binds = |option: &String| option == "bind" || option == "rbind";
     if kind == "bind" || mount.options().iter().flatten().any(binds) {
         let source = mount.source().as_ref().and_then(|source| source.to_str());
-        let name = source
-            .and_then(|source| source.strip_prefix(SHARED))
-            .ok_or_else(|| {
-                let what = source.unwrap_or_default();
-                refused(
-                    &field,
-                    format_args!("its source {what:?} is not shared with the guest"),
-                )
-            })?;
-        let name = volumes::Name::new(name).map_err(|why| refused(&field, why))?;
+        let name = volume(source.unwrap_or_default());
+        let name = name.map_err(|why| refused(&field, why))?;
         mount.set_source(Some(name.place()));
         return Ok(Some(name));
     }

@@ -134,6 +134,14 @@ impl Containers {
         Ok((inner, root))
     }
 
+    /// Brings the copy of a volume that the host has changed.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the volume.
+    pub(crate) async fn refresh(&self, share: &str) -> Result<()> {
+        self.volumes.refresh(volumes::Name::new(share, true)?).await
+    }
+
     /// The container of a name.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod forward;
 mod limits;
 mod logger;
 mod machine;
+mod mirror;
 mod names;
 mod pids;
 mod roots;

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use trefoil_agent_protocol::service::{
     Agent, ContainerRequest, CreateContainerRequest, ExecRequest, KernelLogAnswer, Nothing,
     ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer, ResizeRequest, SetUpRequest,
-    SignalRequest, StatsAnswer, UpdateRequest,
+    SignalRequest, StatsAnswer, UpdateRequest, VolumeRequest,
 };
 use trefoil_agent_protocol::status;
 use trefoil_core::{Context, Error, Result, Sandbox, TerminalSize};
@@ -284,6 +284,13 @@ impl Agent for Pod {
     async fn out_of_memory(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Nothing> {
         let container = answer(self.container(&request.container))?;
         nothing(container.out_of_memory().await)
+    }
+
+    async fn refresh_volume(&self, _: &TtrpcContext, request: VolumeRequest) -> Answer<Nothing> {
+        let pod = self.clone();
+        let refresh = async move { pod.containers()?.refresh(&request.share).await };
+        carry_out(refresh).await?;
+        Ok(Nothing::default())
     }
 
     async fn kernel_log(&self, _: &TtrpcContext, _: Nothing) -> Answer<KernelLogAnswer> {

@@ -12,15 +12,16 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_agent_common::share;
-use trefoil_core::detached::{Depth, Tree};
-use trefoil_core::{Context, Result, apart};
+use trefoil_core::detached::{self, Depth, Tree};
+use trefoil_core::{Context, Mount, Result, apart};
 
 use crate::containers::lock;
-use crate::names;
+use crate::{mirror, names};
 
 /// Where they are held.
 const PLACE: &str = "/run/trefoil/volumes";
@@ -28,41 +29,71 @@ const PLACE: &str = "/run/trefoil/volumes";
 /// What a thread is called that may wait for a volume.
 const THREAD: &str = "volumes";
 
+/// A little more than the kernel believes what it was told of a file that the host may change.
+const BELIEF: Duration = Duration::from_millis(1100);
+
+/// How often a changed volume is looked at.
+const TRIES: u32 = 3;
+
+/// How a copy is mounted: with room for a version and the next.
+const COPY_OPTIONS: [&str; 5] = ["nosuid", "nodev", "noexec", "size=17m", "nr_inodes=16k"];
+
 /// What the host calls a volume: `name`, or `filesystem/name` of one that shares a filesystem with others.
+/// With a mark if containers are to have a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Name(String);
+pub(crate) struct Name {
+    text: String,
+    copied: bool,
+}
 
 impl Name {
     /// Checks it.
     ///
     /// # Errors
     /// [`trefoil_core::ErrorKind::InvalidArgument`] if it is none.
-    pub(crate) fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str, copied: bool) -> Result<Self> {
         let (filesystem, volume) = name.split_once('/').unzip();
         if let Some(filesystem) = filesystem {
             names::check("filesystem", filesystem)?;
         }
         names::check("share", volume.unwrap_or(name))?;
-        Ok(Self(name.to_owned()))
+        Ok(Self {
+            text: name.to_owned(),
+            copied,
+        })
     }
 
     /// Where it is held, if it is.
     pub(crate) fn place(&self) -> PathBuf {
         // No name has a colon.
-        Path::new(PLACE).join(self.0.replace('/', ":"))
+        let kind = if self.copied { ":copy" } else { "" };
+        Path::new(PLACE).join(self.text.replace('/', ":") + kind)
+    }
+
+    /// Where the host shows it.
+    fn shared(&self) -> PathBuf {
+        Path::new(share::PLACE).join(&self.text)
     }
 
     /// The name of what the kernel mounts.
     fn filesystem(&self) -> &str {
-        self.0.split_once('/').map_or(&self.0, |(one, _)| one)
+        self.text.split_once('/').map_or(&self.text, |(one, _)| one)
     }
 }
 
 /// Those that are held.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
-    /// For how many each is, locked by who mounts or unmounts it.
-    held: Mutex<HashMap<Name, Arc<Mutex<u32>>>>,
+    held: Mutex<HashMap<Name, Arc<Mutex<State>>>>,
+}
+
+/// Of one of them; locked by who mounts or unmounts it.
+#[derive(Debug, Default)]
+struct State {
+    /// For how many it is held.
+    users: u32,
+    /// What is held is a copy.
+    copied: bool,
 }
 
 /// Some that are held for a container.
@@ -97,35 +128,71 @@ impl Volumes {
 
     fn hold_one(&self, name: &Name) -> Result<()> {
         let users = lock(&self.held).entry(name.clone()).or_default().clone();
-        let mut count = lock(&users);
-        if *count == 0
-            && let Err(why) = mount(name)
-        {
-            if let Err(and) = self.forget(name, &users) {
-                log::warn!("{and}");
+        let mut state = lock(&users);
+        if state.users == 0 {
+            match mount(name) {
+                Ok(copied) => state.copied = copied,
+                Err(why) => {
+                    if let Err(and) = self.forget(name, &users) {
+                        log::warn!("{and}");
+                    }
+                    return Err(why.context(format!("mount the volume {}", name.text)));
+                }
             }
-            return Err(why.context(format!("mount the volume {}", name.0)));
         }
-        *count += 1;
+        state.users += 1;
         Ok(())
+    }
+
+    /// Brings the copy of a volume that the host has changed. It need not be there any more.
+    ///
+    /// # Errors
+    /// What is wrong with the volume, or what the kernel says.
+    pub(crate) async fn refresh(self: &Arc<Self>, name: Name) -> Result<()> {
+        let volumes = self.clone();
+        apart(THREAD, move || volumes.refresh_one(&name)).await
+    }
+
+    fn refresh_one(&self, name: &Name) -> Result<()> {
+        let Some(state) = lock(&self.held).get(name).cloned() else {
+            return Ok(());
+        };
+        let state = lock(&state);
+        if state.users == 0 || !state.copied {
+            return Ok(());
+        }
+        let doing = || format!("copy the volume {}", name.text);
+        let mut tries = TRIES;
+        loop {
+            let brought = mirror::bring(&name.shared(), &name.place());
+            tries -= 1;
+            match brought {
+                Ok(true) => return Ok(()),
+                Ok(false) if tries == 0 => return Ok(()),
+                Err(why) if tries == 0 => return Err(why.context(doing())),
+                // The kernel may still believe what it was told before, or the host is about to change it
+                // once more.
+                _ => std::thread::sleep(BELIEF),
+            }
+        }
     }
 
     fn leave(&self, name: &Name) -> Result<()> {
         let Some(users) = lock(&self.held).get(name).cloned() else {
             return Ok(());
         };
-        let mut count = lock(&users);
-        if *count > 1 {
-            *count -= 1;
+        let mut state = lock(&users);
+        if state.users > 1 {
+            state.users -= 1;
             return Ok(());
         }
         unmount(&name.place())?;
-        *count = 0;
+        state.users = 0;
         self.forget(name, &users)
     }
 
     /// Forgets one that nobody has. Its filesystem is unmounted if it was the last of that.
-    fn forget(&self, name: &Name, users: &Arc<Mutex<u32>>) -> Result<()> {
+    fn forget(&self, name: &Name, users: &Arc<Mutex<State>>) -> Result<()> {
         let mut held = lock(&self.held);
         // Another may be about to hold it: it is to find the same count.
         if Arc::strong_count(users) == 2 {
@@ -156,18 +223,47 @@ impl Held {
     }
 }
 
-fn mount(name: &Name) -> Result<()> {
-    let tree = Tree::copy(&Path::new(share::PLACE).join(&name.0), Depth::All)?;
-    let place = name.place();
+/// Mounts it in its place. Says whether that is a copy.
+fn mount(name: &Name) -> Result<bool> {
+    if name.copied {
+        match mount_copy(name) {
+            Ok(()) => return Ok(true),
+            // Nobody hears of its changes then, but they are seen.
+            Err(why) => log::warn!("{}", why.context(format!("copy the volume {}", name.text))),
+        }
+    }
+    let tree = Tree::copy(&name.shared(), Depth::All)?;
+    put(tree, &name.place())?;
+    Ok(false)
+}
+
+fn mount_copy(name: &Name) -> Result<()> {
+    let (volume, place) = (name.shared(), name.place());
+    let memory = Mount {
+        kind: "tmpfs".into(),
+        source: "copy".into(),
+        target: String::new(),
+        options: COPY_OPTIONS.map(Into::into).into(),
+    };
+    put(detached::mount(&memory)?, &place)?;
+    let filled = mirror::own(&volume, &place).and_then(|()| mirror::bring(&volume, &place));
+    if let Err(why) = filled {
+        unmount(&place)?;
+        return Err(why);
+    }
+    Ok(())
+}
+
+fn put(tree: Tree, place: &Path) -> Result<()> {
     let doing = || format!("make {}", place.display());
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(PLACE).context(doing)?;
     match tree.is_directory()? {
-        true => builder.create(&place).context(doing)?,
-        false => drop(File::create(&place).context(doing)?),
+        true => builder.create(place).context(doing)?,
+        false => drop(File::create(place).context(doing)?),
     }
-    tree.attach(&place)
+    tree.attach(place)
 }
 
 fn unmount(place: &Path) -> Result<()> {
@@ -198,7 +294,7 @@ mod tests {
 
     #[test]
     fn names_have_at_most_two_parts_and_places_of_their_own() {
-        let place = |name: &str| Name::new(name).map(|name| name.place());
+        let place = |name: &str| Name::new(name, false).map(|name| name.place());
         assert_eq!(
             place("filesystem.1/volume.2").expect("a name"),
             Path::new("/run/trefoil/volumes/filesystem.1:volume.2")

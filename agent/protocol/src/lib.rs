@@ -48,6 +48,13 @@ pub const SHARE_TAG: &str = "trefoil";
 /// hold it.
 pub const AGENT_SHARE: &str = "agent";
 
+/// How the source of a bind mount begins that is something the host shares.
+pub const SHARE_SOURCE: &str = "share:";
+
+/// The same of a small volume that the host changes as a whole (a ConfigMap, a Secret): the guest is to
+/// have a copy, of whose changes watchers hear.
+pub const COPY_SOURCE: &str = "copy:";
+
 /// The port that the host listens on for an agent that has become ready.
 pub const READY_PORT: u32 = 1024;
 

@@ -35,6 +35,7 @@ mod streams;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use parts::serve_as;
 pub use remains::{Remains, clean_up};

@@ -307,7 +307,10 @@ impl Sandbox for MicroVmSandbox {
             pid: self.guest.machine.pid(),
             lone: self.lone,
         };
-        let translated = self.shares.translate(&config, pod, &self.places).await;
+        let translated = self
+            .shares
+            .translate(&config, pod, &self.places, &self.guest)
+            .await;
         let (spec, shared) = translated.map_err(|why| why.context(doing()))?;
         if let Some(score) = oom_score_adj(&config.spec) {
             self.guest.machine.raise_oom_score(score.into())?;

@@ -4,6 +4,7 @@
 //! what one writes the other sees. Of which volumes that is true, the server's parent side finds out
 //! ([`trefoil_files::parent`]).
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -11,20 +12,22 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
-use trefoil_agent_protocol::{AGENT_SHARE, service};
-use trefoil_core::{ContainerConfig, ErrorKind, Result};
+use trefoil_agent_protocol::{AGENT_SHARE, COPY_SOURCE, SHARE_SOURCE, service};
+use trefoil_core::{ContainerConfig, ErrorKind, Result, apart};
 use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
 use trefoil_runc::cgroup::Cgroup;
 use trefoil_vmm::process::Start;
 
 use crate::disks::{Disks, Places};
+use crate::guest::Guest;
 use crate::identity::Identity;
 use crate::machine::Embryo;
 use crate::parts::FILES;
 use crate::rootfs::{self, Rootfs};
 use crate::size::Size;
 use crate::specification::{self, Pod, Volume};
+use crate::watch::{self, Watch};
 
 /// How long a killed server may take to be gone. It takes longer only where a disk hangs.
 const DYING: Duration = Duration::from_secs(2);
@@ -36,6 +39,15 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Shares {
     server: Server,
+    /// Those of which the guest has copies, by name.
+    watched: Mutex<HashMap<String, Watched>>,
+}
+
+/// A volume that is watched, for so many containers.
+#[derive(Debug)]
+struct Watched {
+    users: u32,
+    _watch: Watch,
 }
 
 /// What one container has of the host.
@@ -51,8 +63,27 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Held {
     rootfs: bool,
-    /// By the names that they have in the guest.
-    volumes: Vec<String>,
+    volumes: Vec<Got>,
+}
+
+/// A volume that a container has.
+#[derive(Debug)]
+struct Got {
+    /// What the guest knows it by.
+    name: String,
+    /// The guest has a copy, and is told of changes.
+    copied: bool,
+}
+
+impl Got {
+    /// How a mount's source names it.
+    fn source(&self) -> String {
+        let prefix = match self.copied {
+            true => COPY_SOURCE,
+            false => SHARE_SOURCE,
+        };
+        format!("{prefix}{}", self.name)
+    }
 }
 
 impl Shares {
@@ -77,7 +108,11 @@ impl Shares {
             guest_mib: size.memory,
         };
         let (server, connection) = parent::start(&start, &jail)?;
-        Ok((Arc::new(Self { server }), connection.into()))
+        let shares = Self {
+            server,
+            watched: Mutex::default(),
+        };
+        Ok((Arc::new(shares), connection.into()))
     }
 
     /// Shares the agent's program, which the guest starts by its name. No container's is the same: those
@@ -102,6 +137,7 @@ impl Shares {
         config: &ContainerConfig,
         pod: Pod<'_>,
         places: &Arc<Places>,
+        guest: &Arc<Guest>,
     ) -> Result<(Spec, Shared)> {
         let mut wanted = Vec::new();
         specification::translate(&config.id, &config.spec, pod, &mut |volume| {
@@ -116,16 +152,16 @@ impl Shares {
             disks: None,
             held: Mutex::default(),
         };
-        let outcome = self.share_all(&mut shared, &wanted, config, places).await;
+        let outcome = self
+            .share_all(&mut shared, &wanted, config, places, guest)
+            .await;
         let translated = outcome.and_then(|()| {
-            let names = &shared.held.get_mut().volumes;
-            // Known by now: the configuration asks for the same in the same order.
-            let name = |volume: &Volume| {
-                let known = wanted.iter().position(|one| one == volume);
-                known.and_then(|known| names.get(known)).cloned()
-            };
+            let got = &shared.held.get_mut().volumes;
             specification::translate(&config.id, &config.spec, pod, &mut |volume| {
-                name(&volume).unwrap_or_default()
+                // Known by now: the configuration asks for the same in the same order.
+                let known = wanted.iter().position(|one| *one == volume);
+                let known = known.and_then(|known| got.get(known));
+                known.map(Got::source).unwrap_or_default()
             })
         });
         match translated {
@@ -145,6 +181,7 @@ impl Shares {
         wanted: &[Volume],
         config: &ContainerConfig,
         places: &Arc<Places>,
+        guest: &Arc<Guest>,
     ) -> Result<()> {
         let held = shared.held.get_mut();
         match rootfs::of(&config.rootfs, &config.bundle)? {
@@ -156,9 +193,44 @@ impl Shares {
         }
         for volume in wanted {
             let name = self.server.share_volume(tree(volume)).await?;
-            held.volumes.push(name);
+            let path = volume.path.clone();
+            let look = move || Ok(watch::is_swapped(&path));
+            let copied = volume.read_only && apart("volumes", look).await?;
+            held.volumes.push(Got {
+                name: name.clone(),
+                copied,
+            });
+            if copied {
+                self.watch(name, volume, guest).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Has the guest hear of changes of a volume, as long as a container has it.
+    async fn watch(&self, name: String, volume: &Volume, guest: &Arc<Guest>) -> Result<()> {
+        let mut watched = self.watched.lock().await;
+        if let Some(known) = watched.get_mut(&name) {
+            known.users += 1;
+            return Ok(());
+        }
+        let watch = Watch::start(&volume.path, name.clone(), guest)?;
+        let first = Watched {
+            users: 1,
+            _watch: watch,
+        };
+        watched.insert(name, first);
+        Ok(())
+    }
+
+    async fn unwatch(&self, name: &str) {
+        let mut watched = self.watched.lock().await;
+        if let Some(known) = watched.get_mut(name) {
+            known.users = known.users.saturating_sub(1);
+            if known.users == 0 {
+                watched.remove(name);
+            }
+        }
     }
 
     /// Ends the server, and with it all that is shared.
@@ -220,7 +292,10 @@ impl Shared {
             held.rootfs = false;
         }
         while let Some(volume) = held.volumes.pop() {
-            shares.server.unshare_volume(&volume).await?;
+            if volume.copied {
+                shares.unwatch(&volume.name).await;
+            }
+            shares.server.unshare_volume(&volume.name).await?;
         }
         Ok(())
     }

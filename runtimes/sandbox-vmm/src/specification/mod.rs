@@ -44,7 +44,7 @@ pub(crate) struct Volume {
     pub read_only: bool,
 }
 
-/// Notes that a volume is to be shared with the guest, and answers under which name.
+/// Notes that a volume is to be shared with the guest, and answers what the source of its mount is there.
 pub(crate) type Share<'a> = dyn FnMut(Volume) -> String + Send + 'a;
 
 /// What the guest is told of the container `id`.

@@ -12,9 +12,6 @@ const OF_THE_KERNEL: [&str; 7] = [
     "proc", "sysfs", "tmpfs", "mqueue", "devpts", "cgroup", "cgroup2",
 ];
 
-/// How a bind mount's source names what the host shares.
-const SHARE: &str = "share:";
-
 /// How shared memory is mounted. A container without an IPC namespace of its own, as ours are, gets the
 /// guest's own there, whatever else is said.
 const SHARED_MEMORY: [&str; 3] = ["nosuid", "noexec", "nodev"];
@@ -61,14 +58,14 @@ fn one(mount: &Mount, pod: Pod<'_>, share: &mut Share<'_>) -> Result<Mount> {
                 .set_options(Some(SHARED_MEMORY.map(String::from).to_vec()));
             return Ok(guest);
         }
-        let name = share(Volume {
+        let source = share(Volume {
             path: source.to_path_buf(),
             submounts: has(&["rbind"]),
             read_only: has(&["ro", "rro"]),
         });
         guest
             .set_typ(Some("bind".into()))
-            .set_source(Some(format!("{SHARE}{name}").into()));
+            .set_source(Some(source.into()));
         return Ok(guest);
     }
     if !OF_THE_KERNEL.contains(&kind) {

@@ -76,7 +76,7 @@ fn translated(configuration: &Value, pod: Pod<'_>) -> Result<(Spec, Vec<Volume>)
     let mut volumes = Vec::new();
     let spec = translate("c1", &spec, pod, &mut |volume| {
         volumes.push(volume);
-        format!("v{}", volumes.len())
+        format!("share:v{}", volumes.len())
     })?;
     Ok((spec, volumes))
 }

@@ -21,6 +21,10 @@ pub const TRIALS: &[(&str, Body)] = &[
         "volumes::as_long_as_somebody_has_them",
         as_long_as_somebody_has_them,
     ),
+    (
+        "volumes::watched_while_kubelet_changes_them",
+        watched_while_kubelet_changes_them,
+    ),
 ];
 
 /// A volume, and a directory of it bound elsewhere, as kubelet does for a subPath. Unmounted at the end.
@@ -234,4 +238,79 @@ fn as_long_as_somebody_has_them(env: &Env) -> Result<()> {
         fs::remove_file(volume.whole.join("sub/open"))?;
     }
     Ok(())
+}
+
+/// Says the names that something happens to in a directory.
+const WATCH: &str = r#"
+#include <stdio.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    static char room[65536] __attribute__((aligned(8)));
+    int fd = inotify_init();
+    if (count < 2 || inotify_add_watch(fd, words[1], IN_CREATE | IN_MOVED_TO | IN_DELETE) < 0) return 1;
+    puts("watching");
+    fflush(stdout);
+    for (;;) {
+        ssize_t length = read(fd, room, sizeof room);
+        for (char *at = room; length > 0 && at < room + length;) {
+            struct inotify_event *event = (struct inotify_event *)at;
+            printf("%x %s\n", event->mask & 0xfff, event->len ? event->name : "");
+            at += sizeof *event + event->len;
+        }
+        fflush(stdout);
+    }
+}
+"#;
+
+/// Writes a version of a volume, as kubelet does with a ConfigMap.
+fn swap(volume: &Path, version: &str, content: &str) -> Result<()> {
+    let old = fs::read_link(volume.join("..data")).ok();
+    fs::create_dir(volume.join(version))?;
+    fs::write(volume.join(version).join("key"), content)?;
+    let next = volume.join("..data_tmp");
+    std::os::unix::fs::symlink(version, &next)?;
+    fs::rename(next, volume.join("..data"))?;
+    if let Some(old) = old {
+        fs::remove_dir_all(volume.join(old))?;
+    }
+    Ok(())
+}
+
+/// Who watches a ConfigMap hears of its change and finds what is new; so does a container made later.
+fn watched_while_kubelet_changes_them(env: &Env) -> Result<()> {
+    let directory = env.rig.directory().join("logs/watched");
+    let (volume, tools) = (directory.join("map"), directory.join("tools"));
+    fs::create_dir_all(&volume)?;
+    fs::create_dir_all(&tools)?;
+    swap(&volume, "..1", "one")?;
+    std::os::unix::fs::symlink("..data/key", volume.join("key"))?;
+    rig::images::compile(&tools, "watch", WATCH)?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    let mut spec = ContainerSpec::new(&["/tools/watch", "/map"]);
+    spec.more = json!({"mounts": [
+        {"host_path": volume, "container_path": "/map", "readonly": true},
+        {"host_path": tools, "container_path": "/tools", "readonly": true},
+    ]});
+    let watcher = pod.start(&spec)?;
+    spec.command = ContainerSpec::idle().command;
+    let other = pod.start(&spec)?;
+    same("before", shell(&other, "cat /map/key")?, "one".into())?;
+    let said = |what: &str| {
+        command::until(what, patience(Duration::from_secs(20)), || {
+            Ok(String::from_utf8_lossy(&watcher.logged("stdout")?).contains(what))
+        })
+    };
+    said("watching")?;
+    swap(&volume, "..2", "two")?;
+    said("80 ..data\n")?;
+    same("after", shell(&other, "cat /map/key")?, "two".into())?;
+    let write = other.exec(&["sh", "-c", "echo x > /map/x"])?;
+    ensure!(write.code() != 0, "a read-only volume was written");
+    for container in [watcher, other] {
+        env.rig.crictl(&["rm", "-f", &container.id])?.success()?;
+    }
+    swap(&volume, "..3", "three")?;
+    let later = pod.start(&spec)?;
+    same("later", shell(&later, "cat /map/key")?, "three".into())
 }

@@ -3,21 +3,23 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, fdatasync, fsync, lseek64, syncfs};
 use trefoil_vmm::devices::queue::Buffers;
 
 use super::inodes::{Belongs, ROOT};
 use super::names::permissions;
+use super::session::MOST_BYTES;
 use super::{Passthrough, open_again};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
 use crate::fuse::wire::{
-    CopyFileRangeIn, CreateIn, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FSYNC_FDATASYNC, FallocateIn,
-    FlushIn, FsyncIn, InHeader, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut, OutHeader,
-    ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn, WriteOut,
+    CopyFileRangeIn, CreateIn, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FSYNC_FDATASYNC,
+    FallocateIn, FlushIn, FsyncIn, InHeader, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut,
+    OutHeader, ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn,
+    WriteOut,
 };
 use crate::tree::Changes;
 
@@ -40,17 +42,31 @@ impl Passthrough {
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EINVAL);
         }
-        let (file, belongs) = (inode.file()?, inode.belongs);
+        let (file, belongs, device) = (inode.file()?, inode.belongs, inode.key.device);
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
         let opened = open_again(file, (flags & PASSED).cast_signed())?;
-        let opened = self.say_opened(opened, belongs, flags)?;
+        let opened = self.say_opened(opened, belongs, device, flags)?;
         opened.put(&mut self.said);
         Ok(Answer::Said)
     }
 
-    fn say_opened(&mut self, file: OwnedFd, belongs: Belongs, flags: u32) -> Outcome<OpenOut> {
+    fn say_opened(
+        &mut self,
+        file: OwnedFd,
+        belongs: Belongs,
+        device: u64,
+        flags: u32,
+    ) -> Outcome<OpenOut> {
         let mut open_flags = 0;
+        let kind = self.kind(device, &file)?;
+        if kind.made_up {
+            // The guest's kernel would read only as much as the file says that there is: nothing.
+            open_flags |= FOPEN_DIRECT_IO;
+            // Some wait for what is to come, and others with them.
+            let flags = OFlag::from_bits_retain((flags & PASSED).cast_signed());
+            fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        }
         if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
             open_flags |= FOPEN_NOFLUSH;
         }
@@ -58,7 +74,7 @@ impl Passthrough {
             open_flags |= FOPEN_KEEP_CACHE;
         }
         Ok(OpenOut {
-            fh: self.keep(file, belongs.tree, None)?,
+            fh: self.keep(file, belongs.tree, kind, None)?,
             open_flags,
             padding: 0,
         })
@@ -76,7 +92,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs;
+        let (belongs, device) = (inode.belongs, inode.key.device);
         let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
             | OFlag::O_CREAT
             | OFlag::O_EXCL
@@ -97,7 +113,8 @@ impl Passthrough {
             Err(why) => return Err(why),
         };
         entry.put(&mut self.said);
-        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        self.say_opened(opened, belongs, device, flags)?
+            .put(&mut self.said);
         Ok(Answer::Said)
     }
 
@@ -120,7 +137,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs;
+        let (belongs, device) = (inode.belongs, inode.key.device);
         let exclusive = flags & libc::O_EXCL.cast_unsigned();
         let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
             | OFlag::O_TMPFILE
@@ -128,7 +145,8 @@ impl Passthrough {
         let opened = openat(inode.file()?, c".", how, permissions(mode))?;
         let file = open_again(opened.as_fd(), libc::O_PATH)?;
         self.told(parent, c"", file)?.put(&mut self.said);
-        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        self.say_opened(opened, belongs, device, flags)?
+            .put(&mut self.said);
         Ok(Answer::Said)
     }
 
@@ -136,11 +154,33 @@ impl Passthrough {
         let ReadIn {
             fh, offset, size, ..
         } = request.take()?;
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+        let handle = self.handles.get(fh).ok_or(Errno::EBADF)?;
+        if handle.kind.apart() {
+            return self.read_apart(fh, offset, size);
+        }
         let mut body = to.clone();
         body.skip(OutHeader::SIZE);
-        body.truncate(usize::try_from(size).map_err(|_| Errno::EINVAL)?);
-        let count = transfer(libc::SYS_preadv2, self.handle(fh)?, &body, offset, 0)?;
+        body.truncate(size);
+        let count = transfer(
+            libc::SYS_preadv2,
+            self.handle(fh)?,
+            body.iovecs(),
+            offset,
+            0,
+        )?;
         Ok(Answer::Content(count))
+    }
+
+    /// Reads into a buffer of ours.
+    fn read_apart(&mut self, fh: u64, offset: u64, size: usize) -> Outcome<Answer> {
+        self.said.resize(size.min(MOST_BYTES as usize), 0);
+        let mut said = std::mem::take(&mut self.said);
+        let count = transfer_apart(libc::SYS_preadv2, self.handle(fh)?, &mut said, offset, 0);
+        self.said = said;
+        let count = count?;
+        self.said.truncate(count);
+        Ok(Answer::Said)
     }
 
     pub(super) fn write(&mut self, request: &mut Request<'_>, from: &Buffers) -> Outcome<Answer> {
@@ -162,8 +202,30 @@ impl Passthrough {
         let clear = write_flags & WRITE_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
         let appends = flags & libc::O_APPEND.cast_unsigned() != 0 && write_flags & WRITE_CACHE == 0;
-        let how = if appends { libc::RWF_APPEND } else { 0 };
-        let count = transfer(libc::SYS_pwritev2, self.handle(fh)?, &body, offset, how)?;
+        let handle = self.handles.get(fh).ok_or(Errno::EBADF)?;
+        let kind = handle.kind;
+        // A file that is made up has no end.
+        let how = match appends && !kind.made_up {
+            true => libc::RWF_APPEND,
+            false => 0,
+        };
+        let count = match kind.apart() {
+            true => {
+                let mut bytes = vec![0; size.min(MOST_BYTES as usize)];
+                body.read(&mut bytes).map_err(|_| Errno::EINVAL)?;
+                transfer_apart(
+                    libc::SYS_pwritev2,
+                    self.handle(fh)?,
+                    &mut bytes,
+                    offset,
+                    how,
+                )?
+            }
+            false => {
+                let file = self.handle(fh)?;
+                transfer(libc::SYS_pwritev2, file, body.iovecs(), offset, how)?
+            }
+        };
         let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
         WriteOut { size, padding: 0 }.put(&mut self.said);
         Ok(Answer::Said)
@@ -293,22 +355,51 @@ impl Passthrough {
     }
 }
 
+/// Moves bytes between a file and memory of ours.
+fn transfer_apart(
+    call: libc::c_long,
+    file: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    offset: u64,
+    flags: libc::c_int,
+) -> Outcome<usize> {
+    /// The file's own position, of `preadv2` and `pwritev2`.
+    const ITS_OWN: i64 = -1;
+    let iovecs = [libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    }];
+    match transfer_at(call, file, &iovecs, signed(offset)?, flags) {
+        // It has none but the next byte.
+        Err(Errno::ESPIPE) => transfer_at(call, file, &iovecs, ITS_OWN, flags),
+        outcome => outcome,
+    }
+}
+
 fn signed(number: u64) -> Outcome<i64> {
     i64::try_from(number).map_err(|_| Errno::EINVAL)
 }
 
-/// Moves bytes between a file and the guest's memory.
+/// Moves bytes between a file and memory: the guest's, or ours that nobody else uses.
 fn transfer(
     call: libc::c_long,
     file: BorrowedFd<'_>,
-    body: &Buffers,
+    iovecs: &[libc::iovec],
     offset: u64,
     flags: libc::c_int,
 ) -> Outcome<usize> {
-    let offset = signed(offset)?;
-    let iovecs = body.iovecs();
-    // SAFETY: the buffers lie in the guest's memory, which stays mapped as long as they live; it is
-    // shared with the guest, so nobody here relies on what is in it. On this machine an offset is
+    transfer_at(call, file, iovecs, signed(offset)?, flags)
+}
+
+fn transfer_at(
+    call: libc::c_long,
+    file: BorrowedFd<'_>,
+    iovecs: &[libc::iovec],
+    offset: i64,
+    flags: libc::c_int,
+) -> Outcome<usize> {
+    // SAFETY: the buffers are ours, or lie in the guest's memory, which stays mapped as long as they
+    // live; it is shared with the guest, so nobody here relies on what is in it. On this machine an offset is
     // one argument; the second half of it is nothing.
     let moved = unsafe {
         libc::syscall(

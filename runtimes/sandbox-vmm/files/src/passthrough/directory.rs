@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek64};
 
 use super::Passthrough;
+use super::kinds::Kind;
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
@@ -41,7 +42,7 @@ impl Passthrough {
             Changes::GuestOnly => FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE,
             Changes::Anybody => 0,
         };
-        let fh = self.keep(opened, belongs.tree, Some(0))?;
+        let fh = self.keep(opened, belongs.tree, Kind::PLAIN, Some(0))?;
         OpenOut {
             fh,
             open_flags,

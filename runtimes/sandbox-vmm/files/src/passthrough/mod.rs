@@ -19,6 +19,7 @@ mod extended;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod inodes;
+mod kinds;
 mod lookup;
 mod names;
 mod session;
@@ -42,6 +43,7 @@ use credentials::Credentials;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
 use inodes::{Belongs, Inode, Inodes};
+use kinds::{Kind, Kinds};
 use slots::Slots;
 
 /// What a file opened by the guest is.
@@ -50,6 +52,8 @@ struct Handle {
     /// `None` once its tree was taken away.
     file: Option<OwnedFd>,
     tree: u32,
+    /// What kind of filesystem it is of.
+    kind: Kind,
     /// Where in a directory the next name is read, if that is known.
     position: Option<u64>,
 }
@@ -64,6 +68,7 @@ pub struct Passthrough {
     trees: HashMap<Vec<u8>, Belongs>,
     /// How many trees there have been.
     last_tree: u32,
+    kinds: Kinds,
     credentials: Credentials,
     /// The flags that the guest's kernel and we both know; none before it has begun.
     session: Option<u32>,
@@ -90,6 +95,7 @@ impl Passthrough {
             most,
             trees: HashMap::new(),
             last_tree: 0,
+            kinds: Kinds::default(),
             credentials: Credentials::new(),
             session: None,
             said: Vec::new(),
@@ -105,6 +111,7 @@ impl Passthrough {
             changes,
         };
         self.trees.insert(name.into(), belongs);
+        self.kinds.forget();
     }
 
     /// A name in the root is no tree any more. All of its files are closed.
@@ -112,6 +119,7 @@ impl Passthrough {
         let Some(Belongs { tree, .. }) = self.trees.remove(name.as_bytes()) else {
             return;
         };
+        self.kinds.forget();
         self.inodes.close(tree);
         for handle in self.handles.iter_mut() {
             if handle.tree == tree {
@@ -196,13 +204,30 @@ impl Passthrough {
     }
 
     /// Keeps what the guest has opened.
-    fn keep(&mut self, file: OwnedFd, tree: u32, position: Option<u64>) -> Outcome<u64> {
+    fn keep(
+        &mut self,
+        file: OwnedFd,
+        tree: u32,
+        kind: Kind,
+        position: Option<u64>,
+    ) -> Outcome<u64> {
         let handle = Handle {
             file: Some(file),
             tree,
+            kind,
             position,
         };
         self.handles.insert(handle).ok_or(Errno::ENFILE)
+    }
+
+    /// What kind of filesystem an open file is of, which has this number.
+    fn kind(&mut self, device: u64, file: impl AsFd) -> Outcome<Kind> {
+        if let Some(kind) = self.kinds.known(device) {
+            return Ok(kind);
+        }
+        let kind = kinds::ask(file)?;
+        self.kinds.learn(device, kind);
+        Ok(kind)
     }
 
     /// That one more file may be open.

@@ -14,7 +14,7 @@ const MINOR: u32 = 38;
 const LEAST_MINOR: u32 = 36;
 
 /// The most bytes of content in one request, and how many pages that is.
-const MOST_BYTES: u32 = 1 << 20;
+pub(super) const MOST_BYTES: u32 = 1 << 20;
 const MOST_PAGES: u16 = 256;
 
 /// What we do if the guest's kernel knows of it.

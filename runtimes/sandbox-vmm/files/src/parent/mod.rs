@@ -132,6 +132,20 @@ impl Server {
         outcome.map_err(|why| why.context(doing()))
     }
 
+    /// Gives a tree up that hangs, a dead network mount for instance: all that its users wait for, and all
+    /// that they ask for from now on, is answered with EIO, so that they can be killed. Only what
+    /// is read from a local filesystem straight into the guest's memory is not answered before it is done.
+    /// The tree stays until [`Server::unshare`]. [`ErrorKind::NotFound`] if no tree has that name.
+    pub async fn abandon(&self, name: &str) -> Result<()> {
+        let doing = || format!("give {name} up");
+        if !locked(&self.names).contains(name) {
+            return Err(Error::not_found("there is no such name").context(doing()));
+        }
+        let (reach, change) = (Arc::clone(&self.reach), Change::Abandon(name.to_owned()));
+        let outcome = apart(move || reach.told.tell(&change)).await;
+        outcome.map_err(|why| why.context(doing()))
+    }
+
     /// Takes a tree away. When this returns, the server holds nothing of it any more: what the tree
     /// was made of can be removed, and files that the guest still has open there are stale to it.
     /// [`ErrorKind::NotFound`] if no tree has that name.

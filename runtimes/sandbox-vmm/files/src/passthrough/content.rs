@@ -37,15 +37,15 @@ impl Passthrough {
     pub(super) fn open(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let OpenIn { flags, open_flags } = request.take()?;
         self.check_room()?;
-        let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inode(request.header.nodeid)?;
         // The others are opened in the guest: here they would wait, or be devices of the host's.
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EINVAL);
         }
-        let (file, belongs, device) = (inode.file()?, inode.belongs, inode.key.device);
+        let (file, belongs, device) = (inode.file, inode.belongs, inode.key.device);
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
-        let opened = open_again(file, (flags & PASSED).cast_signed())?;
+        let opened = open_again(file.as_fd(), (flags & PASSED).cast_signed())?;
         let opened = self.say_opened(opened, belongs, device, flags)?;
         opened.put(&mut self.said);
         Ok(Answer::Said)
@@ -91,14 +91,14 @@ impl Passthrough {
         let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inodes.get(parent)?;
+        let inode = self.inode(parent)?;
         let (belongs, device) = (inode.belongs, inode.key.device);
         let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
             | OFlag::O_CREAT
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let (entry, opened) = match openat(inode.file()?, name, how, permissions(mode)) {
+        let (entry, opened) = match openat(inode.file, name, how, permissions(mode)) {
             Ok(opened) => {
                 let file = open_again(opened.as_fd(), libc::O_PATH)?;
                 (self.told(parent, name, file)?, opened)
@@ -107,7 +107,7 @@ impl Passthrough {
             Err(Errno::EEXIST) if flags & libc::O_EXCL.cast_unsigned() == 0 => {
                 let entry = self.entry(parent, name)?;
                 let opened = self.open_existing(entry.nodeid, flags, open_flags);
-                let opened = opened.inspect_err(|_| self.inodes.forget(entry.nodeid, 1))?;
+                let opened = opened.inspect_err(|_| self.forget_one(entry.nodeid, 1))?;
                 (entry, opened)
             }
             Err(why) => return Err(why),
@@ -119,13 +119,13 @@ impl Passthrough {
     }
 
     fn open_existing(&mut self, nodeid: u64, flags: u32, open_flags: u32) -> Outcome<OwnedFd> {
-        let inode = self.inodes.get(nodeid)?;
+        let inode = self.inode(nodeid)?;
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EEXIST);
         }
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
-        open_again(inode.file()?, (flags & PASSED).cast_signed())
+        open_again(inode.file.as_fd(), (flags & PASSED).cast_signed())
     }
 
     /// A file without a name; the guest may give it one.
@@ -136,13 +136,13 @@ impl Passthrough {
         let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inodes.get(parent)?;
+        let inode = self.inode(parent)?;
         let (belongs, device) = (inode.belongs, inode.key.device);
         let exclusive = flags & libc::O_EXCL.cast_unsigned();
         let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
             | OFlag::O_TMPFILE
             | OFlag::O_CLOEXEC;
-        let opened = openat(inode.file()?, c".", how, permissions(mode))?;
+        let opened = openat(inode.file, c".", how, permissions(mode))?;
         let file = open_again(opened.as_fd(), libc::O_PATH)?;
         self.told(parent, c"", file)?.put(&mut self.said);
         self.say_opened(opened, belongs, device, flags)?
@@ -155,28 +155,22 @@ impl Passthrough {
             fh, offset, size, ..
         } = request.take()?;
         let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        let handle = self.handles.get(fh).ok_or(Errno::EBADF)?;
+        let handle = self.handle(fh)?;
         if handle.kind.apart() {
-            return self.read_apart(fh, offset, size);
+            return self.read_apart(handle.as_fd(), offset, size);
         }
         let mut body = to.clone();
         body.skip(OutHeader::SIZE);
         body.truncate(size);
-        let count = transfer(
-            libc::SYS_preadv2,
-            self.handle(fh)?,
-            body.iovecs(),
-            offset,
-            0,
-        )?;
+        let count = transfer(libc::SYS_preadv2, handle.as_fd(), body.iovecs(), offset, 0)?;
         Ok(Answer::Content(count))
     }
 
     /// Reads into a buffer of ours.
-    fn read_apart(&mut self, fh: u64, offset: u64, size: usize) -> Outcome<Answer> {
+    fn read_apart(&mut self, file: BorrowedFd<'_>, offset: u64, size: usize) -> Outcome<Answer> {
         self.said.resize(size.min(MOST_BYTES as usize), 0);
         let mut said = std::mem::take(&mut self.said);
-        let count = transfer_apart(libc::SYS_preadv2, self.handle(fh)?, &mut said, offset, 0);
+        let count = transfer_apart(libc::SYS_preadv2, file, &mut said, offset, 0);
         self.said = said;
         let count = count?;
         self.said.truncate(count);
@@ -202,7 +196,7 @@ impl Passthrough {
         let clear = write_flags & WRITE_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
         let appends = flags & libc::O_APPEND.cast_unsigned() != 0 && write_flags & WRITE_CACHE == 0;
-        let handle = self.handles.get(fh).ok_or(Errno::EBADF)?;
+        let handle = self.handle(fh)?;
         let kind = handle.kind;
         // A file that is made up has no end.
         let how = match appends && !kind.made_up {
@@ -213,16 +207,10 @@ impl Passthrough {
             true => {
                 let mut bytes = vec![0; size.min(MOST_BYTES as usize)];
                 body.read(&mut bytes).map_err(|_| Errno::EINVAL)?;
-                transfer_apart(
-                    libc::SYS_pwritev2,
-                    self.handle(fh)?,
-                    &mut bytes,
-                    offset,
-                    how,
-                )?
+                transfer_apart(libc::SYS_pwritev2, handle.as_fd(), &mut bytes, offset, how)?
             }
             false => {
-                let file = self.handle(fh)?;
+                let file = handle.as_fd();
                 transfer(libc::SYS_pwritev2, file, body.iovecs(), offset, how)?
             }
         };
@@ -235,7 +223,7 @@ impl Passthrough {
     /// as the filesystem tells by then.
     pub(super) fn flush(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let FlushIn { fh, .. } = request.take()?;
-        let copy = self.handle(fh)?.try_clone_to_owned();
+        let copy = self.handle(fh)?.file.try_clone();
         let copy = copy.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(libc::EIO)))?;
         // SAFETY: it is a descriptor that nobody else knows of.
         Errno::result(unsafe { libc::close(copy.into_raw_fd()) })?;
@@ -244,7 +232,9 @@ impl Passthrough {
 
     pub(super) fn release(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let ReleaseIn { fh, .. } = request.take()?;
-        self.handles.remove(fh).ok_or(Errno::EBADF)?;
+        let gone = self.tables().handles.remove(fh).ok_or(Errno::EBADF)?;
+        // The tables are let go of by now.
+        drop(gone);
         Ok(Answer::Said)
     }
 
@@ -254,8 +244,8 @@ impl Passthrough {
         } = request.take()?;
         let file = self.handle(fh)?;
         match fsync_flags & FSYNC_FDATASYNC {
-            0 => fsync(file)?,
-            _ => fdatasync(file)?,
+            0 => fsync(file.as_fd())?,
+            _ => fdatasync(file.as_fd())?,
         }
         Ok(Answer::Said)
     }
@@ -305,15 +295,16 @@ impl Passthrough {
         let length = usize::try_from(asked.len.min(MOST_COPIED)).map_err(|_| Errno::EINVAL)?;
         let (mut off_in, mut off_out) = (signed(asked.off_in)?, signed(asked.off_out)?);
         self.credentials.clear_suid(true)?;
+        let (from, to) = (self.handle(asked.fh_in)?, self.handle(asked.fh_out)?);
         // Not libc's function, for the reason that there is at statx.
         // SAFETY: the descriptors are open, and the kernel reads and writes the two offsets, which live
         // through the call.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_copy_file_range,
-                self.handle(asked.fh_in)?.as_raw_fd(),
+                from.as_fd().as_raw_fd(),
                 &raw mut off_in,
-                self.handle(asked.fh_out)?.as_raw_fd(),
+                to.as_fd().as_raw_fd(),
                 &raw mut off_out,
                 length,
                 0_u32,
@@ -325,7 +316,7 @@ impl Passthrough {
     }
 
     pub(super) fn statfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let found = fstatfs(self.inodes.get(request.header.nodeid)?.file()?)?;
+        let found = fstatfs(self.inode(request.header.nodeid)?.file)?;
         let narrow = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         StatfsOut {
             blocks: found.blocks(),
@@ -345,11 +336,11 @@ impl Passthrough {
     pub(super) fn syncfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         // The root holds nothing that could be written to a disk.
         if request.header.nodeid != ROOT {
-            let inode = self.inodes.get(request.header.nodeid)?;
+            let inode = self.inode(request.header.nodeid)?;
             if !matches!(inode.kind, libc::S_IFDIR | libc::S_IFREG) {
                 return Err(Errno::EINVAL);
             }
-            syncfs(open_again(inode.file()?, libc::O_RDONLY)?)?;
+            syncfs(open_again(inode.file.as_fd(), libc::O_RDONLY)?)?;
         }
         Ok(Answer::Said)
     }

@@ -1,8 +1,9 @@
 //! The files that the guest knows.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -41,7 +42,7 @@ pub struct Belongs {
 #[derive(Debug)]
 pub struct Inode {
     /// The file, opened without any access to its content. `None` once its tree was taken away.
-    file: Option<OwnedFd>,
+    file: Option<Arc<OwnedFd>>,
     /// Which one it is.
     pub key: Key,
     /// Its type, of the bits of `S_IFMT`.
@@ -54,7 +55,7 @@ pub struct Inode {
 
 impl Inode {
     /// A file, looked up once.
-    pub fn new(file: OwnedFd, key: Key, kind: libc::mode_t, belongs: Belongs) -> Self {
+    pub fn new(file: Arc<OwnedFd>, key: Key, kind: libc::mode_t, belongs: Belongs) -> Self {
         Self {
             file: Some(file),
             key,
@@ -64,10 +65,33 @@ impl Inode {
         }
     }
 
-    /// The file.
-    pub fn file(&self) -> Outcome<BorrowedFd<'_>> {
-        self.file.as_ref().map(AsFd::as_fd).ok_or(Errno::ESTALE)
+    /// Whether its tree is still there.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
     }
+
+    /// What a request needs of it.
+    pub fn known(&self) -> Outcome<Known> {
+        Ok(Known {
+            file: Arc::clone(self.file.as_ref().ok_or(Errno::ESTALE)?),
+            key: self.key,
+            kind: self.kind,
+            belongs: self.belongs,
+        })
+    }
+}
+
+/// What is known of a file while a request is done. The file stays open that long.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The file, opened without any access to its content.
+    pub file: Arc<OwnedFd>,
+    /// Which one it is.
+    pub key: Key,
+    /// Its type, of the bits of `S_IFMT`.
+    pub kind: libc::mode_t,
+    /// Where it belongs.
+    pub belongs: Belongs,
 }
 
 /// All of them.
@@ -117,36 +141,47 @@ impl Inodes {
         }
     }
 
-    /// Takes back that the guest was told of a file so many times.
-    pub fn forget(&mut self, number: u64, times: u64) {
+    /// Takes back that the guest was told of a file so many times. What is to be closed is handed out.
+    pub fn forget(&mut self, number: u64, times: u64) -> Option<Inode> {
         if number == ROOT {
-            return;
+            return None;
         }
-        let Some(inode) = self.slots.get_mut(number) else {
-            return;
-        };
+        let inode = self.slots.get_mut(number)?;
         inode.lookups = inode.lookups.saturating_sub(times);
-        if inode.lookups == 0
-            && let Some(inode) = self.slots.remove(number)
-            && inode.file.is_some()
-        {
+        if inode.lookups > 0 {
+            return None;
+        }
+        let inode = self.slots.remove(number)?;
+        if inode.file.is_some() {
             self.known.remove(&inode.key);
         }
+        Some(inode)
     }
 
-    /// Closes all files of a tree. Their numbers stay until the guest forgets them.
-    pub fn close(&mut self, tree: u32) {
+    /// Lets go of all files of a tree, which are to be closed. Their numbers stay until the guest forgets
+    /// them.
+    pub fn close(&mut self, tree: u32) -> Vec<Arc<OwnedFd>> {
+        let mut gone = Vec::new();
         for inode in self.slots.iter_mut() {
-            if inode.belongs.tree == tree && inode.file.take().is_some() {
+            if inode.belongs.tree == tree
+                && let Some(file) = inode.file.take()
+            {
                 self.known.remove(&inode.key);
+                gone.push(file);
             }
         }
+        gone
     }
 
-    /// Forgets all but the root.
-    pub fn clear(&mut self) {
+    /// The numbers of the filesystems that they are of.
+    pub fn devices(&self) -> HashSet<u64> {
+        self.known.keys().map(|key| key.device).collect()
+    }
+
+    /// Forgets all but the root. What is to be closed is handed out.
+    pub fn clear(&mut self) -> Vec<Inode> {
         self.known.clear();
-        self.slots.clear(Some(ROOT));
+        self.slots.clear(Some(ROOT))
     }
 }
 
@@ -165,7 +200,7 @@ mod tests {
             changes: Changes::Anybody,
         };
         let file = std::fs::File::open("/dev/null").expect("open");
-        Inode::new(file.into(), key, libc::S_IFREG, belongs)
+        Inode::new(Arc::new(file.into()), key, libc::S_IFREG, belongs)
     }
 
     #[test]
@@ -197,10 +232,10 @@ mod tests {
         let mut inodes = Inodes::new(inode(0, 0));
         let gone = inodes.remember(inode(7, 1), 9).expect("room");
         let other = inodes.remember(inode(8, 2), 9).expect("room");
-        inodes.close(1);
-        let file = inodes.get(gone).expect("known").file();
-        assert_eq!(file.err(), Some(Errno::ESTALE));
-        inodes.get(other).expect("known").file().expect("open");
+        assert_eq!(inodes.close(1).len(), 1);
+        let known = inodes.get(gone).expect("known").known();
+        assert_eq!(known.err(), Some(Errno::ESTALE));
+        inodes.get(other).expect("known").known().expect("open");
         // The same file, shared again.
         let again = inodes.remember(inode(7, 3), 9).expect("room");
         inodes.forget(gone, 1);

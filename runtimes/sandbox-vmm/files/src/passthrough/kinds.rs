@@ -1,6 +1,6 @@
 //! What kinds of filesystems there are, as far as it matters to their files' content.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 use nix::sys::statfs::fstatfs;
@@ -77,9 +77,10 @@ impl Kind {
 
     /// What is read of its files, and written, goes through a buffer of ours instead of between file and
     /// guest. A file that is made while it is read is told in one piece, and taken in one piece what is
-    /// written: the guest's buffers are several.
+    /// written: the guest's buffers are several. And where a request may have to be given up, nothing
+    /// may come into the guest's memory after that.
     pub const fn apart(self) -> bool {
-        self.made_up
+        self.made_up || !self.local
     }
 
     /// By what `statfs` calls its type.
@@ -103,7 +104,7 @@ const fn contains(mut list: &[u32], number: u32) -> bool {
 }
 
 /// Kinds by filesystems' numbers, which are asked for once. A number may become another
-/// filesystem's only with another tree: then all of it is forgotten.
+/// filesystem's once a tree is gone: then all is forgotten of which nothing is known any more.
 #[derive(Debug, Default)]
 pub struct Kinds(HashMap<u64, Kind>);
 
@@ -118,9 +119,9 @@ impl Kinds {
         self.0.insert(device, kind);
     }
 
-    /// Trees have come or gone.
-    pub fn forget(&mut self) {
-        self.0.clear();
+    /// A tree has gone: what is left are these.
+    pub fn keep(&mut self, devices: &HashSet<u64>) {
+        self.0.retain(|device, _| devices.contains(device));
     }
 }
 

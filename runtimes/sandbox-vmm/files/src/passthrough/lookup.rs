@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -27,9 +28,7 @@ impl Passthrough {
         let outcome = self.entry(parent, request.name()?);
         let entry = match outcome {
             // That there is none can be remembered, too.
-            Err(Errno::ENOENT)
-                if self.inodes.get(parent)?.belongs.changes == Changes::GuestOnly =>
-            {
+            Err(Errno::ENOENT) if self.inode(parent)?.belongs.changes == Changes::GuestOnly => {
                 EntryOut {
                     entry_valid: seconds(Changes::GuestOnly),
                     ..EntryOut::default()
@@ -43,18 +42,14 @@ impl Passthrough {
 
     /// Finds a file, and remembers that the guest is told of it.
     pub(super) fn entry(&mut self, parent: u64, name: &CStr) -> Outcome<EntryOut> {
-        let file = openat(
-            self.inodes.get(parent)?.file()?,
-            name,
-            AS_IT_IS,
-            Mode::empty(),
-        )?;
+        let above = self.inode(parent)?;
+        let file = openat(above.file, name, AS_IT_IS, Mode::empty())?;
         self.told(parent, name, file)
     }
 
     /// Remembers that the guest is told of a file that was found by a name.
     pub(super) fn told(&mut self, parent: u64, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
-        let above = self.inodes.get(parent)?;
+        let above = self.inode(parent)?;
         let Status { key, mut attr } = status(file.as_fd())?;
         let kind = attr.mode & libc::S_IFMT;
         let mut belongs = above.belongs;
@@ -64,14 +59,21 @@ impl Passthrough {
             if !crosses {
                 return Err(Errno::ENOENT);
             }
-            belongs = *self.trees.get(name.to_bytes()).ok_or(Errno::ENOENT)?;
+            let trees = &self.tables().trees;
+            belongs = *trees.get(name.to_bytes()).ok_or(Errno::ENOENT)?;
         }
-        if crosses && kind == libc::S_IFDIR && self.agreed(init::SUBMOUNTS) {
-            attr.flags |= ATTR_SUBMOUNT;
-        }
-        let most = self.most_inodes();
-        let inode = Inode::new(file, key, kind, belongs);
-        let nodeid = self.inodes.remember(inode, most)?;
+        // It is closed after the tables were let go of, should it be known already.
+        let file = Arc::new(file);
+        let nodeid = {
+            let mut tables = self.tables();
+            tables.check(self.epoch, belongs.tree)?;
+            if crosses && kind == libc::S_IFDIR && tables.agreed(init::SUBMOUNTS) {
+                attr.flags |= ATTR_SUBMOUNT;
+            }
+            let most = tables.most_inodes();
+            let inode = Inode::new(Arc::clone(&file), key, kind, belongs);
+            tables.inodes.remember(inode, most)?
+        };
         let valid = seconds(belongs.changes);
         Ok(EntryOut {
             nodeid,
@@ -86,9 +88,15 @@ impl Passthrough {
     pub(super) fn forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         // There is no answer, not even to one that makes no sense.
         if let Ok(ForgetIn { nlookup }) = request.take() {
-            self.inodes.forget(request.header.nodeid, nlookup);
+            self.forget_one(request.header.nodeid, nlookup);
         }
         Ok(Answer::Nothing)
+    }
+
+    pub(super) fn forget_one(&self, nodeid: u64, times: u64) {
+        let gone = self.tables().inodes.forget(nodeid, times);
+        // The tables are let go of by now.
+        drop(gone);
     }
 
     pub(super) fn batch_forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
@@ -97,7 +105,7 @@ impl Passthrough {
             let Ok(ForgetOne { nodeid, nlookup }) = request.take() else {
                 break;
             };
-            self.inodes.forget(nodeid, nlookup);
+            self.forget_one(nodeid, nlookup);
         }
         Ok(Answer::Nothing)
     }

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, readlinkat, renameat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Passthrough, place};
@@ -34,11 +35,11 @@ impl Passthrough {
     }
 
     pub(super) fn readlink(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inode(request.header.nodeid)?;
         if inode.kind != libc::S_IFLNK {
             return Err(Errno::EINVAL);
         }
-        let target = readlinkat(inode.file()?, c"")?;
+        let target = readlinkat(inode.file, c"")?;
         self.said.extend(target.as_bytes());
         Ok(Answer::Said)
     }
@@ -48,7 +49,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, 0)?;
         let parent = request.header.nodeid;
-        symlinkat(target, self.inodes.get(parent)?.file()?, name)?;
+        symlinkat(target, self.inode(parent)?.file, name)?;
         self.say_entry(parent, name)
     }
 
@@ -61,7 +62,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let parent = request.header.nodeid;
-        let directory = self.inodes.get(parent)?.file()?;
+        let directory = self.inode(parent)?.file;
         mknodat(directory, name, kind, permissions(mode), rdev.into())?;
         self.say_entry(parent, name)
     }
@@ -72,7 +73,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let parent = request.header.nodeid;
-        mkdirat(self.inodes.get(parent)?.file()?, name, permissions(mode))?;
+        mkdirat(self.inode(parent)?.file, name, permissions(mode))?;
         self.say_entry(parent, name)
     }
 
@@ -86,7 +87,7 @@ impl Passthrough {
 
     fn remove_name(&mut self, request: &mut Request<'_>, how: UnlinkatFlags) -> Outcome<Answer> {
         let name = request.name()?;
-        unlinkat(self.inodes.get(request.header.nodeid)?.file()?, name, how)?;
+        unlinkat(self.inode(request.header.nodeid)?.file, name, how)?;
         Ok(Answer::Said)
     }
 
@@ -112,8 +113,8 @@ impl Passthrough {
         flags: RenameFlags,
     ) -> Outcome<Answer> {
         let (name, new) = (request.name()?, request.name()?);
-        let from = self.inodes.get(request.header.nodeid)?.file()?;
-        let to = self.inodes.get(newdir)?.file()?;
+        let from = self.inode(request.header.nodeid)?.file;
+        let to = self.inode(newdir)?.file;
         renameat2(from, name, to, new, flags)?;
         Ok(Answer::Said)
     }
@@ -122,10 +123,10 @@ impl Passthrough {
         let LinkIn { oldnodeid } = request.take()?;
         let name = request.name()?;
         let parent = request.header.nodeid;
-        let old = self.inodes.get(oldnodeid)?.file()?;
-        let directory = self.inodes.get(parent)?.file()?;
+        let old = self.inode(oldnodeid)?.file;
+        let directory = self.inode(parent)?.file;
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(AT_FDCWD, &*place(old), directory, name, follow)?;
+        linkat(AT_FDCWD, &*place(old.as_fd()), directory, name, follow)?;
         self.say_entry(parent, name)
     }
 }

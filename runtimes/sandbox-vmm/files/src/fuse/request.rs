@@ -52,6 +52,12 @@ impl<'a> Request<'a> {
         Some(Self { header, rest })
     }
 
+    /// A request that was copied before, once more.
+    pub fn again(header: InHeader, room: &'a [u8]) -> Option<Self> {
+        let rest = room.get(InHeader::SIZE..)?;
+        Some(Self { header, rest })
+    }
+
     /// The next structure.
     pub fn take<T: Wire>(&mut self) -> Outcome<T> {
         T::take(&mut self.rest).ok_or(Errno::EINVAL)

@@ -239,6 +239,8 @@ pub mod fattr {
 
 /// In [`OpenIn::open_flags`] and [`CreateIn::open_flags`]: take the set-user-id bits away.
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
+/// In [`OpenOut::open_flags`]: neither cache the file nor believe its size.
+pub const FOPEN_DIRECT_IO: u32 = 1 << 0;
 /// In [`OpenOut::open_flags`]: keep what is cached of the file.
 pub const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 /// In [`OpenOut::open_flags`]: cache the directory's names.

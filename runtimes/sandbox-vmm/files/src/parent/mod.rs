@@ -161,6 +161,21 @@ impl Server {
         outcome.map_err(|why| why.context(format!("take {name} away from the guest")))
     }
 
+    /// Gives a tree up that hangs, a dead network mount for instance: all that its users wait for, and all
+    /// that they ask for from now on, is answered with EIO, so that they can be killed. Only what
+    /// is read from a local filesystem straight into the guest's memory is not answered before it is done.
+    /// The tree stays until it is taken away. [`ErrorKind::NotFound`] if no tree has that name.
+    pub async fn abandon(&self, name: &str) -> Result<()> {
+        let is_tree = locked(&self.names).contains(name);
+        let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
+        let abandon = move || match is_tree || locked(&reach.volumes).has(&owned) {
+            true => reach.told.tell(&Change::Abandon(owned)),
+            false => Err(Error::not_found("there is no such name")),
+        };
+        let outcome = apart(THREAD, abandon).await;
+        outcome.map_err(|why| why.context(format!("give {name} up")))
+    }
+
     /// Takes a tree away. When this returns, the server holds nothing of it any more: what the tree
     /// was made of can be removed, and files that the guest still has open there are stale to it.
     /// [`ErrorKind::NotFound`] if no tree has that name.

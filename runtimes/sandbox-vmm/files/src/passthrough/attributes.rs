@@ -8,7 +8,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
 
 use super::inodes::Key;
-use super::{Passthrough, open_again, opened, place};
+use super::{Passthrough, open_again, place};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
@@ -93,12 +93,12 @@ impl Passthrough {
             getattr_flags, fh, ..
         } = request.take()?;
         let nodeid = request.header.nodeid;
-        let inode = self.inodes.get(nodeid)?;
-        let changes = inode.belongs()?.shown.changes;
+        let inode = self.inode(nodeid)?;
+        let changes = inode.belongs.shown.changes;
         // A file that was renamed over on NFS may only be there by its handle.
         let found = match getattr_flags & GETATTR_FH {
-            0 => status(inode.file()?)?,
-            _ => status(self.handle(fh)?)?,
+            0 => status(inode.file.as_fd())?,
+            _ => status(self.handle(fh)?.as_fd())?,
         };
         self.say_attributes(found, changes)
     }
@@ -116,11 +116,11 @@ impl Passthrough {
     pub(super) fn setattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let asked: SetattrIn = request.take()?;
         let has = |bits| asked.valid & bits != 0;
-        let inode = self.inodes.get(request.header.nodeid)?;
-        let changes = inode.belongs()?.shown.changes;
-        let (file, kind) = (inode.file()?, inode.kind);
+        let inode = self.inode(request.header.nodeid)?;
+        let changes = inode.belongs.shown.changes;
+        let (file, kind) = (inode.file.as_fd(), inode.kind);
         let handle = match has(fattr::FH) {
-            true => Some(opened(&self.handles, asked.fh)?),
+            true => Some(self.handle(asked.fh)?),
             false => None,
         };
         if has(fattr::UID | fattr::GID) {
@@ -138,7 +138,7 @@ impl Passthrough {
             let mode = Mode::from_bits_truncate(asked.mode);
             // Whether it may set the group's bit, the guest's kernel has decided.
             self.credentials.clear_suid(false)?;
-            match handle {
+            match &handle {
                 Some(handle) => fchmod(handle, mode)?,
                 None => fchmodat(AT_FDCWD, &*place(file), mode, FchmodatFlags::FollowSymlink)?,
             }
@@ -149,7 +149,7 @@ impl Passthrough {
             }
             let size = i64::try_from(asked.size).map_err(|_| Errno::EFBIG)?;
             self.credentials.clear_suid(has(fattr::KILL_SUIDGID))?;
-            match handle {
+            match &handle {
                 Some(handle) => ftruncate(handle, size)?,
                 None => ftruncate(open_again(file, libc::O_WRONLY)?, size)?,
             }
@@ -169,7 +169,7 @@ impl Passthrough {
             ];
             set_times(file, &times)?;
         }
-        let found = status(self.inodes.get(request.header.nodeid)?.file()?)?;
+        let found = status(file)?;
         self.say_attributes(found, changes)
     }
 }

@@ -3,21 +3,23 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, fdatasync, fsync, lseek64, syncfs};
 use trefoil_vmm::devices::queue::Buffers;
 
 use super::names::permissions;
+use super::session::MOST_BYTES;
 use super::trees::{Belongs, Names};
 use super::{Passthrough, open_again};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
 use crate::fuse::wire::{
-    CopyFileRangeIn, CreateIn, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FSYNC_FDATASYNC, FallocateIn,
-    FlushIn, FsyncIn, InHeader, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut, OutHeader,
-    ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn, WriteOut,
+    CopyFileRangeIn, CreateIn, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FSYNC_FDATASYNC,
+    FallocateIn, FlushIn, FsyncIn, InHeader, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut,
+    OutHeader, ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn,
+    WriteOut,
 };
 use crate::tree::Changes;
 
@@ -35,22 +37,36 @@ impl Passthrough {
     pub(super) fn open(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let OpenIn { flags, open_flags } = request.take()?;
         self.check_room()?;
-        let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inode(request.header.nodeid)?;
         // The others are opened in the guest: here they would wait, or be devices of the host's.
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EINVAL);
         }
-        let (file, belongs) = (inode.file()?, inode.belongs()?);
+        let (file, belongs, device) = (inode.file, inode.belongs, inode.key.device);
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
-        let opened = open_again(file, (flags & PASSED).cast_signed())?;
-        let opened = self.say_opened(opened, belongs, flags)?;
+        let opened = open_again(file.as_fd(), (flags & PASSED).cast_signed())?;
+        let opened = self.say_opened(opened, belongs, device, flags)?;
         opened.put(&mut self.said);
         Ok(Answer::Said)
     }
 
-    fn say_opened(&mut self, file: OwnedFd, belongs: Belongs, flags: u32) -> Outcome<OpenOut> {
+    fn say_opened(
+        &mut self,
+        file: OwnedFd,
+        belongs: Belongs,
+        device: u64,
+        flags: u32,
+    ) -> Outcome<OpenOut> {
         let mut open_flags = 0;
+        let kind = self.kind(device, &file)?;
+        if kind.made_up {
+            // The guest's kernel would read only as much as the file says that there is: nothing.
+            open_flags |= FOPEN_DIRECT_IO;
+            // Some wait for what is to come, and others with them.
+            let flags = OFlag::from_bits_retain((flags & PASSED).cast_signed());
+            fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        }
         if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
             open_flags |= FOPEN_NOFLUSH;
         }
@@ -58,7 +74,7 @@ impl Passthrough {
             open_flags |= FOPEN_KEEP_CACHE;
         }
         Ok(OpenOut {
-            fh: self.keep(file, belongs.tree, None)?,
+            fh: self.keep(file, belongs.tree, kind, None)?,
             open_flags,
             padding: 0,
         })
@@ -75,14 +91,14 @@ impl Passthrough {
         let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs()?;
+        let inode = self.inode(parent)?;
+        let (belongs, device) = (inode.belongs, inode.key.device);
         let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
             | OFlag::O_CREAT
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let (entry, opened) = match openat(inode.file()?, name, how, permissions(mode)) {
+        let (entry, opened) = match openat(inode.file, name, how, permissions(mode)) {
             Ok(opened) => {
                 let file = open_again(opened.as_fd(), libc::O_PATH)?;
                 (self.told(parent, name, file)?, opened)
@@ -91,24 +107,25 @@ impl Passthrough {
             Err(Errno::EEXIST) if flags & libc::O_EXCL.cast_unsigned() == 0 => {
                 let entry = self.entry(parent, name)?;
                 let opened = self.open_existing(entry.nodeid, flags, open_flags);
-                let opened = opened.inspect_err(|_| self.inodes.forget(entry.nodeid, 1))?;
+                let opened = opened.inspect_err(|_| self.forget_one(entry.nodeid, 1))?;
                 (entry, opened)
             }
             Err(why) => return Err(why),
         };
         entry.put(&mut self.said);
-        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        self.say_opened(opened, belongs, device, flags)?
+            .put(&mut self.said);
         Ok(Answer::Said)
     }
 
     fn open_existing(&mut self, nodeid: u64, flags: u32, open_flags: u32) -> Outcome<OwnedFd> {
-        let inode = self.inodes.get(nodeid)?;
+        let inode = self.inode(nodeid)?;
         if inode.kind != libc::S_IFREG {
             return Err(Errno::EEXIST);
         }
         let clear = open_flags & OPEN_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
-        open_again(inode.file()?, (flags & PASSED).cast_signed())
+        open_again(inode.file.as_fd(), (flags & PASSED).cast_signed())
     }
 
     /// A file without a name; the guest may give it one.
@@ -119,16 +136,17 @@ impl Passthrough {
         let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inodes.get(parent)?;
-        let belongs = inode.belongs()?;
+        let inode = self.inode(parent)?;
+        let (belongs, device) = (inode.belongs, inode.key.device);
         let exclusive = flags & libc::O_EXCL.cast_unsigned();
         let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
             | OFlag::O_TMPFILE
             | OFlag::O_CLOEXEC;
-        let opened = openat(inode.file()?, c".", how, permissions(mode))?;
+        let opened = openat(inode.file, c".", how, permissions(mode))?;
         let file = open_again(opened.as_fd(), libc::O_PATH)?;
         self.told(parent, c"", file)?.put(&mut self.said);
-        self.say_opened(opened, belongs, flags)?.put(&mut self.said);
+        self.say_opened(opened, belongs, device, flags)?
+            .put(&mut self.said);
         Ok(Answer::Said)
     }
 
@@ -136,11 +154,27 @@ impl Passthrough {
         let ReadIn {
             fh, offset, size, ..
         } = request.take()?;
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+        let handle = self.handle(fh)?;
+        if handle.kind.apart() {
+            return self.read_apart(handle.as_fd(), offset, size);
+        }
         let mut body = to.clone();
         body.skip(OutHeader::SIZE);
-        body.truncate(usize::try_from(size).map_err(|_| Errno::EINVAL)?);
-        let count = transfer(libc::SYS_preadv2, self.handle(fh)?, &body, offset, 0)?;
+        body.truncate(size);
+        let count = transfer(libc::SYS_preadv2, handle.as_fd(), body.iovecs(), offset, 0)?;
         Ok(Answer::Content(count))
+    }
+
+    /// Reads into a buffer of ours.
+    fn read_apart(&mut self, file: BorrowedFd<'_>, offset: u64, size: usize) -> Outcome<Answer> {
+        self.said.resize(size.min(MOST_BYTES as usize), 0);
+        let mut said = std::mem::take(&mut self.said);
+        let count = transfer_apart(libc::SYS_preadv2, file, &mut said, offset, 0);
+        self.said = said;
+        let count = count?;
+        self.said.truncate(count);
+        Ok(Answer::Said)
     }
 
     pub(super) fn write(&mut self, request: &mut Request<'_>, from: &Buffers) -> Outcome<Answer> {
@@ -162,8 +196,24 @@ impl Passthrough {
         let clear = write_flags & WRITE_KILL_SUIDGID != 0;
         self.credentials.clear_suid(clear)?;
         let appends = flags & libc::O_APPEND.cast_unsigned() != 0 && write_flags & WRITE_CACHE == 0;
-        let how = if appends { libc::RWF_APPEND } else { 0 };
-        let count = transfer(libc::SYS_pwritev2, self.handle(fh)?, &body, offset, how)?;
+        let handle = self.handle(fh)?;
+        let kind = handle.kind;
+        // A file that is made up has no end.
+        let how = match appends && !kind.made_up {
+            true => libc::RWF_APPEND,
+            false => 0,
+        };
+        let count = match kind.apart() {
+            true => {
+                let mut bytes = vec![0; size.min(MOST_BYTES as usize)];
+                body.read(&mut bytes).map_err(|_| Errno::EINVAL)?;
+                transfer_apart(libc::SYS_pwritev2, handle.as_fd(), &mut bytes, offset, how)?
+            }
+            false => {
+                let file = handle.as_fd();
+                transfer(libc::SYS_pwritev2, file, body.iovecs(), offset, how)?
+            }
+        };
         let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
         WriteOut { size, padding: 0 }.put(&mut self.said);
         Ok(Answer::Said)
@@ -173,7 +223,7 @@ impl Passthrough {
     /// as the filesystem tells by then.
     pub(super) fn flush(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let FlushIn { fh, .. } = request.take()?;
-        let copy = self.handle(fh)?.try_clone_to_owned();
+        let copy = self.handle(fh)?.file.try_clone();
         let copy = copy.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(libc::EIO)))?;
         // SAFETY: it is a descriptor that nobody else knows of.
         Errno::result(unsafe { libc::close(copy.into_raw_fd()) })?;
@@ -182,7 +232,9 @@ impl Passthrough {
 
     pub(super) fn release(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let ReleaseIn { fh, .. } = request.take()?;
-        self.handles.remove(fh).ok_or(Errno::EBADF)?;
+        let gone = self.tables().handles.remove(fh).ok_or(Errno::EBADF)?;
+        // The tables are let go of by now.
+        drop(gone);
         Ok(Answer::Said)
     }
 
@@ -192,8 +244,8 @@ impl Passthrough {
         } = request.take()?;
         let file = self.handle(fh)?;
         match fsync_flags & FSYNC_FDATASYNC {
-            0 => fsync(file)?,
-            _ => fdatasync(file)?,
+            0 => fsync(file.as_fd())?,
+            _ => fdatasync(file.as_fd())?,
         }
         Ok(Answer::Said)
     }
@@ -243,15 +295,16 @@ impl Passthrough {
         let length = usize::try_from(asked.len.min(MOST_COPIED)).map_err(|_| Errno::EINVAL)?;
         let (mut off_in, mut off_out) = (signed(asked.off_in)?, signed(asked.off_out)?);
         self.credentials.clear_suid(true)?;
+        let (from, to) = (self.handle(asked.fh_in)?, self.handle(asked.fh_out)?);
         // Not libc's function, for the reason that there is at statx.
         // SAFETY: the descriptors are open, and the kernel reads and writes the two offsets, which live
         // through the call.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_copy_file_range,
-                self.handle(asked.fh_in)?.as_raw_fd(),
+                from.as_fd().as_raw_fd(),
                 &raw mut off_in,
-                self.handle(asked.fh_out)?.as_raw_fd(),
+                to.as_fd().as_raw_fd(),
                 &raw mut off_out,
                 length,
                 0_u32,
@@ -263,7 +316,7 @@ impl Passthrough {
     }
 
     pub(super) fn statfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let found = fstatfs(self.inodes.get(request.header.nodeid)?.file()?)?;
+        let found = fstatfs(self.inode(request.header.nodeid)?.file)?;
         let narrow = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         StatfsOut {
             blocks: found.blocks(),
@@ -281,15 +334,36 @@ impl Passthrough {
     }
 
     pub(super) fn syncfs(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inode(request.header.nodeid)?;
         // What is at the top holds nothing that could be written to a disk.
         if inode.names == Names::Files {
             if !matches!(inode.kind, libc::S_IFDIR | libc::S_IFREG) {
                 return Err(Errno::EINVAL);
             }
-            syncfs(open_again(inode.file()?, libc::O_RDONLY)?)?;
+            syncfs(open_again(inode.file.as_fd(), libc::O_RDONLY)?)?;
         }
         Ok(Answer::Said)
+    }
+}
+
+/// Moves bytes between a file and memory of ours.
+fn transfer_apart(
+    call: libc::c_long,
+    file: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    offset: u64,
+    flags: libc::c_int,
+) -> Outcome<usize> {
+    /// The file's own position, of `preadv2` and `pwritev2`.
+    const ITS_OWN: i64 = -1;
+    let iovecs = [libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    }];
+    match transfer_at(call, file, &iovecs, signed(offset)?, flags) {
+        // It has none but the next byte.
+        Err(Errno::ESPIPE) => transfer_at(call, file, &iovecs, ITS_OWN, flags),
+        outcome => outcome,
     }
 }
 
@@ -297,18 +371,26 @@ fn signed(number: u64) -> Outcome<i64> {
     i64::try_from(number).map_err(|_| Errno::EINVAL)
 }
 
-/// Moves bytes between a file and the guest's memory.
+/// Moves bytes between a file and memory: the guest's, or ours that nobody else uses.
 fn transfer(
     call: libc::c_long,
     file: BorrowedFd<'_>,
-    body: &Buffers,
+    iovecs: &[libc::iovec],
     offset: u64,
     flags: libc::c_int,
 ) -> Outcome<usize> {
-    let offset = signed(offset)?;
-    let iovecs = body.iovecs();
-    // SAFETY: the buffers lie in the guest's memory, which stays mapped as long as they live; it is
-    // shared with the guest, so nobody here relies on what is in it. On this machine an offset is
+    transfer_at(call, file, iovecs, signed(offset)?, flags)
+}
+
+fn transfer_at(
+    call: libc::c_long,
+    file: BorrowedFd<'_>,
+    iovecs: &[libc::iovec],
+    offset: i64,
+    flags: libc::c_int,
+) -> Outcome<usize> {
+    // SAFETY: the buffers are ours, or lie in the guest's memory, which stays mapped as long as they
+    // live; it is shared with the guest, so nobody here relies on what is in it. On this machine an offset is
     // one argument; the second half of it is nothing.
     let moved = unsafe {
         libc::syscall(

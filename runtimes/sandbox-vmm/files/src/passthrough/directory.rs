@@ -1,7 +1,7 @@
 //! Reading directories.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -9,6 +9,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek64};
 
 use super::Passthrough;
+use super::inodes::ROOT;
+use super::kinds::Kind;
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
@@ -33,15 +35,15 @@ struct Name<'a> {
 impl Passthrough {
     pub(super) fn opendir(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         self.check_room()?;
-        let inode = self.inodes.get(request.header.nodeid)?;
-        let belongs = inode.belongs()?;
+        let inode = self.inode(request.header.nodeid)?;
+        let belongs = inode.belongs;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let opened = openat(inode.file()?, c".", flags, Mode::empty())?;
+        let opened = openat(inode.file, c".", flags, Mode::empty())?;
         let open_flags = match belongs.shown.changes {
             Changes::GuestOnly => FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE,
             Changes::Anybody => 0,
         };
-        let fh = self.keep(opened, belongs.tree, Some(0))?;
+        let fh = self.keep(opened, belongs.tree, Kind::PLAIN, Some(0))?;
         OpenOut {
             fh,
             open_flags,
@@ -64,9 +66,12 @@ impl Passthrough {
             fh, offset, size, ..
         } = request.take()?;
         let room = usize::try_from(size).map_err(|_| Errno::EINVAL)?.min(MOST);
-        let handle = self.handles.get_mut(fh).ok_or(Errno::EBADF)?;
-        let at = handle.position.take();
-        let directory = self.handle(fh)?;
+        let (at, directory) = {
+            let mut tables = self.tables();
+            let handle = tables.handles.get_mut(fh).ok_or(Errno::EBADF)?;
+            (handle.position.take(), tables.opened(fh)?)
+        };
+        let directory = directory.as_fd();
         if at != Some(offset) {
             lseek64(directory, offset.cast_signed(), Whence::SeekSet)?;
         }
@@ -95,7 +100,7 @@ impl Passthrough {
             position = name.dirent.off;
             self.say_name(request.header.nodeid, &name, plus);
         }
-        if let Some(handle) = self.handles.get_mut(fh) {
+        if let Some(handle) = self.tables().handles.get_mut(fh) {
             handle.position = Some(position);
         }
         Ok(Answer::Said)
@@ -121,9 +126,13 @@ impl Passthrough {
     /// What the guest is told of a file beside its name; nothing, if it is to look it up: where
     /// another mount begins, and where it is not there any more.
     fn entry_below(&mut self, directory: u64, name: &CStr) -> EntryOut {
+        // Trees are mounts, and one of them may hang.
+        if directory == ROOT {
+            return EntryOut::default();
+        }
         let entry = self.entry(directory, name).unwrap_or_default();
         if entry.attr.flags != 0 {
-            self.inodes.forget(entry.nodeid, 1);
+            self.forget_one(entry.nodeid, 1);
             return EntryOut::default();
         }
         entry

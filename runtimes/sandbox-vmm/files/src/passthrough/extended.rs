@@ -5,7 +5,8 @@
 //! modules need CAP_SYS_ADMIN, and are the host's.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -25,7 +26,7 @@ impl Passthrough {
     pub(super) fn getxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let GetxattrIn { size, .. } = request.take()?;
         let name = request.text()?;
-        let place = place(self.attributed(request)?);
+        let place = place(self.attributed(request)?.as_fd());
         let outcome = self.say_value(size, |room| {
             // SAFETY: the texts end with zero, and the kernel writes into the room; they live
             // through the call.
@@ -47,7 +48,7 @@ impl Passthrough {
 
     pub(super) fn listxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let GetxattrIn { size, .. } = request.take()?;
-        let place = place(self.attributed(request)?);
+        let place = place(self.attributed(request)?.as_fd());
         self.say_value(size, |room| {
             // SAFETY: as above.
             unsafe { libc::listxattr(place.as_ptr(), room.as_mut_ptr().cast(), room.len()) }
@@ -80,7 +81,7 @@ impl Passthrough {
         let value = request.bytes(usize::try_from(size).map_err(|_| Errno::E2BIG)?)?;
         let clear = setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
         self.credentials.clear_suid(clear)?;
-        let place = place(self.attributed(request)?);
+        let place = place(self.attributed(request)?.as_fd());
         // SAFETY: the texts end with zero, the value is as long as said, and all live through the
         // call.
         let outcome = unsafe {
@@ -98,14 +99,14 @@ impl Passthrough {
 
     pub(super) fn removexattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let name = request.text()?;
-        let place = place(self.attributed(request)?);
+        let place = place(self.attributed(request)?.as_fd());
         // SAFETY: the texts end with zero and live through the call.
         Errno::result(unsafe { libc::removexattr(place.as_ptr(), name.as_ptr()) })?;
         Ok(Answer::Said)
     }
 
     /// The file whose attributes are meant.
-    fn attributed(&self, request: &Request<'_>) -> Outcome<BorrowedFd<'_>> {
-        self.inodes.get(request.header.nodeid)?.file()
+    fn attributed(&self, request: &Request<'_>) -> Outcome<Arc<OwnedFd>> {
+        Ok(self.inode(request.header.nodeid)?.file)
     }
 }

@@ -230,7 +230,7 @@ pub fn fuzz(script: &[u8]) {
             guest.files.remove("fs/b");
             guest.files.add("fs/b", read_only);
         }
-        let held = guest.files.inodes.len() + guest.files.handles.len();
+        let held = guest.files.tables().held();
         assert!(held <= MOST + 2, "{held} files are held");
     }
 }
@@ -267,8 +267,7 @@ mod tests {
     #[test]
     fn a_request_of_no_session_is_refused() {
         let file = File::open("/").unwrap();
-        let mut files = Passthrough::new(file.into(), MOST).unwrap();
-        files.session = None;
+        let files = Passthrough::new(file.into(), MOST).unwrap();
         let ram = Ram::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
         let mut guest = Guest { ram, files };
         let said = guest.ask(Opcode::Getattr as u32, 1, &[0; 16], 56, ROOM);

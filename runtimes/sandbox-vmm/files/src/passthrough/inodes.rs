@@ -1,8 +1,9 @@
 //! The files that the guest knows.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -34,7 +35,7 @@ pub struct Key {
 #[derive(Debug)]
 struct Found {
     /// The file, opened without any access to its content.
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     belongs: Belongs,
 }
 
@@ -57,7 +58,7 @@ pub struct Inode {
 
 impl Inode {
     /// A file, looked up once.
-    pub fn new(file: OwnedFd, key: Key, kind: libc::mode_t, belongs: Belongs) -> Self {
+    pub fn new(file: Arc<OwnedFd>, key: Key, kind: libc::mode_t, belongs: Belongs) -> Self {
         Self {
             first: Some(Found { file, belongs }),
             others: Vec::new(),
@@ -68,13 +69,7 @@ impl Inode {
         }
     }
 
-    /// The file.
-    pub fn file(&self) -> Outcome<BorrowedFd<'_>> {
-        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
-        Ok(first.file.as_fd())
-    }
-
-    /// Which tree the former belongs to.
+    /// Which tree it is used by.
     pub fn belongs(&self) -> Outcome<Belongs> {
         let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
         Ok(first.belongs)
@@ -82,11 +77,11 @@ impl Inode {
 
     /// This file and another, both by one tree: the kernel takes two of different trees for two of
     /// different filesystems. `None` if there is none that both were come to in.
-    pub fn with<'a>(&'a self, other: &'a Self) -> Option<(BorrowedFd<'a>, BorrowedFd<'a>)> {
+    pub fn with(&self, other: &Self) -> Option<(Arc<OwnedFd>, Arc<OwnedFd>)> {
         self.found().find_map(|one| {
             let mut others = other.found();
             let two = others.find(|two| two.belongs.tree == one.belongs.tree)?;
-            Some((one.file.as_fd(), two.file.as_fd()))
+            Some((Arc::clone(&one.file), Arc::clone(&two.file)))
         })
     }
 
@@ -107,16 +102,15 @@ impl Inode {
         1
     }
 
-    /// Lets go of what was found in a tree. Says how many files that were.
-    fn leave(&mut self, tree: u32) -> usize {
-        if !self.found().any(|found| found.belongs.tree == tree) {
-            return 0;
-        }
-        let before = self.found().count();
-        self.first.take_if(|found| found.belongs.tree == tree);
-        self.others.retain(|found| found.belongs.tree != tree);
+    /// Lets go of what was found in a tree, which is to be closed.
+    fn leave(&mut self, tree: u32) -> Option<Arc<OwnedFd>> {
+        let of_it = |found: &Found| found.belongs.tree == tree;
+        let gone = match self.first.take_if(|found| of_it(found)) {
+            Some(first) => first,
+            None => self.others.swap_remove(self.others.iter().position(of_it)?),
+        };
         self.settle();
-        before - self.found().count()
+        Some(gone.file)
     }
 
     /// Has the one to use be the first.
@@ -127,6 +121,33 @@ impl Inode {
             self.first = Some(self.others.remove(0));
         }
     }
+
+    /// What a request needs of it.
+    pub fn known(&self) -> Outcome<Known> {
+        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
+        Ok(Known {
+            file: Arc::clone(&first.file),
+            key: self.key,
+            kind: self.kind,
+            names: self.names,
+            belongs: first.belongs,
+        })
+    }
+}
+
+/// What is known of a file while a request is done. The file stays open that long.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The file, opened without any access to its content.
+    pub file: Arc<OwnedFd>,
+    /// Which one it is.
+    pub key: Key,
+    /// Its type, of the bits of `S_IFMT`.
+    pub kind: libc::mode_t,
+    /// What names in it are.
+    pub names: Names,
+    /// The tree that it is used by.
+    pub belongs: Belongs,
 }
 
 /// All of them.
@@ -184,43 +205,52 @@ impl Inodes {
         }
     }
 
-    /// Takes back that the guest was told of a file so many times.
-    pub fn forget(&mut self, number: u64, times: u64) {
+    /// Takes back that the guest was told of a file so many times. What is to be closed is handed out.
+    pub fn forget(&mut self, number: u64, times: u64) -> Option<Inode> {
         if number == ROOT {
-            return;
+            return None;
         }
-        let Some(inode) = self.slots.get_mut(number) else {
-            return;
-        };
+        let inode = self.slots.get_mut(number)?;
         inode.lookups = inode.lookups.saturating_sub(times);
-        if inode.lookups == 0
-            && let Some(inode) = self.slots.remove(number)
-            && inode.first.is_some()
-        {
+        if inode.lookups > 0 {
+            return None;
+        }
+        let inode = self.slots.remove(number)?;
+        if inode.first.is_some() {
             self.more -= inode.others.len();
             self.known.remove(&inode.key);
         }
+        Some(inode)
     }
 
-    /// Closes all files of a tree. Their numbers stay until the guest forgets them.
-    pub fn close(&mut self, tree: u32) {
+    /// Lets go of all files of a tree, which are to be closed. Their numbers stay until the guest forgets
+    /// them.
+    pub fn close(&mut self, tree: u32) -> Vec<Arc<OwnedFd>> {
+        let mut gone = Vec::new();
         for inode in self.slots.iter_mut() {
-            let others = inode.others.len();
-            if inode.leave(tree) == 0 {
+            let before = inode.others.len();
+            let Some(file) = inode.leave(tree) else {
                 continue;
-            }
-            self.more -= others - inode.others.len();
+            };
+            gone.push(file);
+            self.more -= before - inode.others.len();
             if inode.first.is_none() {
                 self.known.remove(&inode.key);
             }
         }
+        gone
     }
 
-    /// Forgets all but the root.
-    pub fn clear(&mut self) {
+    /// The numbers of the filesystems that they are of.
+    pub fn devices(&self) -> HashSet<u64> {
+        self.known.keys().map(|key| key.device).collect()
+    }
+
+    /// Forgets all but the root. What is to be closed is handed out.
+    pub fn clear(&mut self) -> Vec<Inode> {
         self.known.clear();
-        self.slots.clear(Some(ROOT));
         self.more = 0;
+        self.slots.clear(Some(ROOT))
     }
 }
 
@@ -239,7 +269,7 @@ mod tests {
             ..Belongs::TOP
         };
         let file = std::fs::File::open("/dev/null").expect("open");
-        Inode::new(file.into(), key, libc::S_IFREG, belongs)
+        Inode::new(Arc::new(file.into()), key, libc::S_IFREG, belongs)
     }
 
     #[test]
@@ -271,10 +301,10 @@ mod tests {
         let mut inodes = Inodes::new(inode(0, 0));
         let gone = inodes.remember(inode(7, 1), 9).expect("room");
         let other = inodes.remember(inode(8, 2), 9).expect("room");
-        inodes.close(1);
-        let file = inodes.get(gone).expect("known").file();
-        assert_eq!(file.err(), Some(Errno::ESTALE));
-        inodes.get(other).expect("known").file().expect("open");
+        assert_eq!(inodes.close(1).len(), 1);
+        let known = inodes.get(gone).expect("known").known();
+        assert_eq!(known.err(), Some(Errno::ESTALE));
+        inodes.get(other).expect("known").known().expect("open");
         // The same file, shared again.
         let again = inodes.remember(inode(7, 3), 9).expect("room");
         inodes.forget(gone, 1);

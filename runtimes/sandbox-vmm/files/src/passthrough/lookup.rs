@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -29,7 +30,7 @@ impl Passthrough {
         let entry = match outcome {
             // That there is none can be remembered, too.
             Err(Errno::ENOENT)
-                if self.inodes.get(parent)?.belongs()?.shown.changes == Changes::GuestOnly =>
+                if self.inode(parent)?.belongs.shown.changes == Changes::GuestOnly =>
             {
                 EntryOut {
                     entry_valid: seconds(Changes::GuestOnly),
@@ -44,29 +45,22 @@ impl Passthrough {
 
     /// Finds a file, and remembers that the guest is told of it.
     pub(super) fn entry(&mut self, parent: u64, name: &CStr) -> Outcome<EntryOut> {
-        let file = openat(
-            self.inodes.get(parent)?.file()?,
-            name,
-            AS_IT_IS,
-            Mode::empty(),
-        )?;
+        let above = self.inode(parent)?;
+        let file = openat(above.file, name, AS_IT_IS, Mode::empty())?;
         self.told(parent, name, file)
     }
 
     /// Remembers that the guest is told of a file that was found by a name.
     pub(super) fn told(&mut self, parent: u64, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
-        let above = self.inodes.get(parent)?;
+        let above = self.inode(parent)?;
         let Status { mut key, mut attr } = status(file.as_fd())?;
         let kind = attr.mode & libc::S_IFMT;
         let crosses = key.mount != above.key.mount;
         let mut names = Names::Files;
         // Whether the guest is to mount it as a filesystem of its own.
         let (belongs, mounted) = match above.names {
-            Names::Files => {
-                let belongs = above.belongs()?;
-                (belongs, crosses && belongs.filesystem == 0)
-            }
-            top => match self.trees.find(top, name.to_bytes())? {
+            Names::Files => (above.belongs, crosses && above.belongs.filesystem == 0),
+            top => match self.tables().trees.find(top, name.to_bytes())? {
                 Top::Filesystem(number) => {
                     names = Names::Filesystem(number);
                     (Belongs::TOP, true)
@@ -79,19 +73,27 @@ impl Passthrough {
         if belongs.filesystem != 0 {
             key.mount = 0;
         }
-        if mounted && kind == libc::S_IFDIR && self.agreed(init::SUBMOUNTS) {
-            attr.flags |= ATTR_SUBMOUNT;
-        }
-        let most = self.most_inodes();
-        let at_the_top = above.names != Names::Files;
-        let mut inode = Inode::new(file, key, kind, belongs);
-        inode.names = names;
-        let nodeid = self.inodes.remember(inode, most)?;
+        // It is closed after the tables were let go of, should it be known already.
+        let file = Arc::new(file);
+        let nodeid = {
+            let mut tables = self.tables();
+            tables.check(self.epoch, belongs.tree)?;
+            if mounted && kind == libc::S_IFDIR && tables.agreed(init::SUBMOUNTS) {
+                attr.flags |= ATTR_SUBMOUNT;
+            }
+            let most = tables.most_inodes();
+            let mut inode = Inode::new(Arc::clone(&file), key, kind, belongs);
+            inode.names = names;
+            tables.inodes.remember(inode, most)?
+        };
         let valid = seconds(belongs.shown.changes);
         Ok(EntryOut {
             nodeid,
             // A tree may be taken away at any time, and another have its name.
-            entry_valid: if at_the_top { 0 } else { valid },
+            entry_valid: match above.names {
+                Names::Files => valid,
+                _ => 0,
+            },
             attr_valid: valid,
             attr,
             ..EntryOut::default()
@@ -101,9 +103,15 @@ impl Passthrough {
     pub(super) fn forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         // There is no answer, not even to one that makes no sense.
         if let Ok(ForgetIn { nlookup }) = request.take() {
-            self.inodes.forget(request.header.nodeid, nlookup);
+            self.forget_one(request.header.nodeid, nlookup);
         }
         Ok(Answer::Nothing)
+    }
+
+    pub(super) fn forget_one(&self, nodeid: u64, times: u64) {
+        let gone = self.tables().inodes.forget(nodeid, times);
+        // The tables are let go of by now.
+        drop(gone);
     }
 
     pub(super) fn batch_forget(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
@@ -112,7 +120,7 @@ impl Passthrough {
             let Ok(ForgetOne { nodeid, nlookup }) = request.take() else {
                 break;
             };
-            self.inodes.forget(nodeid, nlookup);
+            self.forget_one(nodeid, nlookup);
         }
         Ok(Answer::Nothing)
     }

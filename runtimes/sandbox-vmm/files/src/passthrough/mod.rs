@@ -11,6 +11,7 @@
 //! otherwise, it is opened again by its entry in the working directory, which is the process's own
 //! `/proc/self/fd`.
 
+mod asked;
 mod attributes;
 mod content;
 mod credentials;
@@ -19,14 +20,17 @@ mod extended;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod inodes;
+mod kinds;
 mod lookup;
 mod names;
 mod session;
 mod slots;
+mod tables;
 mod trees;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, MutexGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -36,40 +40,32 @@ use trefoil_vmm::devices::queue::Buffers;
 use crate::fuse::Outcome;
 use crate::fuse::answer::{self, Answer};
 use crate::fuse::request::Request;
-use crate::fuse::wire::Opcode;
+use crate::fuse::wire::{InHeader, Opcode, ReleaseIn};
 use crate::tree::{Changes, Shown};
+pub use asked::{Asked, Domain};
 pub use attributes::Status;
 use credentials::Credentials;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
-use inodes::{Inode, Inodes};
-use slots::Slots;
-use trees::{Belongs, Trees};
+use inodes::{Inode, Known};
+use kinds::Kind;
+pub use tables::Files;
+use tables::{Epoch, Handle, Opened, Tables};
 
-/// What a file opened by the guest is.
-#[derive(Debug)]
-struct Handle {
-    /// `None` once its tree was taken away.
-    file: Option<OwnedFd>,
-    tree: u32,
-    /// Where in a directory the next name is read, if that is known.
-    position: Option<u64>,
-}
+/// How many bytes a buffer may keep between requests.
+const MOST_KEPT: usize = 128 << 10;
 
-/// The files that are shared, and all that the guest holds of them.
+/// Does requests, on one thread.
 #[derive(Debug)]
 pub struct Passthrough {
-    inodes: Inodes,
-    handles: Slots<Handle>,
-    /// How many files may be known or open.
-    most: usize,
-    trees: Trees,
+    files: Files,
     credentials: Credentials,
-    /// The flags that the guest's kernel and we both know; none before it has begun.
-    session: Option<u32>,
+    /// When the request that is being done was begun.
+    epoch: Epoch,
     /// The answer that is being made.
     said: Vec<u8>,
-    /// The request that is being read.
+    /// The request that is being done: its header, and all of it.
+    header: InHeader,
     room: Vec<u8>,
 }
 
@@ -79,53 +75,87 @@ impl Passthrough {
     ///
     /// The calling thread's working directory is its `/proc/self/fd`.
     pub fn new(root: OwnedFd, most: usize) -> Outcome<Self> {
-        let found = attributes::status(root.as_fd())?;
-        let root = Inode::new(root, found.key, found.kind(), Belongs::TOP);
-        Ok(Self {
-            inodes: Inodes::new(root),
-            handles: Slots::new(),
-            most,
-            trees: Trees::default(),
+        Ok(Self::of(Files::new(root, most)?))
+    }
+
+    /// Does requests on the calling thread, which has its own umask and working directory: the
+    /// process's `/proc/self/fd`.
+    pub fn of(files: Files) -> Self {
+        Self {
+            files,
             credentials: Credentials::new(),
-            session: None,
+            epoch: Epoch::default(),
             said: Vec::new(),
+            header: InHeader::default(),
             room: Vec::new(),
-        })
+        }
+    }
+
+    /// What all threads share.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
     /// A name in the root, or in a directory of the root that stands for a filesystem
     /// (`filesystem/name`), is a tree from now on.
     pub fn add(&mut self, name: &str, shown: Shown) {
-        self.trees.add(name, shown);
+        self.files.add(name, shown);
     }
 
     /// A name is no tree any more. All of its files are closed.
     pub fn remove(&mut self, name: &str) {
-        let Some(tree) = self.trees.remove(name) else {
-            return;
-        };
-        self.inodes.close(tree);
-        for handle in self.handles.iter_mut() {
-            if handle.tree == tree {
-                handle.file = None;
-            }
-        }
+        drop(self.files.remove(name));
     }
 
     /// Does what a request asks for, and answers it. Says how long the answer is.
     pub fn serve(&mut self, request: &Buffers, answer: &Buffers) -> u32 {
-        let mut room = std::mem::take(&mut self.room);
-        let length = match Request::copy(request, &mut room) {
-            None => 0,
-            Some(mut asked) => {
-                self.said.clear();
-                let outcome = self.dispatch(&mut asked, request, answer);
-                let outcome = outcome.map_err(|why| self.explain(why, asked.header.nodeid));
-                answer::write(asked.header.unique, outcome, &self.said, answer)
-            }
-        };
+        if self.look(request).is_none() {
+            return 0;
+        }
+        let outcome = self.execute(request, answer);
+        self.answer(outcome, answer)
+    }
+
+    /// Reads the next request, and says what it is about. `None` if it makes no sense, so that there
+    /// is nobody who could be answered.
+    pub fn look(&mut self, request: &Buffers) -> Option<Asked> {
+        let read = Request::copy(request, &mut self.room)?;
+        self.header = read.header;
+        let tables = self.files.locked();
+        self.epoch = tables.epoch();
+        Some(asked::about(read, &tables))
+    }
+
+    /// Does what the request asks for that was read last. Unless [`Asked::early`] says otherwise, nothing in
+    /// here touches the guest's memory once a call is made that may wait.
+    pub fn execute(&mut self, request: &Buffers, answer: &Buffers) -> Outcome<Answer> {
+        self.said.clear();
+        // Few answers are long.
+        self.said.shrink_to(MOST_KEPT);
+        let room = std::mem::take(&mut self.room);
+        let outcome = Request::again(self.header, &room)
+            .ok_or(Errno::EINVAL)
+            .and_then(|mut asked| self.dispatch(&mut asked, request, answer))
+            .map_err(|why| self.explain(why));
         self.room = room;
-        length
+        outcome
+    }
+
+    /// Answers the request that was done last. Says how long the answer is.
+    pub fn answer(&self, outcome: Outcome<Answer>, answer: &Buffers) -> u32 {
+        answer::write(self.header.unique, outcome, &self.said, answer)
+    }
+
+    /// Answers the request that was read last with nothing but that it is done.
+    pub fn answer_empty(&self, answer: &Buffers) -> u32 {
+        answer::write(self.header.unique, Ok(Answer::Said), &[], answer)
+    }
+
+    /// Takes the file away whose release was read last, unclosed.
+    pub fn release_later(&self) -> Option<Arc<OwnedFd>> {
+        let mut asked = Request::again(self.header, &self.room)?;
+        let ReleaseIn { fh, .. } = asked.take().ok()?;
+        self.tables().handles.remove(fh)?.file
     }
 
     fn dispatch(
@@ -138,7 +168,7 @@ impl Passthrough {
         match opcode {
             Opcode::Init => return self.init(request),
             // What came before a session has no meaning.
-            _ if self.session.is_none() => return Err(Errno::EIO),
+            _ if !self.tables().has_session() => return Err(Errno::EIO),
             _ => {}
         }
         match opcode {
@@ -186,13 +216,17 @@ impl Passthrough {
     /// What a failure means to the guest. One that is only because a file was come to by a tree that
     /// can't be written, where another can, is not final: whoever looks it up again may find it by the
     /// other. Linux does so, once, if a file is stale.
-    fn explain(&self, why: Errno, nodeid: u64) -> Errno {
-        let belongs = self.inodes.get(nodeid).and_then(Inode::belongs);
-        match (why, belongs) {
-            (Errno::EROFS, Ok(by))
+    fn explain(&self, why: Errno) -> Errno {
+        if why != Errno::EROFS {
+            return why;
+        }
+        let tables = self.tables();
+        let known = tables.inodes.get(self.header.nodeid);
+        match known.and_then(Inode::belongs) {
+            Ok(by)
                 if by.filesystem != 0
                     && by.shown.read_only
-                    && self.trees.any_writable(by.filesystem) =>
+                    && tables.trees.any_writable(by.filesystem) =>
             {
                 Errno::ESTALE
             }
@@ -200,38 +234,48 @@ impl Passthrough {
         }
     }
 
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.files.locked()
+    }
+
+    /// A file that the guest knows by that number.
+    fn inode(&self, number: u64) -> Outcome<Known> {
+        self.tables().inodes.get(number)?.known()
+    }
+
     /// What the guest has opened by that number.
-    fn handle(&self, fh: u64) -> Outcome<BorrowedFd<'_>> {
-        opened(&self.handles, fh)
+    fn handle(&self, fh: u64) -> Outcome<Opened> {
+        self.tables().opened(fh)
     }
 
     /// Keeps what the guest has opened.
-    fn keep(&mut self, file: OwnedFd, tree: u32, position: Option<u64>) -> Outcome<u64> {
+    fn keep(&self, file: OwnedFd, tree: u32, kind: Kind, position: Option<u64>) -> Outcome<u64> {
         let handle = Handle {
-            file: Some(file),
+            file: Some(Arc::new(file)),
             tree,
+            kind,
             position,
         };
-        self.handles.insert(handle).ok_or(Errno::ENFILE)
+        let mut tables = self.tables();
+        tables.check(self.epoch, tree)?;
+        tables.check_room()?;
+        tables.handles.insert(handle).ok_or(Errno::ENFILE)
+    }
+
+    /// What kind of filesystem an open file is of, which has this number.
+    fn kind(&self, device: u64, file: impl AsFd) -> Outcome<Kind> {
+        if let Some(kind) = self.tables().kinds.known(device) {
+            return Ok(kind);
+        }
+        let kind = kinds::ask(file)?;
+        self.tables().kinds.learn(device, kind);
+        Ok(kind)
     }
 
     /// That one more file may be open.
     fn check_room(&self) -> Outcome<()> {
-        match self.inodes.len() + self.handles.len() < self.most {
-            true => Ok(()),
-            false => Err(Errno::ENFILE),
-        }
+        self.tables().check_room()
     }
-
-    /// How many files may be known.
-    fn most_inodes(&self) -> usize {
-        self.most.saturating_sub(self.handles.len())
-    }
-}
-
-fn opened(handles: &Slots<Handle>, fh: u64) -> Outcome<BorrowedFd<'_>> {
-    let handle = handles.get(fh).ok_or(Errno::EBADF)?;
-    handle.file.as_ref().map(AsFd::as_fd).ok_or(Errno::ESTALE)
 }
 
 /// For how many seconds the guest may believe what it was told.

@@ -1,13 +1,14 @@
 //! Making names, changing and removing them.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, readlinkat, renameat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::{Passthrough, place};
 use crate::fuse::Outcome;
@@ -35,11 +36,11 @@ impl Passthrough {
     }
 
     pub(super) fn readlink(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let inode = self.inodes.get(request.header.nodeid)?;
+        let inode = self.inode(request.header.nodeid)?;
         if inode.kind != libc::S_IFLNK {
             return Err(Errno::EINVAL);
         }
-        let target = readlinkat(inode.file()?, c"")?;
+        let target = readlinkat(inode.file, c"")?;
         self.said.extend(target.as_bytes());
         Ok(Answer::Said)
     }
@@ -49,7 +50,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, 0)?;
         let parent = request.header.nodeid;
-        symlinkat(target, self.inodes.get(parent)?.file()?, name)?;
+        symlinkat(target, self.inode(parent)?.file, name)?;
         self.say_entry(parent, name)
     }
 
@@ -62,7 +63,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let parent = request.header.nodeid;
-        let directory = self.inodes.get(parent)?.file()?;
+        let directory = self.inode(parent)?.file;
         mknodat(directory, name, kind, permissions(mode), rdev.into())?;
         self.say_entry(parent, name)
     }
@@ -73,7 +74,7 @@ impl Passthrough {
         self.check_room()?;
         self.create_as(request, umask)?;
         let parent = request.header.nodeid;
-        mkdirat(self.inodes.get(parent)?.file()?, name, permissions(mode))?;
+        mkdirat(self.inode(parent)?.file, name, permissions(mode))?;
         self.say_entry(parent, name)
     }
 
@@ -87,7 +88,7 @@ impl Passthrough {
 
     fn remove_name(&mut self, request: &mut Request<'_>, how: UnlinkatFlags) -> Outcome<Answer> {
         let name = request.name()?;
-        unlinkat(self.inodes.get(request.header.nodeid)?.file()?, name, how)?;
+        unlinkat(self.inode(request.header.nodeid)?.file, name, how)?;
         Ok(Answer::Said)
     }
 
@@ -124,16 +125,17 @@ impl Passthrough {
         let parent = request.header.nodeid;
         let (old, directory) = self.both(oldnodeid, parent)?;
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
-        linkat(AT_FDCWD, &*place(old), directory, name, follow)?;
+        linkat(AT_FDCWD, &*place(old.as_fd()), directory, name, follow)?;
         self.say_entry(parent, name)
     }
 
     /// Two files by one tree. Both are of one mount of the guest's, so that there is one: if it is not
     /// known of both yet, the guest is to look them up again.
-    fn both(&self, one: u64, other: u64) -> Outcome<(BorrowedFd<'_>, BorrowedFd<'_>)> {
-        let (one, other) = (self.inodes.get(one)?, self.inodes.get(other)?);
+    fn both(&self, one: u64, other: u64) -> Outcome<(Arc<OwnedFd>, Arc<OwnedFd>)> {
+        let tables = self.tables();
+        let (one, other) = (tables.inodes.get(one)?, tables.inodes.get(other)?);
         one.with(other).ok_or_else(|| {
-            let filesystems = [one.belongs(), other.belongs()].map(|of| of.map(|by| by.filesystem));
+            let filesystems = [one, other].map(|of| of.belongs().map(|by| by.filesystem));
             match filesystems {
                 [Ok(one), Ok(other)] if one != other || one == 0 => Errno::EXDEV,
                 _ => Errno::ESTALE,

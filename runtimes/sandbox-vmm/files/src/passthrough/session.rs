@@ -14,8 +14,12 @@ const MINOR: u32 = 38;
 const LEAST_MINOR: u32 = 36;
 
 /// The most bytes of content in one request, and how many pages that is.
-const MOST_BYTES: u32 = 1 << 20;
+pub(super) const MOST_BYTES: u32 = 1 << 20;
 const MOST_PAGES: u16 = 256;
+
+/// How many requests that nobody waits for the guest's kernel makes at a time. Among them may be as many
+/// as wait for a filesystem that hangs (`server::stalled`): others have room beside them.
+const MOST_BACKGROUND: u16 = 256;
 
 /// What we do if the guest's kernel knows of it.
 ///
@@ -52,14 +56,14 @@ impl Passthrough {
         if flags & NEEDED != NEEDED {
             return Err(Errno::EPROTO);
         }
-        self.session = Some(flags);
+        self.tables().begin(flags);
         InitOut {
             major: MAJOR,
             minor: MINOR,
             max_readahead: asked.max_readahead,
             flags,
-            max_background: 64,
-            congestion_threshold: 48,
+            max_background: MOST_BACKGROUND,
+            congestion_threshold: MOST_BACKGROUND / 4 * 3,
             max_write: MOST_BYTES,
             time_gran: 1,
             max_pages: MOST_PAGES,
@@ -75,14 +79,8 @@ impl Passthrough {
     }
 
     /// Lets go of all that the guest holds.
-    fn end(&mut self) {
-        self.session = None;
-        self.inodes.clear();
-        self.handles.clear(None);
-    }
-
-    /// Whether both sides know of it.
-    pub(super) fn agreed(&self, flag: u32) -> bool {
-        self.session.is_some_and(|flags| flags & flag != 0)
+    fn end(&self) {
+        let gone = self.tables().end();
+        drop(gone);
     }
 }

@@ -77,15 +77,17 @@ impl<T> Slots<T> {
         Some(thing)
     }
 
-    /// Gives up all things whose numbers are not this one.
-    pub fn clear(&mut self, but: Option<u64>) {
+    /// Gives up all things whose numbers are not this one, and hands them out.
+    pub fn clear(&mut self, but: Option<u64>) -> Vec<T> {
+        let mut gone = Vec::new();
         for index in 0..self.slots.len() {
             let uses = self.slots.get(index).map_or(0, |slot| slot.uses);
             let number = u64::from(uses) << 32 | (index as u64 + 1);
             if Some(number) != but {
-                drop(self.remove(number));
+                gone.extend(self.remove(number));
             }
         }
+        gone
     }
 
     /// All of them.

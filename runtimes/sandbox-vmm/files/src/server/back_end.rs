@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,20 +25,15 @@ use virtio_queue::QueueT;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::passthrough::Passthrough;
-
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
-/// One for what must not wait behind requests, and one for requests: there is but one thread.
+/// One for what must not wait behind requests, and one for requests: one thread does them.
 const QUEUES: usize = 2;
 /// The largest a driver may make one.
 const QUEUE_SIZE: u16 = 1024;
-/// How many requests of a queue are done before it is looked whether there is something else.
-const BUDGET: usize = 64;
-
 /// Whether there is somebody at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -48,34 +43,39 @@ pub enum Front {
     Gone,
 }
 
-/// The connection.
+/// A request, taken out of a queue. Kept and filled again, it allocates nothing.
+#[derive(Default)]
+pub struct Job {
+    /// Where it is, and where its answer goes.
+    pub chain: Chain,
+    ring: usize,
+    generation: u64,
+    /// Keeps the guest's memory mapped.
+    ram: Option<Arc<Ram>>,
+}
+
+/// The connection. Only one thread hears it at a time, and listens to what is kicked; all answer.
 pub struct BackEnd {
-    handler: BackendReqHandler<Mutex<State>>,
+    handler: Mutex<BackendReqHandler<Mutex<State>>>,
+    socket: RawFd,
     state: Arc<Mutex<State>>,
-    files: Passthrough,
-    chain: Chain,
 }
 
 impl BackEnd {
-    /// Serves files over a connection to a VMM.
-    pub fn new(socket: UnixStream, files: Passthrough) -> Self {
+    /// The connection to a VMM.
+    pub fn new(socket: UnixStream) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         Self {
-            handler: BackendReqHandler::from_stream(socket, Arc::clone(&state)),
+            socket: socket.as_raw_fd(),
+            handler: Mutex::new(BackendReqHandler::from_stream(socket, Arc::clone(&state))),
             state,
-            files,
-            chain: Chain::default(),
         }
     }
 
-    /// What is served.
-    pub fn files(&mut self) -> &mut Passthrough {
-        &mut self.files
-    }
-
     /// Does what the VMM asks for next.
-    pub fn hear(&mut self) -> io::Result<Front> {
-        match self.handler.handle_request() {
+    pub fn hear(&self) -> io::Result<Front> {
+        let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
+        match handler.handle_request() {
             Ok(()) => Ok(Front::There),
             Err(Error::Disconnected | Error::SocketBroken(_)) => Ok(Front::Gone),
             Err(why) => Err(io::Error::other(format!("hear the VMM: {why}"))),
@@ -83,7 +83,6 @@ impl BackEnd {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // There is no other thread.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,46 +91,95 @@ impl BackEnd {
         let state = self.state();
         let kicks = state.rings.iter().enumerate().filter_map(|(number, ring)| {
             let kick = ring.queue.as_ref()?.kick().as_raw_fd();
-            // SAFETY: it is closed by a message of the VMM's only, which is heard by `hear`: that
-            // borrows us mutably, so nobody has this by then.
+            // SAFETY: it is closed by a message of the VMM's only, which the thread hears that calls
+            // this too: it has let go of it by then.
             Some((number, unsafe { BorrowedFd::borrow_raw(kick) }))
         });
         kicks.collect()
     }
 
-    /// Does the requests in a queue that was kicked.
-    pub fn work(&mut self, number: usize) -> io::Result<()> {
-        let wrong = |why: Broken| io::Error::other(format!("work on queue {number}: {why}"));
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(queue) = state
-            .rings
-            .get_mut(number)
-            .and_then(|ring| ring.queue.as_mut())
-        else {
-            return Ok(());
-        };
-        queue.kick().read()?;
-        queue.hush().map_err(wrong)?;
-        for _ in 0..BUDGET {
-            if !queue.pop(&mut self.chain).map_err(wrong)? {
-                if !queue.listen().map_err(wrong)? {
-                    return Ok(());
-                }
-                continue;
+    /// Begins with a queue that was kicked.
+    pub fn begin(&self, number: usize) -> io::Result<()> {
+        match self.state().queue(number) {
+            None => Ok(()),
+            Some((queue, _)) => {
+                queue.kick().read()?;
+                queue.hush().map_err(wrong(number))
             }
-            let length = self.files.serve(&self.chain.readable, &self.chain.writable);
-            queue.push(self.chain.head, length).map_err(wrong)?;
-            queue.signal().map_err(wrong)?;
         }
-        queue.kick_again();
-        Ok(())
     }
+
+    /// Takes the next request out of a queue. If there is none, `false`, and the next one is kicked.
+    pub fn pop(&self, number: usize, job: &mut Job) -> io::Result<bool> {
+        let mut state = self.state();
+        let ram = state.ram.clone();
+        let Some((queue, generation)) = state.queue(number) else {
+            return Ok(false);
+        };
+        if !queue.pop(&mut job.chain).map_err(wrong(number))? {
+            if queue.listen().map_err(wrong(number))? {
+                queue.kick_again();
+            }
+            return Ok(false);
+        }
+        (job.ring, job.generation, job.ram) = (number, generation, ram);
+        Ok(true)
+    }
+
+    /// Hands a request back, with an answer of so many bytes.
+    pub fn push(&self, job: &Job, length: u32) -> io::Result<()> {
+        match self.state().queue(job.ring) {
+            Some((queue, generation)) if generation == job.generation => {
+                let head = job.chain.head;
+                queue.push(head, length).map_err(wrong(job.ring))?;
+                queue.signal().map_err(wrong(job.ring))
+            }
+            // Nobody waits for it any more.
+            _ => Ok(()),
+        }
+    }
+
+    /// Serves a queue whose rings lie there: descriptors, used, available.
+    #[cfg(test)]
+    pub fn serve_queue(
+        &self,
+        size: u16,
+        places: [u64; 3],
+        ram: Arc<Ram>,
+        kick: EventFd,
+        call: EventFd,
+    ) {
+        let mut state = self.state();
+        state.ram = Some(ram);
+        state.rings[1] = Ring {
+            size,
+            places: Some(places),
+            kick: Some(kick),
+            call: Some(call),
+            enabled: true,
+            ..Ring::default()
+        };
+        state.begin(1).expect("a queue");
+    }
+
+    /// Has all queues looked at again, after others had their turn.
+    pub fn kick_again(&self) {
+        for ring in &self.state().rings {
+            if let Some(queue) = &ring.queue {
+                queue.kick_again();
+            }
+        }
+    }
+}
+
+fn wrong(number: usize) -> impl Fn(Broken) -> io::Error {
+    move |why| io::Error::other(format!("work on queue {number}: {why}"))
 }
 
 impl AsFd for BackEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the handler keeps it open.
-        unsafe { BorrowedFd::borrow_raw(self.handler.as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.socket) }
     }
 }
 
@@ -142,6 +190,8 @@ struct State {
     regions: Vec<VhostUserMemoryRegion>,
     ram: Option<Arc<Ram>>,
     rings: [Ring; QUEUES],
+    /// How many queues there have been.
+    generations: u64,
 }
 
 #[derive(Default)]
@@ -156,9 +206,16 @@ struct Ring {
     enabled: bool,
     /// Once it has all it needs.
     queue: Option<Queue>,
+    /// Which of all queues this one is.
+    generation: u64,
 }
 
 impl State {
+    fn queue(&mut self, number: usize) -> Option<(&mut Queue, u64)> {
+        let ring = self.rings.get_mut(number)?;
+        Some((ring.queue.as_mut()?, ring.generation))
+    }
+
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
         usize::try_from(index)
             .ok()
@@ -181,6 +238,8 @@ impl State {
     /// Begins to serve a queue if all is known that is needed for it.
     fn begin(&mut self, index: u32) -> Result<()> {
         let (ram, features) = (self.ram.clone(), self.features);
+        self.generations += 1;
+        let generation = self.generations;
         let ring = self.ring(index)?;
         ring.stop();
         let (Some(ram), Some(places), true) = (ram, ring.places, ring.enabled) else {
@@ -201,6 +260,7 @@ impl State {
         // What is there already was kicked before anybody listened.
         queue.kick_again();
         ring.queue = Some(queue);
+        ring.generation = generation;
         Ok(())
     }
 }
@@ -223,7 +283,7 @@ impl Ring {
         Ok(queue)
     }
 
-    /// Lets go of the guest's queue. All requests that were begun are done: each is, before the next.
+    /// Lets go of the guest's queue. Requests that were begun and are not done are never answered.
     fn stop(&mut self) {
         if let Some(queue) = self.queue.take() {
             self.base = queue.ring().next_avail();

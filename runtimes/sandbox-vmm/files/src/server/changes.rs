@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::message::{Change, DONE, MOST_BYTES};
-use crate::passthrough::Passthrough;
 
 /// Our end of the parent's second socket.
 pub struct Changes(OwnedFd);
@@ -24,8 +24,12 @@ impl Changes {
         Self(socket)
     }
 
-    /// Makes the next change, if there is one. `false` once the parent is gone.
-    pub fn make(&self, files: &mut Passthrough) -> io::Result<bool> {
+    /// Has the next change made, if there is one. `false` once the parent is gone. What is handed out then
+    /// is closed after the parent was told: it may hang.
+    pub fn make(
+        &self,
+        make: impl FnOnce(Change) -> io::Result<Vec<Arc<OwnedFd>>>,
+    ) -> io::Result<bool> {
         let mut room = [0; MOST_BYTES];
         let length = match recv(self.0.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Ok(false),
@@ -35,10 +39,7 @@ impl Changes {
             Err(why) => return Err(why.into()),
         };
         let text = room.get(..length).unwrap_or_default();
-        match serde_json::from_slice(text)? {
-            Change::Add(name, shown) => files.add(&name, shown),
-            Change::Remove(name) => files.remove(&name),
-        }
+        let _last = make(serde_json::from_slice(text)?)?;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         match send(self.0.as_raw_fd(), DONE, flags) {
             Ok(_) => Ok(true),

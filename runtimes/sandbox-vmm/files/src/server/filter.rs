@@ -96,6 +96,8 @@ const TABLE: &[(c_long, When)] = &[
     (SYS_brk,               Any),
     (SYS_getrandom,         Any),
     (SYS_futex,             Any),
+    // Where the kernel can't tell the time without one.
+    (SYS_clock_gettime,     Any),
 
     // The end.
     (SYS_rt_sigprocmask,    Any),
@@ -106,9 +108,9 @@ const TABLE: &[(c_long, When)] = &[
     (SYS_exit_group,        Any),
 ];
 
-/// Confines this thread, for ever.
+/// Confines all threads of this process, for ever.
 pub fn install() -> Result<(), seccompiler::Error> {
-    seccompiler::apply_filter(&compile()?)
+    seccompiler::apply_filter_all_threads(&compile()?)
 }
 
 fn compile() -> Result<BpfProgram, seccompiler::Error> {

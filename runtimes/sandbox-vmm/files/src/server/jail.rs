@@ -114,7 +114,11 @@ fn limit_descriptors(files: u32) -> Result<u32, Failure> {
 
 fn limits() -> Result<(), Failure> {
     for (resource, name, most) in [
-        (Resource::RLIMIT_NPROC, "threads", 1),
+        (
+            Resource::RLIMIT_NPROC,
+            "threads",
+            super::crew::THREADS as u64,
+        ),
         (Resource::RLIMIT_STACK, "bytes of stack", 1 << 20),
         (Resource::RLIMIT_CORE, "bytes of core dump", 0),
         (Resource::RLIMIT_MEMLOCK, "bytes of locked memory", 0),

@@ -1,28 +1,38 @@
-//! The server's process: it enters its jail, and then does what the guest and its parent ask for, on
-//! one thread, a request at a time. It ends when either is gone.
+//! The server's process: it enters its jail, and then does what the guest and its parent ask for, a
+//! request at a time as long as nothing hangs. It ends when either is gone.
 
 mod back_end;
 pub mod capabilities;
 mod changes;
+mod crew;
 pub mod filter;
 mod jail;
+mod stalled;
+#[cfg(test)]
+mod trials;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use trefoil_vmm::control::{Control, Failure, Message};
 use trefoil_vmm::exit::Exit;
 
 use crate::fuse::Outcome;
 use crate::message::Launch;
-use crate::passthrough::Passthrough;
-use back_end::{BackEnd, Front};
+use crate::passthrough::Files;
+use back_end::BackEnd;
 use changes::Changes;
+use crew::{Crew, Hand};
+
+/// Stack of a thread beside the first.
+const STACK: usize = 256 << 10;
 
 /// See [`crate::serve`].
 ///
@@ -38,18 +48,30 @@ pub unsafe fn serve() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let exit = match control.launch::<Launch>() {
-        Ok((launch, descriptors)) => match run(&launch, descriptors, &control) {
-            Ok(()) => Exit::PoweredOff,
-            Err(why) => internal(why),
-        },
-        Err(Failure::Gone) => Exit::Killed,
-        Err(why) => internal(format!("begin: {why}")),
+    let control = Arc::new(control);
+    let outcome = match control.launch::<Launch>() {
+        Ok((launch, descriptors)) => run(&launch, descriptors, &control),
+        Err(Failure::Gone) => return ExitCode::from(finish(&control, Exit::Killed)),
+        Err(why) => Err(format!("begin: {why}")),
     };
+    ExitCode::from(finish(&control, end_of(outcome)))
+}
+
+fn end_of(outcome: Result<(), String>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::PoweredOff,
+        Err(why) => internal(why),
+    }
+}
+
+/// Says how it ends, and with which code.
+fn finish(control: &Control, exit: Exit) -> u8 {
     if let Exit::Internal { .. } = exit {
         eprintln!("trefoil-files: {exit}");
     }
-    ExitCode::from(u8::try_from(control.end(exit)).unwrap_or(1))
+    let code = exit.code();
+    control.send(&Message::Ended(exit));
+    u8::try_from(code).unwrap_or(1)
 }
 
 fn internal(why: String) -> Exit {
@@ -61,58 +83,53 @@ fn internal(why: String) -> Exit {
 }
 
 /// Serves until the VMM or the parent is gone.
-fn run(launch: &Launch, descriptors: Vec<OwnedFd>, control: &Control) -> Result<(), String> {
+fn run(launch: &Launch, descriptors: Vec<OwnedFd>, control: &Arc<Control>) -> Result<(), String> {
     let [vmm, parent] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|given| format!("{} descriptors were handed over, not 2", given.len()))?;
     let most = jail::enter(launch).map_err(|why| why.to_string())?;
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|why| format!("open the root: {why}"))?;
-    let files =
-        Passthrough::new(root, most as usize).map_err(|why| format!("look at the root: {why}"))?;
-    let mut back_end = BackEnd::new(UnixStream::from(vmm), files);
-    let changes = Changes::new(parent);
+    let files = Files::new(root, most as usize);
+    let files = files.map_err(|why| format!("look at the root: {why}"))?;
+    let back_end = BackEnd::new(UnixStream::from(vmm));
+    let crew = Arc::new(Crew::new(back_end, Changes::new(parent), files));
+    let hand = Hand::new(Arc::clone(&crew), 0);
+    let begin = threads(&crew, control).map_err(|why| format!("make threads: {why}"))?;
     filter::install().map_err(|why| format!("install the system call filter: {why}"))?;
+    begin.wait();
     control.send(&Message::Running);
-    turn(&mut back_end, &changes).map_err(|why| why.to_string())
+    hand.run().map_err(|why| why.to_string())
 }
 
-fn turn(back_end: &mut BackEnd, changes: &Changes) -> std::io::Result<()> {
-    loop {
-        let (told, asked, kicked) = {
-            let kicks = back_end.kicks();
-            let mut polled = vec![
-                PollFd::new(changes.as_fd(), PollFlags::POLLIN),
-                PollFd::new(back_end.as_fd(), PollFlags::POLLIN),
-            ];
-            polled.extend(
-                kicks
-                    .iter()
-                    .map(|(_, kick)| PollFd::new(*kick, PollFlags::POLLIN)),
-            );
-            match poll(&mut polled, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(why) => return Err(why.into()),
+/// Makes all other threads, which wait: there are never more, since the filter lets nobody make one.
+fn threads(crew: &Arc<Crew>, control: &Arc<Control>) -> std::io::Result<Arc<Barrier>> {
+    // One arena is enough, and to find out how many processors there are is not allowed.
+    // SAFETY: the call takes numbers.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    let begin = Arc::new(Barrier::new(crew::THREADS));
+    let (ready, outcomes) = channel();
+    for number in 1..crew::THREADS {
+        let (crew, control) = (Arc::clone(crew), Arc::clone(control));
+        let (begin, ready) = (Arc::clone(&begin), ready.clone());
+        let body = move || {
+            // It has a umask of its own.
+            let outcome = unshare(CloneFlags::CLONE_FS);
+            let hand = outcome.map(|()| Hand::new(crew, number));
+            // It fails only where nobody waits any more.
+            let _ = ready.send(outcome);
+            if let Ok(hand) = hand {
+                begin.wait();
+                let outcome = hand.run().map_err(|why| why.to_string());
+                // The first thread may hang.
+                std::process::exit(finish(&control, end_of(outcome)).into());
             }
-            let mut ready = polled.iter().map(|polled| polled.any().unwrap_or(true));
-            let (told, asked) = (ready.next(), ready.next());
-            let kicked: Vec<usize> = kicks
-                .iter()
-                .zip(ready)
-                .filter(|(_, ready)| *ready)
-                .map(|((number, _), _)| *number)
-                .collect();
-            (told == Some(true), asked == Some(true), kicked)
         };
-        if told && !changes.make(back_end.files())? {
-            return Ok(());
-        }
-        if asked && back_end.hear()? == Front::Gone {
-            return Ok(());
-        }
-        for number in kicked {
-            back_end.work(number)?;
-        }
+        std::thread::Builder::new().stack_size(STACK).spawn(body)?;
     }
+    for outcome in outcomes.iter().take(crew::THREADS - 1) {
+        outcome?;
+    }
+    Ok(begin)
 }
 
 /// Has the kernel end this process with its parent: to be said again after each change of ids.

@@ -110,7 +110,7 @@ fn jailed() {
             ("Gid", "54322 54322 54322 54322"),
             ("Groups", ""),
             ("NSpid", &format!("{pid} 1")),
-            ("Threads", "1"),
+            ("Threads", "16"),
             // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID; MKNOD, SETFCAP.
             ("CapPrm", "00000000880000db"),
             ("CapEff", "00000000880000db"),
@@ -204,6 +204,8 @@ fn trees() {
         server.unshare("tree").await.expect("unshare");
         let why = server.unshare("tree").await.expect_err("again");
         assert_eq!(why.kind(), ErrorKind::NotFound);
+        let why = server.abandon("tree").await.expect_err("none");
+        assert_eq!(why.to_string(), "give tree up: there is no such name");
         let names: Vec<_> = fs::read_dir(seen(server, "")).expect("list").collect();
         assert_eq!(names.len(), 2);
         server
@@ -211,6 +213,11 @@ fn trees() {
             .await
             .expect("share again");
         fs::read(seen(server, "tree/file")).expect("it is back");
+        server.abandon("tree").await.expect("give up");
+        server
+            .unshare("tree")
+            .await
+            .expect("unshare what was given up");
     });
     assert_eq!(own_mounts(), before);
 }

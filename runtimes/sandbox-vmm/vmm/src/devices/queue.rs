@@ -250,6 +250,9 @@ pub struct Buffers {
 // tied to a thread.
 unsafe impl Send for Buffers {}
 
+// SAFETY: as above; what they point to is only reached by copies and by the kernel.
+unsafe impl Sync for Buffers {}
+
 impl Buffers {
     fn clear(&mut self) {
         self.list.clear();

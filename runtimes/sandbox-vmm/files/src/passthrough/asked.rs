@@ -1,0 +1,97 @@
+//! What a request is about, as far as that can be told before it is done.
+
+use super::tables::Tables;
+use super::trees::{Names, Top};
+use crate::fuse::request::Request;
+use crate::fuse::wire::{Opcode, ReadIn, WriteIn};
+
+/// Who may hang while a request is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Domain {
+    /// Nobody: only tables are looked at, or the root.
+    None,
+    /// The beginning of a tree, by its number.
+    Tree(u32),
+    /// A filesystem, by its number.
+    Filesystem(u64),
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The request's number.
+    pub unique: u64,
+    /// What is asked for, if it is known.
+    pub opcode: Option<Opcode>,
+    /// Of which tree; 0 is the root, or none.
+    pub tree: u32,
+    /// Who may hang.
+    pub domain: Domain,
+    /// A server or a daemon answers for the filesystem, so that it can take for ever.
+    pub remote: bool,
+    /// It can be answered before it is done: whoever does it does not touch the guest's memory any more.
+    pub early: bool,
+    /// The tree was given up.
+    pub abandoned: bool,
+}
+
+/// Looks at a request.
+pub fn about(request: Request<'_>, tables: &Tables) -> Asked {
+    let opcode = Opcode::new(request.header.opcode);
+    let (tree, domain) = place(opcode, request, tables);
+    let kind = match domain {
+        Domain::Filesystem(device) => tables.kinds.known(device),
+        _ => None,
+    };
+    Asked {
+        unique: request.header.unique,
+        opcode,
+        tree,
+        domain,
+        // What is at the beginning of a tree is found out by looking.
+        remote: matches!(domain, Domain::Tree(_)) || kind.is_some_and(|kind| !kind.local),
+        early: is_early(opcode, request, tables),
+        abandoned: tables.is_abandoned(tree),
+    }
+}
+
+fn place(opcode: Option<Opcode>, mut request: Request<'_>, tables: &Tables) -> (u32, Domain) {
+    let node = request.header.nodeid;
+    match opcode {
+        None
+        | Some(
+            Opcode::Init
+            | Opcode::Destroy
+            | Opcode::Forget
+            | Opcode::BatchForget
+            | Opcode::Interrupt,
+        ) => (0, Domain::None),
+        Some(opcode) => match tables.inodes.get(node) {
+            Ok(inode) if inode.names == Names::Files => match inode.belongs() {
+                Ok(belongs) => (belongs.tree, Domain::Filesystem(inode.key.device)),
+                Err(_) => (0, Domain::None),
+            },
+            Ok(top) if opcode == Opcode::Lookup => {
+                let name = request.name().ok();
+                let found =
+                    name.and_then(|name| tables.trees.find(top.names, name.to_bytes()).ok());
+                match found {
+                    Some(Top::Tree(belongs)) => (belongs.tree, Domain::Tree(belongs.tree)),
+                    _ => (0, Domain::None),
+                }
+            }
+            _ => (0, Domain::None),
+        },
+    }
+}
+
+/// Only content goes between file and guest, and not that of each file.
+fn is_early(opcode: Option<Opcode>, mut request: Request<'_>, tables: &Tables) -> bool {
+    let fh = match opcode {
+        Some(Opcode::Read) => request.take().map(|ReadIn { fh, .. }| fh),
+        Some(Opcode::Write) => request.take().map(|WriteIn { fh, .. }| fh),
+        _ => return true,
+    };
+    let handle = fh.ok().and_then(|fh| tables.handles.get(fh));
+    handle.is_none_or(|handle| handle.kind.apart())
+}

@@ -50,7 +50,7 @@ pub(crate) struct MicroVmSandbox {
     /// Whether the pod is one container that knows nothing of pods.
     lone: bool,
     /// Nobody else may become who the pod's processes are, as long as there are any.
-    _identity: Identity,
+    identity: Mutex<Option<Identity>>,
 }
 
 impl MicroVmSandbox {
@@ -119,7 +119,7 @@ impl MicroVmSandbox {
             origin,
             remains,
             lone: !is_of_cri(&config.spec),
-            _identity: identity,
+            identity: Mutex::new(Some(identity)),
         })
     }
 
@@ -331,6 +331,8 @@ impl Sandbox for MicroVmSandbox {
         lock(&self.forwarding).take();
         self.shares.stop().await;
         leave(&self.remains, &self.cgroup, self.origin.as_ref()).await?;
-        stopped
+        stopped?;
+        lock(&self.identity).take();
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
-use crate::container::{GuestContainer, Parts};
+use crate::container::{self, GuestContainer, OwnPids, Parts};
 use crate::disks::Places;
 use crate::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
@@ -49,6 +49,8 @@ pub(crate) struct MicroVmSandbox {
     remains: Remains,
     /// Whether the pod is one container that knows nothing of pods.
     lone: bool,
+    /// Held as well by each container that has a pid namespace of its own.
+    own_pids: OwnPids,
     /// Nobody else may become who the pod's processes are, as long as there are any.
     identity: Mutex<Option<Identity>>,
 }
@@ -119,6 +121,7 @@ impl MicroVmSandbox {
             origin,
             remains,
             lone: !is_of_cri(&config.spec),
+            own_pids: OwnPids::default(),
             identity: Mutex::new(Some(identity)),
         })
     }
@@ -306,6 +309,7 @@ impl Sandbox for MicroVmSandbox {
             id: &self.remains.pod,
             pid: self.guest.machine.pid(),
             lone: self.lone,
+            apart: Arc::strong_count(&self.own_pids) > 1,
         };
         let translated = self.shares.translate(&config, pod, &self.places).await;
         let (spec, shared) = translated.map_err(|why| why.context(doing()))?;
@@ -313,6 +317,7 @@ impl Sandbox for MicroVmSandbox {
             self.guest.machine.raise_oom_score(score.into())?;
         }
         let parts = Parts {
+            own_pids: container::owns_its_processes(&spec).then(|| self.own_pids.clone()),
             id: config.id,
             spec,
             stdio: config.stdio,

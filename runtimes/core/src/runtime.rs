@@ -65,7 +65,7 @@ pub trait Container: Send + Sync {
     /// What the container uses now.
     async fn stats(&self) -> Result<Stats>;
 
-    /// The processes of the container, as the node's operator numbers them.
+    /// The processes of the container, numbered as by [`Process::pid`]; none if all have ended.
     async fn processes(&self) -> Result<Vec<u32>>;
 
     /// Whether the container has a pid namespace of its own, so that the end of its init is the end
@@ -83,7 +83,8 @@ pub trait Container: Send + Sync {
 /// A running or ended process of a container.
 #[async_trait]
 pub trait Process: Send + Sync {
-    /// Its number, as the node's operator sees it. For a process inside a guest, the guest's number.
+    /// Its number on the host, by which containerd finds its namespaces. For a process inside a guest, the
+    /// number of the guest's own process.
     fn pid(&self) -> u32;
 
     /// Resolves when the process has ended; at once if it has already. Any number may wait.

@@ -20,8 +20,22 @@ use ttrpc::context;
 /// How long the agent may take to make something: a container, or a process in one.
 const MAKING: Duration = Duration::from_secs(60);
 
+/// How long it may take to delete something. containerd's CRI gives the shim ten seconds for it, of which
+/// others are for streams.
+const DELETING: Duration = Duration::from_secs(5);
+
 /// How long it may take for anything else.
-const ASKING: Duration = Duration::from_secs(20);
+const ASKING: Duration = Duration::from_secs(8);
+
+/// How long it may take to send a signal. Whoever ends a container then waits for the end, not for us.
+const SIGNALLING: Duration = Duration::from_secs(2);
+
+/// How long it may take to tell what a container uses. containerd gives that two seconds, and CRI asks for
+/// one container after the other.
+const MEASURING: Duration = Duration::from_millis(1500);
+
+/// How much of what a guest says of a failure is passed on, in bytes.
+const LONGEST_WHY: usize = 1024;
 
 /// An agent that serves.
 pub(crate) struct Agent {
@@ -93,6 +107,21 @@ pub(crate) fn asking() -> context::Context {
     context::with_duration(ASKING)
 }
 
+/// For one that deletes something.
+pub(crate) fn deleting() -> context::Context {
+    context::with_duration(DELETING)
+}
+
+/// For one that sends a signal.
+pub(crate) fn signalling() -> context::Context {
+    context::with_duration(SIGNALLING)
+}
+
+/// For one that tells figures.
+pub(crate) fn measuring() -> context::Context {
+    context::with_duration(MEASURING)
+}
+
 /// For one that is answered when something happens.
 pub(crate) fn waiting() -> context::Context {
     context::Context::default()
@@ -112,8 +141,35 @@ pub(crate) async fn answer<T, D: std::fmt::Display>(
                     "the guest's agent did not answer in time",
                 )
             }
-            other => status::from_answer(other),
+            other => brief(status::from_answer(other)),
         };
         why.context(doing())
     })
+}
+
+/// The same failure in words that don't fill containerd's log.
+fn brief(why: Error) -> Error {
+    let words = why.to_string();
+    if words.len() <= LONGEST_WHY {
+        return why;
+    }
+    let end = (0..=LONGEST_WHY)
+        .rev()
+        .find(|end| words.is_char_boundary(*end))
+        .unwrap_or_default();
+    Error::new(why.kind(), format!("{}…", &words[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_has_much_to_say_is_cut_short() {
+        let short = Error::not_found("no such container");
+        assert_eq!(brief(short.clone()), short);
+        let long = brief(Error::invalid("é".repeat(4 << 20)));
+        assert_eq!(long.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(long.to_string(), format!("{}…", "é".repeat(512)));
+    }
 }

@@ -19,6 +19,27 @@ const PANIC: &str = "Kernel panic";
 /// How many lines an event shows.
 const SHOWN: usize = 6;
 
+/// Before what a kernel notes of the processor's weaknesses and its mitigations of them, which it prints
+/// with its errors at each boot. Source: Linux's `arch/x86/kernel/cpu/bugs.c`, its `pr_fmt`.
+const NOTES: [&str; 16] = [
+    "MDS: ",
+    "TAA: ",
+    "MMIO Stale Data: ",
+    "Register File Data Sampling: ",
+    "SRBDS: ",
+    "L1D Flush : ",
+    "GDS: ",
+    "Spectre V1 : ",
+    "RETBleed: ",
+    "ITS: ",
+    "Spectre V2 : ",
+    "Transient Scheduler Attacks: ",
+    "Speculative Store Bypass: ",
+    "L1TF: ",
+    "Speculative Return Stack Overflow: ",
+    "VMSCAPE: ",
+];
+
 /// How long the last of it may take to arrive once the VMM has ended.
 const LAST: Duration = Duration::from_millis(100);
 
@@ -74,12 +95,24 @@ fn last_lines(text: &[u8]) -> String {
         .lines()
         .map(|line| line.chars().filter(|letter| !letter.is_control()).collect())
         .map(|line: String| line.trim().to_owned())
-        .filter(|line| !line.is_empty())
+        .filter(|line| !line.is_empty() && !is_note(line))
         .collect();
     let panic = lines.iter().rposition(|line| line.contains(PANIC));
     let end = panic.map_or(lines.len(), |panic| panic + 1);
     let first = end.saturating_sub(SHOWN);
     lines.get(first..end).unwrap_or_default().join(" | ")
+}
+
+/// Whether a line is one of [`NOTES`], after the time: `[    0.104322] RETBleed: …`.
+fn is_note(line: &str) -> bool {
+    let said = match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        Some((time, said)) if time.bytes().all(|byte| b" .0123456789".contains(&byte)) => said,
+        _ => line,
+    };
+    NOTES.iter().any(|note| said.starts_with(note))
 }
 
 #[cfg(test)]
@@ -101,6 +134,20 @@ mod tests {
         let text = b"0\n1\n2\n3\n4\nno init\nKernel panic - not syncing: 6\nCall Trace:\n f+0x1\n";
         let shown = "1 | 2 | 3 | 4 | no init | Kernel panic - not syncing: 6";
         assert_eq!(last_lines(text), shown);
+    }
+
+    #[test]
+    fn notes_of_mitigations_are_no_errors() {
+        let text = b"[    0.103] RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable\n\
+            RETBleed: the same without a time\n\
+            [    0.2] EXT4-fs error (device vda): RETBleed: a name of somebody's\n\
+            [trefoil-vmm] ITS: a line of the VMM's\n\
+            [    0.3] virtio_blk: no room\n";
+        assert_eq!(
+            last_lines(text),
+            "[    0.2] EXT4-fs error (device vda): RETBleed: a name of somebody's | \
+             [trefoil-vmm] ITS: a line of the VMM's | [    0.3] virtio_blk: no room"
+        );
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,24 +1,32 @@
 //! A container in the guest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
-use tokio::sync::Notify;
 use trefoil_agent_protocol::service::{
     ContainerRequest, CreateContainerRequest, ExecRequest, SignalRequest, UpdateRequest,
 };
 use trefoil_core::stats::Stats;
 use trefoil_core::{Container, Context, Error, ErrorKind, ExecConfig, Process, Result, Stdio};
 
-use crate::agent::{answer, asking, making, waiting};
+use crate::agent::{answer, asking, deleting, making, measuring, signalling};
 use crate::guest::Guest;
-use crate::process::GuestProcess;
+use crate::kills::Kills;
+use crate::process::{GuestProcess, Named};
 use crate::share::Shared;
 use crate::size::Size;
 use crate::specification;
+use crate::stats;
 use crate::streams::Streams;
+
+/// How long a request about a container may go on once its init has ended.
+const OUTLIVING: Duration = Duration::from_secs(2);
+
+/// How often a guest is asked to delete a container.
+const DELETIONS: u32 = 2;
 
 /// A container, until it is deleted.
 pub(crate) struct GuestContainer {
@@ -27,17 +35,12 @@ pub(crate) struct GuestContainer {
     size: Size,
     pub(crate) init: Arc<GuestProcess>,
     owns_its_processes: bool,
-    kills: Arc<Kills>,
+    kills: Kills,
+    /// Held as long as the container has a pid namespace of its own.
+    _own_pids: Option<OwnPids>,
     /// What of the host it has.
     shared: Shared,
     deleted: AtomicBool,
-}
-
-/// Kills for want of memory that nobody has been told of yet.
-#[derive(Debug, Default)]
-struct Kills {
-    untold: AtomicU64,
-    more: Notify,
 }
 
 /// What a container is made of.
@@ -50,7 +53,12 @@ pub(crate) struct Parts {
     pub stdio: Stdio,
     /// What of the host it has.
     pub shared: Shared,
+    /// What tells that it has a pid namespace of its own, if it has.
+    pub own_pids: Option<OwnPids>,
 }
+
+/// Held by each container of a pod that has a pid namespace of its own.
+pub(crate) type OwnPids = Arc<()>;
 
 impl GuestContainer {
     /// Has the agent make it.
@@ -60,6 +68,7 @@ impl GuestContainer {
             spec,
             stdio,
             shared,
+            own_pids,
         } = parts;
         let configuration =
             serde_json::to_vec(&spec).context(|| format!("write the configuration of {id}"))?;
@@ -74,24 +83,29 @@ impl GuestContainer {
                 ..Default::default()
             };
             let create = guest.agent.client.create_container(making(), &request);
-            let started = answer(|| format!("create container {id} in the guest"), create).await?;
-            Ok((streams, started.pid))
+            answer(|| format!("create container {id} in the guest"), create).await?;
+            Ok(streams)
         };
-        let (streams, pid) = match made.await {
-            Ok(made) => made,
+        let streams = match made.await {
+            Ok(streams) => streams,
             Err(why) => {
                 shared.release().await?;
                 return Err(why);
             }
         };
-        let kills = Arc::new(Kills::default());
-        tokio::spawn(watch_memory(guest.clone(), request_for(&id), kills.clone()));
+        let named = Named {
+            container: &id,
+            process: "",
+            terminal,
+            init: None,
+        };
         Ok(Self {
-            init: Arc::new(GuestProcess::new(guest, &id, "", pid, terminal, streams)),
+            init: Arc::new(GuestProcess::new(guest, &named, streams)),
             owns_its_processes: owns_its_processes(&spec),
             guest: guest.clone(),
             size,
-            kills,
+            kills: Kills::watch(guest.clone(), request_for(&id)),
+            _own_pids: own_pids,
             shared,
             deleted: AtomicBool::new(false),
             id,
@@ -105,6 +119,46 @@ impl GuestContainer {
     fn doing(&self, what: &str) -> String {
         format!("{what} container {}", self.id)
     }
+
+    /// The outcome of a request that means nothing once the init has ended. The end is not to be told before
+    /// such a request is over, and a guest may take its time over it.
+    async fn while_it_lives<T>(
+        &self,
+        doing: impl FnOnce() -> String,
+        outcome: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let over = async {
+            self.init.ended().await;
+            tokio::time::sleep(OUTLIVING).await;
+        };
+        tokio::select! {
+            biased;
+            outcome = outcome => outcome,
+            () = over => Err(Error::precondition(format!("{}: its init has ended", doing()))),
+        }
+    }
+
+    /// Has the guest delete the container. What it makes of that is its own affair: nothing of the host's is
+    /// kept for a guest that does not let go of it.
+    async fn delete_in_guest(&self) {
+        let request = self.request();
+        for _ in 0..DELETIONS {
+            let delete = self
+                .guest
+                .agent
+                .client
+                .delete_container(deleting(), &request);
+            match answer(|| self.doing("delete"), delete).await {
+                Ok(_) => return,
+                // It is gone with the guest, or has been deleted by a request that was given up.
+                Err(_) if self.guest.machine.end().is_some() => return,
+                Err(why) if why.kind() == ErrorKind::NotFound => return,
+                // It has had its time.
+                Err(why) if why.kind() == ErrorKind::Unavailable => return log::warn!("{why}"),
+                Err(why) => log::warn!("{why}"),
+            }
+        }
+    }
 }
 
 fn request_for(id: &str) -> ContainerRequest {
@@ -115,37 +169,13 @@ fn request_for(id: &str) -> ContainerRequest {
 }
 
 /// Whether the configuration asks for a new pid namespace: then the kernel ends all with the init.
-fn owns_its_processes(spec: &Spec) -> bool {
+pub(crate) fn owns_its_processes(spec: &Spec) -> bool {
     spec.linux()
         .as_ref()
         .and_then(|linux| linux.namespaces().as_ref())
         .into_iter()
         .flatten()
         .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid)
-}
-
-/// Asks for the next kill, again and again, until there can be none.
-async fn watch_memory(guest: Arc<Guest>, request: ContainerRequest, kills: Arc<Kills>) {
-    loop {
-        let next = guest.agent.client.out_of_memory(waiting(), &request);
-        match answer(
-            || format!("watch the memory of container {}", request.container),
-            next,
-        )
-        .await
-        {
-            Ok(_) => {
-                kills.untold.fetch_add(1, Ordering::Relaxed);
-                kills.more.notify_one();
-            }
-            Err(why) => {
-                if !matches!(why.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) {
-                    log::warn!("{why}");
-                }
-                return;
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -157,7 +187,9 @@ impl Container for GuestContainer {
     async fn start(&self) -> Result<()> {
         let request = self.request();
         let start = self.guest.agent.client.start_container(making(), &request);
-        answer(|| self.doing("start"), start).await.map(drop)
+        let doing = || self.doing("start");
+        let started = self.while_it_lives(doing, answer(doing, start)).await;
+        started.map(drop)
     }
 
     async fn exec(&self, config: ExecConfig) -> Result<Arc<dyn Process>> {
@@ -174,15 +206,15 @@ impl Container for GuestContainer {
             streams: Some(names).into(),
             ..Default::default()
         };
-        let started = answer(doing, self.guest.agent.client.exec(making(), &request)).await?;
-        Ok(Arc::new(GuestProcess::new(
-            &self.guest,
-            &self.id,
-            &id,
-            started.pid,
+        let started = answer(doing, self.guest.agent.client.exec(making(), &request));
+        self.while_it_lives(doing, started).await?;
+        let named = Named {
+            container: &self.id,
+            process: &id,
             terminal,
-            streams,
-        )))
+            init: Some(&self.init),
+        };
+        Ok(Arc::new(GuestProcess::new(&self.guest, &named, streams)))
     }
 
     async fn kill_all(&self, signal: i32) -> Result<()> {
@@ -196,9 +228,22 @@ impl Container for GuestContainer {
             ..Default::default()
         };
         let doing = || self.doing(&format!("send signal {signal} to all of"));
-        answer(doing, self.guest.agent.client.signal(asking(), &request))
+        let sent = async {
+            answer(
+                doing,
+                self.guest.agent.client.signal(signalling(), &request),
+            )
             .await
             .map(drop)
+        };
+        // What an ended init has left behind.
+        if self.init.exit_status().is_some() {
+            return sent.await;
+        }
+        if signal == libc::SIGKILL {
+            self.init.insist();
+        }
+        self.init.signalled(sent).await
     }
 
     async fn pause(&self) -> Result<()> {
@@ -230,15 +275,17 @@ impl Container for GuestContainer {
     async fn stats(&self) -> Result<Stats> {
         let request = self.request();
         let doing = || self.doing("read what is used by");
-        let stats = answer(doing, self.guest.agent.client.stats(asking(), &request)).await?;
-        serde_json::from_slice(&stats.stats).context(doing)
+        let told = answer(doing, self.guest.agent.client.stats(measuring(), &request));
+        stats::check(&told.await?.stats, self.size).map_err(|why| why.context(doing()))
     }
 
+    /// The machine's process, as long as the container has any: those that the guest tells of have numbers
+    /// of its own, which are other processes' on the host.
     async fn processes(&self) -> Result<Vec<u32>> {
-        let request = self.request();
-        let processes = self.guest.agent.client.processes(asking(), &request);
-        let answer = answer(|| self.doing("list the processes of"), processes).await?;
-        Ok(answer.pids)
+        match self.init.exit_status() {
+            Some(_) => Ok(Vec::new()),
+            None => Ok(vec![self.guest.machine.pid()]),
+        }
     }
 
     fn owns_its_processes(&self) -> bool {
@@ -246,26 +293,12 @@ impl Container for GuestContainer {
     }
 
     async fn out_of_memory(&self) {
-        loop {
-            let more = self.kills.more.notified();
-            if self.kills.untold.swap(0, Ordering::Relaxed) > 0 {
-                return;
-            }
-            more.await;
-        }
+        self.kills.next().await;
     }
 
     async fn delete(&self) -> Result<()> {
         if !self.deleted.load(Ordering::Relaxed) && self.guest.machine.end().is_none() {
-            let request = self.request();
-            let delete = self.guest.agent.client.delete_container(making(), &request);
-            match answer(|| self.doing("delete"), delete).await {
-                Ok(_) => {}
-                // It is gone with the guest, or has been deleted by a request that was given up.
-                Err(_) if self.guest.machine.end().is_some() => {}
-                Err(why) if why.kind() == ErrorKind::NotFound => {}
-                Err(why) => return Err(why),
-            }
+            self.delete_in_guest().await;
             self.deleted.store(true, Ordering::Relaxed);
         }
         self.shared.release().await

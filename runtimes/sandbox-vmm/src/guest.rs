@@ -19,6 +19,9 @@ const POWERING_OFF: Duration = Duration::from_secs(2);
 /// How long a killed VMM may take to be gone. It takes longer only where a disk hangs.
 const DYING: Duration = Duration::from_secs(5);
 
+/// How long what SIGKILL was sent to may take to end.
+pub(crate) const KILLED: Duration = Duration::from_secs(5);
+
 /// A guest that runs.
 pub(crate) struct Guest {
     /// The machine.
@@ -69,6 +72,17 @@ impl Guest {
             std::future::pending::<()>().await;
         }
         reason
+    }
+
+    /// Ends the machine, unless `ended` resolves in time: the end of `what`, to which SIGKILL has been sent.
+    /// A guest that does not hear, or only says that it does, runs on otherwise for as long as it likes.
+    pub async fn insist(&self, what: &str, ended: impl Future<Output = ()>) {
+        if tokio::time::timeout(KILLED, ended).await.is_ok() {
+            return;
+        }
+        // What hangs in a dead filesystem of the host's is to be let go first, here.
+        self.machine
+            .kill(&format!("{what} did not end within {KILLED:?} of SIGKILL"));
     }
 
     /// Ends the guest: in order if it does so in time. Every process in it has ended then.

@@ -16,7 +16,10 @@ mod container;
 mod disks;
 mod forward;
 mod guest;
+#[cfg(test)]
+mod hostile;
 mod identity;
+mod kills;
 mod machine;
 mod network;
 mod parts;
@@ -30,6 +33,7 @@ mod sandbox;
 mod share;
 mod size;
 mod specification;
+mod stats;
 mod streams;
 #[cfg(test)]
 mod testing;

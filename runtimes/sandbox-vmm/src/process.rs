@@ -1,6 +1,11 @@
 //! A process in the guest.
+//!
+//! Its signals are the guest's to deliver, and its end the guest's to tell. What must happen whatever the
+//! guest does about either is here: an init that SIGKILL was sent to ends within seconds, with the machine
+//! if it must be; an exec'd process ends with its container's init.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,12 +13,19 @@ use tokio::sync::watch;
 use trefoil_agent_protocol::service::{ProcessRequest, ResizeRequest, SignalRequest};
 use trefoil_core::{Error, ErrorKind, ExitStatus, Process, Result, TerminalSize};
 
-use crate::agent::{answer, asking, waiting};
+use crate::agent::{answer, asking, signalling, waiting};
 use crate::guest::Guest;
 use crate::streams::Streams;
 
 /// How long the machine's end may be behind its agent's.
 const BEHIND: Duration = Duration::from_secs(1);
+
+/// How long the end of an exec'd process may be behind that of its container's init.
+const OUTLIVING: Duration = Duration::from_secs(3);
+
+/// How long a guest may hold the streams of an ended process open. Together with what removing a container
+/// takes it is less than the ten seconds that containerd's CRI gives for that.
+const DRAINING: Duration = Duration::from_secs(4);
 
 /// The exit code of a process whose own nobody can tell.
 const UNKNOWN: u32 = 255;
@@ -22,45 +34,95 @@ const UNKNOWN: u32 = 255;
 pub(crate) struct GuestProcess {
     guest: Arc<Guest>,
     request: ProcessRequest,
-    pid: u32,
     terminal: bool,
     streams: Arc<Streams>,
-    ended: watch::Receiver<Option<ExitStatus>>,
+    ended: Ended,
+    /// Whether its end is waited for already, as it has been sent SIGKILL.
+    killed: AtomicBool,
+}
+
+/// How a process has ended, once it has.
+type Ended = watch::Receiver<Option<ExitStatus>>;
+
+/// Which process it is.
+pub(crate) struct Named<'a> {
+    /// Its container.
+    pub container: &'a str,
+    /// Its name there, which an init has none of.
+    pub process: &'a str,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Its container's init, if it is not that itself.
+    pub init: Option<&'a GuestProcess>,
 }
 
 impl GuestProcess {
-    /// Watches a process of `container`, its init if `name` is empty. Must be called within the event
-    /// loop.
-    pub fn new(
-        guest: &Arc<Guest>,
-        container: &str,
-        name: &str,
-        pid: u32,
-        terminal: bool,
-        streams: Streams,
-    ) -> Self {
+    /// Watches a process. Must be called within the event loop.
+    pub fn new(guest: &Arc<Guest>, named: &Named<'_>, streams: Streams) -> Self {
         let request = ProcessRequest {
-            container: container.to_owned(),
-            process: name.to_owned(),
+            container: named.container.to_owned(),
+            process: named.process.to_owned(),
             ..Default::default()
         };
         let streams = Arc::new(streams);
         let (sender, ended) = watch::channel(None);
         let (its_guest, its_request, its_streams) =
             (guest.clone(), request.clone(), streams.clone());
+        let init = named.init.map(|init| init.ended.clone());
         tokio::spawn(async move {
-            let status = end(&its_guest, &its_request).await;
+            let status = tokio::select! {
+                biased;
+                status = end(&its_guest, &its_request) => status,
+                () = outlived(init) => ExitStatus::killed_by(libc::SIGKILL),
+            };
             its_streams.end_input();
             sender.send_replace(Some(status));
         });
         Self {
             guest: guest.clone(),
             request,
-            pid,
-            terminal,
+            terminal: named.terminal,
             streams,
             ended,
+            killed: AtomicBool::new(false),
         }
+    }
+
+    /// Resolves when it has ended.
+    pub async fn ended(&self) {
+        over(self.ended.clone()).await;
+    }
+
+    /// Sees to it that an init which was sent SIGKILL ends.
+    pub fn insist(&self) {
+        if self.killed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let what = format!("the init of container {}", self.request.container);
+        let (guest, ended) = (self.guest.clone(), self.ended.clone());
+        tokio::spawn(async move { guest.insist(&what, over(ended)).await });
+    }
+
+    /// What to say of a signal to an init that the guest does not take, or does not say to have taken. Who
+    /// ends a container gives up at an error, but waits for the end otherwise, sends SIGKILL, and that does
+    /// without the guest.
+    pub async fn signalled(&self, outcome: impl Future<Output = Result<()>>) -> Result<()> {
+        let outcome = tokio::select! {
+            biased;
+            () = self.ended() => return Ok(()),
+            outcome = outcome => outcome,
+        };
+        match outcome {
+            Err(why) if why.kind() != ErrorKind::NotFound => {
+                log::warn!("{why}");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn is_init(&self) -> bool {
+        self.request.process.is_empty()
     }
 
     fn doing(&self, what: &str) -> String {
@@ -72,6 +134,20 @@ impl GuestProcess {
             process => format!("{what} process {process} of container {container}"),
         }
     }
+}
+
+async fn over(mut ended: Ended) {
+    // The task that waits for the end never ends without a status.
+    let _ = ended.wait_for(Option::is_some).await;
+}
+
+/// Resolves when a process's end is overdue, as that of the init is some time ago.
+async fn outlived(init: Option<Ended>) {
+    let Some(init) = init else {
+        return std::future::pending().await;
+    };
+    over(init).await;
+    tokio::time::sleep(OUTLIVING).await;
 }
 
 /// Waits for a process's end: its own, or the machine's, of which it is told as a death by SIGKILL.
@@ -91,7 +167,8 @@ async fn end(guest: &Guest, request: &ProcessRequest) -> ExitStatus {
         _ = guest.machine.ended() => return ExitStatus::killed_by(libc::SIGKILL),
     };
     match outcome {
-        Ok(ended) => ExitStatus::now(ended.code),
+        // As large as exit codes are.
+        Ok(ended) => ExitStatus::now(ended.code.min(UNKNOWN)),
         // The connection has ended, and with it the machine does, if it hasn't yet.
         Err(why) if why.kind() == ErrorKind::Unavailable => {
             if tokio::time::timeout(BEHIND, guest.machine.ended())
@@ -111,8 +188,9 @@ async fn end(guest: &Guest, request: &ProcessRequest) -> ExitStatus {
 
 #[async_trait]
 impl Process for GuestProcess {
+    /// The machine's: what number it has in the guest is another process's on the host.
     fn pid(&self) -> u32 {
-        self.pid
+        self.guest.machine.pid()
     }
 
     async fn wait(&self) -> ExitStatus {
@@ -139,9 +217,21 @@ impl Process for GuestProcess {
             ..Default::default()
         };
         let doing = || self.doing(&format!("send signal {signal} to"));
-        answer(doing, self.guest.agent.client.signal(asking(), &request))
+        let sent = async {
+            answer(
+                doing,
+                self.guest.agent.client.signal(signalling(), &request),
+            )
             .await
             .map(drop)
+        };
+        if !self.is_init() {
+            return sent.await;
+        }
+        if signal == libc::SIGKILL {
+            self.insist();
+        }
+        self.signalled(sent).await
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {
@@ -166,7 +256,7 @@ impl Process for GuestProcess {
     }
 
     async fn drain(&self) {
-        self.streams.drain().await;
+        let _ = tokio::time::timeout(DRAINING, self.streams.drain()).await;
     }
 
     async fn close_stdio(&self) {

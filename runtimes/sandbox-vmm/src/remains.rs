@@ -7,7 +7,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use serde::{Deserialize, Serialize};
 use trefoil_core::{Result, SandboxConfig};
 
-use crate::network;
+use crate::{identity, network};
 
 /// All that a cleaner must know of a pod, to be kept where it outlives the shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,7 @@ pub fn clean_up(remains: &Remains) -> Result<Vec<String>> {
         remains.cgroups_path.as_deref(),
         false,
     )?;
+    identity::clean_up();
     left.map(|()| removed)
 }
 

@@ -16,7 +16,7 @@ use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
-use crate::container::{GuestContainer, Parts};
+use crate::container::{self, GuestContainer, OwnPids, Parts};
 use crate::disks::Places;
 use crate::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
@@ -49,8 +49,10 @@ pub(crate) struct MicroVmSandbox {
     remains: Remains,
     /// Whether the pod is one container that knows nothing of pods.
     lone: bool,
+    /// Held as well by each container that has a pid namespace of its own.
+    own_pids: OwnPids,
     /// Nobody else may become who the pod's processes are, as long as there are any.
-    _identity: Identity,
+    identity: Mutex<Option<Identity>>,
 }
 
 impl MicroVmSandbox {
@@ -119,7 +121,8 @@ impl MicroVmSandbox {
             origin,
             remains,
             lone: !is_of_cri(&config.spec),
-            _identity: identity,
+            own_pids: OwnPids::default(),
+            identity: Mutex::new(Some(identity)),
         })
     }
 
@@ -306,6 +309,7 @@ impl Sandbox for MicroVmSandbox {
             id: &self.remains.pod,
             pid: self.guest.machine.pid(),
             lone: self.lone,
+            apart: Arc::strong_count(&self.own_pids) > 1,
         };
         let translated = self
             .shares
@@ -316,6 +320,7 @@ impl Sandbox for MicroVmSandbox {
             self.guest.machine.raise_oom_score(score.into())?;
         }
         let parts = Parts {
+            own_pids: container::owns_its_processes(&spec).then(|| self.own_pids.clone()),
             id: config.id,
             spec,
             stdio: config.stdio,
@@ -334,6 +339,8 @@ impl Sandbox for MicroVmSandbox {
         lock(&self.forwarding).take();
         self.shares.stop().await;
         leave(&self.remains, &self.cgroup, self.origin.as_ref()).await?;
-        stopped
+        stopped?;
+        lock(&self.identity).take();
+        Ok(())
     }
 }

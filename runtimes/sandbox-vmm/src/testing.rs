@@ -7,6 +7,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use trefoil_agent_protocol::service::{
     self, ContainerRequest, CreateContainerRequest, ExecRequest, Nothing, ProcessEnded,
-    ProcessRequest, ProcessStarted, SignalRequest, create_agent,
+    ProcessRequest, ProcessStarted, ProcessesAnswer, SignalRequest, StatsAnswer, create_agent,
 };
 use trefoil_agent_protocol::{READY_PORT, status};
 use trefoil_core::{Error, watched};
@@ -138,12 +139,32 @@ pub(crate) struct Fake {
     processes: Mutex<HashMap<(String, String), End>>,
     /// Has a kill for want of memory be told.
     pub(crate) kill: Notify,
-    /// Whether requests that end something are left without an answer.
-    pub(crate) deaf: Mutex<bool>,
+    /// How it behaves.
+    pub(crate) manners: Mutex<Manners>,
+    /// How often it has told of a kill for want of memory.
+    pub(crate) told: AtomicU32,
+    /// What it says that a container uses.
+    pub(crate) stats: Mutex<Vec<u8>>,
     /// The process that is in the machine's place.
     machine: i32,
     /// The connection once more.
     connection: Option<UnixStream>,
+}
+
+/// How an agent may behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manners {
+    /// As it should.
+    #[default]
+    Good,
+    /// It leaves requests without an answer, but those that make a container or a process.
+    Deaf,
+    /// It answers that all is done, and does nothing.
+    Lying,
+    /// It refuses all that ends something.
+    Refusing,
+    /// It tells of kills for want of memory without end.
+    Flooding,
 }
 
 /// The exit code of a process, once it has ended.
@@ -173,10 +194,25 @@ impl Fake {
         sender.clone()
     }
 
-    async fn listen(&self) {
-        if *self.deaf.lock().expect("lock") {
-            std::future::pending::<()>().await;
+    fn manners(&self) -> Manners {
+        *self.manners.lock().expect("lock")
+    }
+
+    /// Comes back to who is to be served, with whether something is to be done.
+    async fn listen(&self) -> ttrpc::Result<bool> {
+        match self.manners() {
+            Manners::Deaf => std::future::pending().await,
+            Manners::Lying => Ok(false),
+            Manners::Refusing => Err(status::to_answer(&Error::invalid("no\n".repeat(1 << 19)))),
+            Manners::Good | Manners::Flooding => Ok(true),
         }
+    }
+
+    /// Writes these bytes between the agent's answers.
+    pub(crate) fn say(&self, bytes: &[u8]) {
+        use std::io::Write;
+        let mut connection = self.connection.as_ref().expect("served");
+        connection.write_all(bytes).expect("room");
     }
 
     fn note(&self, what: String) -> ttrpc::Result<Nothing> {
@@ -218,7 +254,9 @@ impl service::Agent for Served {
         _: &TtrpcContext,
         request: ContainerRequest,
     ) -> ttrpc::Result<Nothing> {
-        self.0.note(format!("delete {}", request.container))
+        self.0.note(format!("delete {}", request.container))?;
+        self.0.listen().await?;
+        Ok(Nothing::default())
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ProcessStarted> {
@@ -243,21 +281,51 @@ impl service::Agent for Served {
     }
 
     async fn signal(&self, _: &TtrpcContext, request: SignalRequest) -> ttrpc::Result<Nothing> {
-        self.0.listen().await;
         let all = if request.all { " all" } else { "" };
         let what = format!("signal {} {}{all}", request.signal, request.process);
-        self.0
-            .end(&request.container, &request.process, 128 + request.signal);
+        if self.0.listen().await? {
+            self.0
+                .end(&request.container, &request.process, 128 + request.signal);
+        }
         self.0.note(what)
     }
 
     async fn out_of_memory(&self, _: &TtrpcContext, _: ContainerRequest) -> ttrpc::Result<Nothing> {
-        self.0.kill.notified().await;
+        if self.0.manners() != Manners::Flooding {
+            self.0.kill.notified().await;
+        }
+        self.0.told.fetch_add(1, Ordering::Relaxed);
+        Ok(Nothing::default())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: ContainerRequest) -> ttrpc::Result<StatsAnswer> {
+        self.0.listen().await?;
+        Ok(StatsAnswer {
+            stats: self.0.stats.lock().expect("lock").clone(),
+            ..Default::default()
+        })
+    }
+
+    async fn processes(
+        &self,
+        _: &TtrpcContext,
+        _: ContainerRequest,
+    ) -> ttrpc::Result<ProcessesAnswer> {
+        Ok(ProcessesAnswer {
+            pids: vec![1, PID],
+            ..Default::default()
+        })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, _: ContainerRequest) -> ttrpc::Result<Nothing> {
+        self.0.listen().await?;
         Ok(Nothing::default())
     }
 
     async fn power_off(&self, _: &TtrpcContext, _: Nothing) -> ttrpc::Result<Nothing> {
-        self.0.listen().await;
+        if !self.0.listen().await? {
+            return Ok(Nothing::default());
+        }
         // SAFETY: it is our child, or has been until just now.
         unsafe { libc::kill(self.0.machine, libc::SIGKILL) };
         std::future::pending().await

@@ -19,15 +19,15 @@ use crate::guest::Guest;
 use crate::pause::Pause;
 use crate::share::Shared;
 use crate::size::Size;
-use crate::testing::{Gate, PID, guest, machine};
+use crate::testing::{Gate, Manners, guest, machine};
 
-const SIZE: Size = Size {
+pub(crate) const SIZE: Size = Size {
     cpus: 2,
     memory: 100,
 };
 
 /// By then containerd is to know of a dead pod.
-const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 fn spec() -> Spec {
     serde_json::from_str(
@@ -36,12 +36,17 @@ fn spec() -> Spec {
     .expect("spec")
 }
 
-async fn container(guest: &Arc<Guest>, id: &str, stdio: Stdio) -> Result<GuestContainer> {
+pub(crate) async fn container(
+    guest: &Arc<Guest>,
+    id: &str,
+    stdio: Stdio,
+) -> Result<GuestContainer> {
     let parts = Parts {
         id: id.into(),
         spec: spec(),
         stdio,
         shared: Shared::nothing(),
+        own_pids: None,
     };
     GuestContainer::create(guest, SIZE, parts).await
 }
@@ -110,7 +115,10 @@ async fn a_container_lives_and_its_exit_code_is_its_own() {
         .await
         .expect("made");
     let init = container.init();
-    assert_eq!((init.pid(), init.exit_status()), (PID, None));
+    assert_eq!(
+        (init.pid(), init.exit_status()),
+        (guest.machine.pid(), None)
+    );
     container.start().await.expect("started");
     fake.end("c", "", 77);
     assert_eq!(init.wait().await.code, 77);
@@ -217,7 +225,7 @@ async fn a_terminal_has_one_output_and_a_size() {
         stdio,
     };
     let exec = container.exec(config).await.expect("run");
-    assert_eq!(exec.pid(), PID + 1);
+    assert_eq!(exec.pid(), guest.machine.pid());
     let names = fake
         .run
         .lock()
@@ -250,7 +258,7 @@ async fn a_terminal_has_one_output_and_a_size() {
 
 /// Everything that waits is told within a second, and nothing that is asked afterwards hangs or fails
 /// where it need not.
-async fn all_is_over(guest: &Guest, container: &GuestContainer, exec: &dyn Process) {
+pub(crate) async fn all_is_over(guest: &Guest, container: &GuestContainer, exec: &dyn Process) {
     let ends = async {
         let ends = tokio::join!(container.init.wait(), exec.wait(), guest.machine.ended());
         assert_eq!((ends.0.code, ends.1.code), (137, 137));
@@ -268,7 +276,7 @@ async fn all_is_over(guest: &Guest, container: &GuestContainer, exec: &dyn Proce
     timeout(SOON, after).await.expect("in time");
 }
 
-async fn with_exec(guest: &Arc<Guest>) -> (GuestContainer, Arc<dyn Process>) {
+pub(crate) async fn with_exec(guest: &Arc<Guest>) -> (GuestContainer, Arc<dyn Process>) {
     let container = container(guest, "c", Stdio::default()).await.expect("made");
     let process = r#"{"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"}"#;
     let config = ExecConfig {
@@ -308,7 +316,7 @@ async fn an_agent_that_does_not_answer_can_be_stopped() {
     let container = container(&guest, "c", Stdio::default())
         .await
         .expect("made");
-    *fake.deaf.lock().expect("lock") = true;
+    *fake.manners.lock().expect("lock") = Manners::Deaf;
     let init = container.init();
     let kill = init.kill(libc::SIGKILL);
     timeout(Duration::from_millis(100), kill)
@@ -348,7 +356,7 @@ async fn a_kill_for_want_of_memory_is_told_once() {
         .expect("one");
 }
 
-fn pause(guest: &Arc<Guest>) -> Pause {
+pub(crate) fn pause(guest: &Arc<Guest>) -> Pause {
     let cgroup = Cgroup::new(Some("/trefoil-test/none".as_ref()), "p", false).expect("cgroup");
     Pause::new("p".into(), guest, cgroup)
 }

@@ -275,16 +275,18 @@ impl Container {
     /// The container's processes, each with the name it was exec'd under.
     pub async fn processes(&self) -> Result<Vec<(u32, Option<String>)>> {
         let pids = self.inner.processes().await?;
-        if pids.is_empty() && self.init.ended().is_some() {
+        if pids.is_empty() {
             // No empty list: from that a restarted containerd concludes that the shim has lost track, and
             // forgets how the container ended.
             return Err(self.refuse("list the processes of", "its init has ended"));
         }
         let execs = lock(&self.execs);
+        let init = self.init.pid();
         let name = |pid| {
+            // In a guest all have one number.
             execs
                 .values()
-                .find(|exec| exec.task.pid() == pid)
+                .find(|exec| exec.task.pid() == pid && pid != init)
                 .map(|exec| exec.task.exec_id.clone())
         };
         Ok(pids.into_iter().map(|pid| (pid, name(pid))).collect())

@@ -105,7 +105,10 @@ impl trefoil_core::Container for Idle {
     }
 
     async fn processes(&self) -> Result<Vec<u32>> {
-        Ok(vec![1])
+        match self.init.exit_status() {
+            Some(_) => Ok(Vec::new()),
+            None => Ok(vec![1]),
+        }
     }
 
     fn owns_its_processes(&self) -> bool {
@@ -237,6 +240,29 @@ async fn a_container_that_is_being_made_is_waited_for() {
     assert_eq!(why.kind(), ErrorKind::NotFound);
     let why = making.await.expect("tried").expect_err("not made");
     assert_eq!(why.to_string(), "no luck");
+}
+
+/// From an empty list a restarted containerd concludes that the shim has lost track, whatever has been told
+/// of an end by then.
+#[tokio::test(flavor = "current_thread")]
+async fn the_list_of_processes_is_never_empty() {
+    let bench = Bench::new("processes");
+    bench.runtime.permits.add_permits(1);
+    bench.create("a").await.await.expect("made").expect("made");
+    let container = bench.pod.container("a").await.expect("there");
+    let spec = oci_spec::runtime::Process::default();
+    container
+        .add_exec("e", spec, Streams::default())
+        .expect("noted");
+    container.start_exec("e").await.expect("run");
+    // In a guest all have one number, and the init is not to be called by the other's name.
+    assert_eq!(container.processes().await.expect("listed"), [(1, None)]);
+    container
+        .kill("", libc::SIGKILL, false)
+        .await
+        .expect("sent");
+    let why = container.processes().await.expect_err("none");
+    assert_eq!(why.kind(), ErrorKind::FailedPrecondition);
 }
 
 #[tokio::test(flavor = "current_thread")]

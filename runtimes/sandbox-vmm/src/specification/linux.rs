@@ -143,8 +143,10 @@ fn namespaces(linux: &Linux, pod: Pod<'_>) -> Result<Vec<LinuxNamespace>> {
                     "leave it out, as the guest's users are none of the host's anyway",
                 ));
             }
-            // The pod's, as of its own container: that is the guest's.
-            (LinuxNamespaceType::Pid, Some(path)) if path == pod_pids(pod) => {}
+            // The pod's, as of its own container: that is the guest's. Another container's reads the same,
+            // as all that CRI knows of its process is the machine's. But that is one which is apart, or what
+            // it has is the pod's, too.
+            (LinuxNamespaceType::Pid, Some(path)) if path == pod_pids(pod) && !pod.apart => {}
             (LinuxNamespaceType::Pid, Some(_)) => {
                 return Err(refuse(
                     "a container among another's processes (kubectl debug --target)",

@@ -31,6 +31,9 @@ pub(crate) struct Pod<'a> {
     pub pid: u32,
     /// Whether the pod is this one container, so that its system settings have been made already.
     pub lone: bool,
+    /// Whether a container of the pod has a pid namespace of its own, as they all have where the pod's
+    /// processes don't see each other.
+    pub apart: bool,
 }
 
 /// A tree or a file of the host's that a container is to have.

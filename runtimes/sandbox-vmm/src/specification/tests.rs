@@ -12,6 +12,7 @@ const POD: Pod<'_> = Pod {
     id: "pod1",
     pid: 4711,
     lone: false,
+    apart: false,
 };
 
 /// A container's configuration as CRI makes it.
@@ -283,6 +284,15 @@ fn the_pods_processes_are_the_guests() {
         got["linux"]["namespaces"],
         json!([{"type": "mount"}, {"type": "cgroup"}])
     );
+}
+
+#[test]
+fn one_among_anothers_processes_is_refused_though_all_have_the_machines_number() {
+    let mut debugger = of_a_container();
+    debugger["linux"]["namespaces"][0]["path"] = "/proc/4711/ns/pid".into();
+    let beside_others = Pod { apart: true, ..POD };
+    let why = translated(&debugger, beside_others).expect_err("another's");
+    assert!(why.to_string().contains("--target"), "{why}");
 }
 
 #[test]

@@ -57,6 +57,9 @@ const HTT: u32 = 1 << 28;
 const BMI1: u32 = 1 << 3;
 const AVX2: u32 = 1 << 5;
 const BMI2: u32 = 1 << 8;
+const VMX: u32 = 1 << 5;
+const SMX: u32 = 1 << 6;
+const SVM: u32 = 1 << 2;
 const LAHF: u32 = 1;
 const LZCNT: u32 = 1 << 5;
 
@@ -111,6 +114,9 @@ impl Template {
 fn restrict(entries: &mut Vec<kvm_cpuid_entry2>, model: Model) -> Result<(), Failure> {
     // Counters of performance are the host's; without a leaf they don't exist.
     entries.retain(|entry| entry.function != 0xa && entry.function != 0x8000_0022);
+    for entry in entries.iter_mut() {
+        hide_virtualization(entry);
+    }
     let (basic, extended) = match model {
         Model::Host => return Ok(()),
         Model::V2 => (V2_BASIC, 0),
@@ -155,6 +161,19 @@ fn restrict(entries: &mut Vec<kvm_cpuid_entry2>, model: Model) -> Result<(), Fai
         }
     }
     Ok(())
+}
+
+/// Machines within the guest would be KVM's work on the host, in code that has had the worst of its holes,
+/// and no container needs them. KVM lets a guest have the model-specific registers of what it has in CPUID:
+/// those of VMX (`IA32_FEATURE_CONTROL` and from 0x480 on) and SVM (`EFER.SVME`, `VM_HSAVE_PA`) go with the
+/// bits.
+fn hide_virtualization(entry: &mut kvm_cpuid_entry2) {
+    match entry.function {
+        1 => entry.ecx &= !(VMX | SMX),
+        0x8000_0001 => entry.ecx &= !SVM,
+        0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        _ => {}
+    }
 }
 
 fn needs(model: Model, register: &str, has: u32, wanted: u32) -> Result<(), Failure> {
@@ -287,6 +306,28 @@ mod tests {
         );
         assert_eq!((all.eax, all.ebx, all.ecx, all.edx), (3, 6, 0x201, 5));
         assert!(!entries.iter().any(|entry| entry.function == 0x1f));
+    }
+
+    #[test]
+    fn no_model_can_run_machines() {
+        for model in [Model::Host, Model::V2, Model::V3] {
+            let mut entries = vec![
+                leaf(1, [u32::MAX; 4]),
+                leaf(0x8000_0001, [u32::MAX; 4]),
+                leaf(0x8000_000a, [u32::MAX; 4]),
+            ];
+            restrict(&mut entries, model).expect("has all");
+            assert_eq!(find(&entries, 1, 0).ecx & (VMX | SMX), 0, "{model:?}");
+            let extended = find(&entries, 0x8000_0001, 0);
+            assert_eq!(extended.ecx & SVM, 0, "{model:?}");
+            let svm = find(&entries, 0x8000_000a, 0);
+            assert_eq!((svm.eax, svm.ebx, svm.ecx, svm.edx), (0, 0, 0, 0));
+            // Nothing else of the host's is taken away.
+            if model == Model::Host {
+                assert_eq!(find(&entries, 1, 0).ecx, !(VMX | SMX));
+                assert_eq!(extended.ecx, !SVM);
+            }
+        }
     }
 
     #[test]

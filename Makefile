@@ -45,7 +45,7 @@ demo: prerequisites build ## Run a pod in a private containerd, on one screen
 
 .PHONY: test
 test: prerequisites ## Run everything that must pass
-	@$(CARGO) run --quiet -p trefoil-tests --bin suite
+	@$(CARGO) run --quiet -p trefoil-suite
 
 .PHONY: bench
 bench: prerequisites build ## Measure against containerd's own shim with runc, and against QEMU's microvm

@@ -10,7 +10,8 @@ use trefoil_guest::{image, program};
 
 const USAGE: &str = "usage: guest kernel [--with debug|confidential|mitigations]... [--verify]
        guest image [--verify]
-       guest agent [--verify]";
+       guest agent [--verify]
+       guest shim";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         ["image"] => make_image(),
         ["image", "--verify"] => make_image().and_then(|()| verify(program::INIT)),
         ["agent"] => make_agent(),
+        ["shim"] => make_shim(),
         ["agent", "--verify"] => make_agent().and_then(|()| verify(program::AGENT)),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
@@ -65,6 +67,11 @@ fn make_image() -> Result<()> {
 /// `guest agent`
 fn make_agent() -> Result<()> {
     say_where(&program::ensure(program::AGENT)?)
+}
+
+/// `guest shim`
+fn make_shim() -> Result<()> {
+    say_where(&program::ensure(program::SHIM)?)
 }
 
 fn say_where(file: &Path) -> Result<()> {

@@ -17,6 +17,10 @@ pub const INIT: &str = "trefoil-init";
 /// What makes containers in a guest, which it finds among its pod's files.
 pub const AGENT: &str = "trefoil-agent";
 
+/// The shim, which is for no guest, but which has most crates in common with the agent: built the same
+/// way in the same place, these are built once for both.
+pub const SHIM: &str = "containerd-shim-trefoil-v2";
+
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The program of a package, built if anything changed.

@@ -38,6 +38,14 @@ enum Victim {
     Containerd,
 }
 
+const VICTIMS: [Victim; 5] = [
+    Victim::Shim,
+    Victim::Vmm,
+    Victim::FileServer,
+    Victim::Agent,
+    Victim::Containerd,
+];
+
 /// When.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
@@ -62,8 +70,20 @@ fn allowed() -> Duration {
     Duration::from_secs(if rig::node::inside() { 3 } else { 1 })
 }
 
+/// When somebody dies: at each moment. Where KVM is emulated, twenty-five pods take minutes, so there it is
+/// three moments for each, another three for the next, unless these trials are asked for by name.
+fn moments(env: &Env, victim: Victim) -> Vec<Moment> {
+    let first = VICTIMS.iter().position(|other| *other == victim);
+    let some = MOMENTS.iter().cycle().skip(first.unwrap_or_default());
+    let count = match rig::node::inside() && !env.by_name {
+        true => 3,
+        false => MOMENTS.len(),
+    };
+    some.copied().take(count).collect()
+}
+
 fn at_each_moment(env: &Env, victim: Victim) -> Result<()> {
-    for moment in MOMENTS {
+    for moment in moments(env, victim) {
         let known = at(env, victim, moment)
             .and_then(|known| {
                 if victim == Victim::Containerd {

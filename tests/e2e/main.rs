@@ -39,6 +39,8 @@ struct Env {
     handler: Handler,
     /// What serves containers in a guest, if there are guests.
     agent: Option<PathBuf>,
+    /// Trials are asked for by name: these are run whole, however long that takes.
+    by_name: bool,
     /// What earlier trials left behind: each is told of only once.
     known: Mutex<Vec<String>>,
 }
@@ -84,16 +86,67 @@ const BEYOND_STOCK: &[(&str, &str)] = &[
 /// What needs a KVM that boots Linux, whatever the handler.
 const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
 
-/// What another kernel and cgroup v2 don't matter to: asked of namespace containers on the machine below.
-const SAME_EVERYWHERE: &[&str] = &[
-    "streams::",
-    dispatch::PART,
-    "pods::ten_containers",
-    "pods::eight_at_once",
-    "ctr::output",
-    "ctr::large_output",
-    "ctr::input",
+/// What another kernel and cgroup v2 don't matter to, and why: asked of namespace containers on the machine
+/// below. What is left for the node is about limits and figures, freezing and killing, namespaces, mounts
+/// and users, and what a pod whose processes are killed leaves. A name, or its first part.
+const SAME_EVERYWHERE: &[(&str, &[&str])] = &[
+    (
+        "containerd, crictl and pipes carry it",
+        &[
+            "streams::",
+            "pods::port_forward",
+            "pods::host_port",
+            "ctr::output",
+            "ctr::large_output",
+            "ctr::input",
+            "ctr::terminal",
+        ],
+    ),
+    (
+        "the shim decides, before it asks a kernel for anything",
+        &[dispatch::PART],
+    ),
+    (
+        "exit codes and words are the same on all kernels",
+        &[
+            "pods::exit_codes",
+            "pods::start_of_nothing",
+            "pods::stop_in_order",
+            "pods::environment_and_arguments",
+            "ctr::exit_codes",
+            "ctr::exec",
+        ],
+    ),
+    (
+        "it is what the trial of one does, several times",
+        &[
+            "pods::container_again",
+            "pods::ten_containers",
+            "pods::eight_at_once",
+        ],
+    ),
+    (
+        "containerd dies, and finds its shims by what is in files",
+        &[
+            "chaos::containerd_restarted",
+            "chaos::end_while_containerd_is_down",
+            chaos::KILLS_CONTAINERD_MIDWAY,
+        ],
+    ),
 ];
+
+/// Whether a trial is asked of this handler in another run only, unless it is asked for by name.
+fn elsewhere(name: &str, handler: Handler) -> bool {
+    match handler {
+        Handler::Trefoil => {
+            let same = SAME_EVERYWHERE.iter().flat_map(|(_, names)| *names);
+            node::inside() && same.into_iter().any(|of| name.starts_with(of))
+        }
+        // These are of our handlers, whichever the others are of; one of them makes a machine.
+        Handler::TrefoilVm => name.starts_with(dispatch::PART) && !NEED_MACHINES.contains(&name),
+        Handler::Runc | Handler::TrefoilConfidential => false,
+    }
+}
 
 /// What a microVM doesn't do, and why.
 const BEYOND_MACHINES: &[(&str, &str)] = &[
@@ -184,6 +237,7 @@ fn main() -> Result<ExitCode> {
             rig,
             handler,
             agent: images.as_ref().map(|images| images.agent.clone()),
+            by_name: arguments.filter.is_some(),
             known: Mutex::default(),
         }))
     };
@@ -203,10 +257,7 @@ fn main() -> Result<ExitCode> {
             }
             // Those are asked elsewhere.
             let elsewhere = NEED_MACHINES.contains(&name) && images.is_none()
-                || handler == Handler::Trefoil
-                    && node::inside()
-                    && filter.is_none()
-                    && SAME_EVERYWHERE.iter().any(|of| name.starts_with(of));
+                || filter.is_none() && elsewhere(name, handler);
             Trial::test(name, move || match &env {
                 Some(env) => {
                     attempt(env, name, body).map_err(|error| Failed::from(format!("{error:#}")))

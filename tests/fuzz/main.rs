@@ -2,6 +2,7 @@
 //!
 //!     fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
 //!     fuzz replay target FILE...                   an input again, with a backtrace
+//!     fuzz check                                   whether they could be built, without running any
 //!
 //! What was found to reach something new is kept in `fuzz/corpus` of the cache, and is where the next
 //! run begins; an input that was too much is kept in `fuzz/findings`, and named. The last line is
@@ -38,6 +39,9 @@ const MOST_DESCRIPTORS: u32 = 100;
 /// What of a failed target's output is shown.
 const LAST_LINES: usize = 40;
 
+const USAGE: &str =
+    "usage: fuzz [--seconds N] [--runs N] [target]... | fuzz replay target FILE... | fuzz check";
+
 /// How long to run.
 struct Limits {
     runs: u64,
@@ -59,11 +63,8 @@ fn main() -> Result<ExitCode> {
                 let target = arguments.next().context("replay which target?")?;
                 return replay(&target, arguments.map(PathBuf::from).collect());
             }
-            word if word.starts_with('-') => {
-                bail!(
-                    "usage: fuzz [--seconds N] [--runs N] [target]... | fuzz replay target FILE..."
-                )
-            }
+            "check" => return build::check().map(|()| ExitCode::SUCCESS),
+            word if word.starts_with('-') => bail!(USAGE),
             _ => wanted.push(word),
         }
     }

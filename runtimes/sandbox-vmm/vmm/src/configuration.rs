@@ -213,4 +213,29 @@ mod tests {
         });
         assert!(kinds.eq(["block", "net", "vsock", "fs", "rng", "slot"]));
     }
+
+    /// The fuzz target `control`, on its seeds and what they begin with: what it says is the same again.
+    #[test]
+    fn what_fuzzing_begins_with_is_read_or_refused() {
+        use crate::control::fuzzing;
+        let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/control"));
+        let mut count = 0;
+        for seed in seeds.expect("list") {
+            let bytes = std::fs::read(seed.expect("list").path()).expect("read");
+            for end in 0..=bytes.len() {
+                fuzzing::messages(&bytes[..end]);
+                fuzzing::requests(&bytes[..end]);
+                fuzzing::launch::<Configuration>(&bytes[..end]);
+            }
+            count += 1;
+        }
+        assert!(count > 0, "there are no seeds");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_configuration_or_refused(bytes: Vec<u8>) {
+            crate::control::fuzzing::launch::<Configuration>(&bytes);
+        }
+    }
 }

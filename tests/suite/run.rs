@@ -1,0 +1,230 @@
+//! Running one step: what it prints is shown and counted, and it is ended when its time is over.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::outcome::{self, Outcome, count};
+use crate::slowest::Slowest;
+use crate::steps::{SHIM, Step, What};
+
+/// How long all steps have run, and may run.
+pub struct Clock {
+    started: Instant,
+    limit: Duration,
+}
+
+impl Clock {
+    pub fn start(limit: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            limit,
+        }
+    }
+
+    /// Since the first step.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// Runs a step, and says what it came to and how far the whole run is. One that can't be run has failed.
+pub fn run(step: &Step, clock: &Clock) -> Outcome {
+    println!("\n== {}: {}", step.name, step.what);
+    let started = Instant::now();
+    let mut result = Outcome::default();
+    if let Err(why) = attempt(step, clock, &mut result) {
+        let failure = format!("{why:#}");
+        println!("{} | {failure}", step.name);
+        result.failures.seen.push(failure);
+        result.failed += 1;
+    }
+    result.time = started.elapsed();
+    let came_to = outcome::numbers(result.passed, result.failed, result.skips.len());
+    println!(
+        "== {} ended: {came_to}, in {} s; {} s of {}",
+        step.name,
+        result.time.as_secs(),
+        clock.now().as_secs(),
+        clock.limit.as_secs()
+    );
+    result
+}
+
+/// Runs a step, showing what it prints, each line after the step's name, and counts what its programs say
+/// they did.
+fn attempt(step: &Step, clock: &Clock, result: &mut Outcome) -> Result<()> {
+    let mut child = command(step)
+        .spawn()
+        .with_context(|| format!("starting {}", step.what))?;
+    let limit = step.limit().min(clock.limit.saturating_sub(clock.now()));
+    let (done, watch) = end_after(limit, child.id())?;
+    let mut counted = false;
+    let mut slowest = Slowest::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        // One that reads our output may have gone; what we count is no less true.
+        drop(writeln!(std::io::stdout(), "{} | {line}", step.name));
+        counted |= count(&line, result);
+        result.failures.read(&line);
+        slowest.read(&line);
+    }
+    drop(done);
+    // Of cargo's tests several run at a time.
+    let slowest = slowest.to_string();
+    if let (What::Built(..), false) = (step.what, slowest.is_empty()) {
+        println!("{} | the slowest: {slowest}", step.name);
+    }
+    let late = watch.join().unwrap_or_default();
+    let status = child.wait()?;
+    ensure!(
+        !late,
+        "still running after {} s, and killed",
+        limit.as_secs()
+    );
+    if !step.tests && !counted {
+        result.passed = usize::from(status.success());
+    }
+    ensure!(
+        !step.tests || result.passed + result.failed > 0,
+        "no test has run"
+    );
+    if !status.success() && result.failed == 0 {
+        // It could not run, or not to its end.
+        result.failed = 1;
+    }
+    Ok(())
+}
+
+/// Kills a group of processes when its time is over, unless what is handed out is dropped before. The thread
+/// says whether it did.
+fn end_after(limit: Duration, group: u32) -> Result<(mpsc::Sender<()>, JoinHandle<bool>)> {
+    let (done, ended) = mpsc::channel::<()>();
+    let group = Pid::from_raw(i32::try_from(group)?);
+    let watch = thread::spawn(move || {
+        let late = ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            // Not reaped before this thread has been told of its end: the id is still its own.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        late
+    });
+    Ok((done, watch))
+}
+
+/// The step's program, in a group of its own, to end all of it if it hangs.
+fn command(step: &Step) -> Command {
+    let mut command = match step.what {
+        What::Cargo(arguments) => {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut command = Command::new(cargo);
+            command.args(arguments);
+            command
+        }
+        What::Built(program, arguments) => {
+            let mut command = Command::new(built().join("debug").join(program));
+            command.args(arguments);
+            command
+        }
+    };
+    command
+        .current_dir(repository())
+        // Where it has one processor, cargo is not to take two.
+        .env("CARGO_BUILD_JOBS", step.processors().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0);
+    if std::env::var_os(SHIM_VARIABLE).is_none() {
+        command.env(SHIM_VARIABLE, target().join(SHIM));
+    }
+    command
+}
+
+/// What names the shim to those that use it.
+const SHIM_VARIABLE: &str = "TREFOIL_SHIM";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) if !directory.is_empty() => PathBuf::from(directory),
+        _ => repository().join("target"),
+    }
+}
+
+/// Where cargo builds for the machines that Trefoil is for.
+fn built() -> PathBuf {
+    target().join("x86_64-unknown-linux-gnu")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(what: What, tests: bool) -> Step {
+        Step {
+            name: "step",
+            what,
+            tests,
+            minutes: 1,
+            takes: 100,
+            after: &[],
+        }
+    }
+
+    const VERSION: What = What::Cargo(&["--version"]);
+
+    #[test]
+    fn a_check_that_ends_well_has_passed() {
+        let result = run(
+            &step(VERSION, false),
+            &Clock::start(Duration::from_secs(60)),
+        );
+        assert_eq!((result.passed, result.failed), (1, 0));
+    }
+
+    #[test]
+    fn what_does_not_run_has_failed() {
+        let clock = Clock::start(Duration::from_secs(60));
+        for (what, tests, why) in [
+            (
+                What::Built("no-such-program", &[]),
+                true,
+                "starting no-such-program",
+            ),
+            (VERSION, true, "no test has run"),
+        ] {
+            let result = run(&step(what, tests), &clock);
+            assert_eq!((result.passed, result.failed), (0, 1));
+            assert!(
+                result.failures.seen[0].contains(why),
+                "{:?}",
+                result.failures
+            );
+        }
+        let result = run(&step(What::Cargo(&["no-such-command"]), false), &clock);
+        assert_eq!((result.passed, result.failed), (0, 1));
+    }
+
+    #[test]
+    fn what_runs_when_all_time_is_over_is_killed() {
+        let result = run(&step(VERSION, false), &Clock::start(Duration::ZERO));
+        assert_eq!((result.passed, result.failed), (0, 1));
+        assert!(
+            result.failures.seen[0].contains("killed"),
+            "{:?}",
+            result.failures
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! What must pass: the steps, what each needs of the machine, and what it comes after.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A part of everything, which ends by itself.
+pub struct Step {
+    pub name: &'static str,
+    pub what: What,
+    /// It is made of tests and says how many passed; one that says nothing did not run them.
+    pub tests: bool,
+    /// The longest it may take; one that hangs must not keep the others from being told of.
+    pub minutes: u64,
+    /// How much of the machine it keeps busy, in percent of a processor.
+    pub takes: u32,
+    /// The steps, further up, that make what it needs.
+    pub after: &'static [&'static str],
+}
+
+/// What a step runs.
+#[derive(Clone, Copy)]
+pub enum What {
+    /// cargo with these arguments.
+    Cargo(&'static [&'static str]),
+    /// A program that [`BUILD`] has built, with these arguments.
+    Built(&'static str, &'static [&'static str]),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (program, arguments) = match self {
+            Self::Cargo(arguments) => ("cargo", arguments),
+            Self::Built(program, arguments) => (*program, arguments),
+        };
+        write!(f, "{program} {}", arguments.join(" "))
+    }
+}
+
+/// What cargo can use both processors for, and tests that do.
+const BOTH: u32 = 200;
+/// A node, which is one thread of QEMU's, and a long link.
+const ONE: u32 = 100;
+/// Pods on this machine, which are waited for more than they work.
+const HALF: u32 = 50;
+
+impl Step {
+    /// A check as a whole.
+    const fn check(name: &'static str, takes: u32, what: What) -> Self {
+        Self {
+            name,
+            what,
+            tests: false,
+            minutes: 30,
+            takes,
+            after: &[],
+        }
+    }
+
+    const fn tests(name: &'static str, minutes: u64, takes: u32, what: What) -> Self {
+        Self {
+            tests: true,
+            minutes,
+            ..Self::check(name, takes, what)
+        }
+    }
+
+    const fn after(self, after: &'static [&'static str]) -> Self {
+        Self { after, ..self }
+    }
+
+    /// How many processors it may count on.
+    pub const fn processors(&self) -> u32 {
+        self.takes.div_ceil(100)
+    }
+
+    /// The longest it may take.
+    pub const fn limit(&self) -> Duration {
+        Duration::from_secs(self.minutes * 60)
+    }
+}
+
+/// The step that builds the programs and tests, in one go: what is asked for alone is built with the
+/// features that it alone asks of its dependencies, and half of them once more.
+const BUILD: &str = "build";
+const KERNEL: &str = "guest kernel";
+const IMAGE: &str = "guest image, built twice";
+const AGENT: &str = "agent";
+const RELEASE: &str = "release build";
+
+/// Where the release build is in cargo's target directory: beside the guest's programs, with which it has
+/// most crates in common.
+pub const SHIM: &str = "guest/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2";
+
+/// What needs the shim only.
+const PODS: &[&str] = &[BUILD, RELEASE];
+/// What boots guests.
+const GUESTS: &[&str] = &[BUILD, KERNEL, AGENT, IMAGE];
+/// What makes microVM pods.
+const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
+
+/// In this order as far as they can; what takes long begins early, so that both processors have
+/// something to do to the end.
+pub const STEPS: &[Step] = &[
+    Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])),
+    Step::check(
+        BUILD,
+        BOTH,
+        What::Cargo(&["build", "--workspace", "--all-targets"]),
+    ),
+    // Long links follow, each on one processor; the other is for what works less. They are in one place,
+    // where cargo makes one wait for the other.
+    Step::check(RELEASE, ONE, What::Built("guest", &["shim"])).after(&[BUILD]),
+    Step::tests(
+        "tests of the crates",
+        20,
+        ONE,
+        What::Cargo(&["test", "--workspace", "--no-fail-fast"]),
+    )
+    .after(&[BUILD]),
+    // Eight minutes of a processor where it isn't in the cache.
+    Step::check(KERNEL, ONE, What::Built("guest", &["kernel"])).after(&[BUILD]),
+    // The agent once: it is built as the image is.
+    Step::check(AGENT, ONE, What::Built("guest", &["agent"])).after(&[RELEASE]),
+    Step::check(IMAGE, ONE, What::Built("guest", &["image", "--verify"])).after(&[AGENT]),
+    Step::tests("end to end", 15, HALF, What::Built("e2e", &[])).after(PODS),
+    Step::tests(
+        "public reports beside stock",
+        15,
+        HALF,
+        What::Built("field", &[]),
+    )
+    .after(PODS),
+    Step::tests("conformance", 30, HALF, What::Built("conformance", &[])).after(PODS),
+    Step::tests(
+        "containerd's client suite",
+        20,
+        HALF,
+        What::Built("conformance", &["--suite=client"]),
+    )
+    .after(PODS),
+    Step::check(
+        "lints",
+        ONE,
+        What::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    ),
+    // `--all-targets` leaves out what is no part of `cargo test`: the node's trials, and a fuzz target.
+    Step::check(
+        "lints of what is built elsewhere",
+        ONE,
+        What::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--test",
+            "node-trials",
+            "--test",
+            "fuzz-root",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )
+    .after(&["lints"]),
+    // That they can be built; they run in `make fuzz`, and their functions in the crates' tests.
+    Step::check(
+        "fuzz targets, checked",
+        ONE,
+        What::Built("fuzz", &["check"]),
+    )
+    .after(&[BUILD]),
+    Step::tests(
+        "microVM pods end to end",
+        45,
+        ONE,
+        What::Built("e2e", &["--handler=trefoil-vm"]),
+    )
+    .after(MACHINES),
+    // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each
+    // time: `vmm -- qemu::`.
+    Step::tests(
+        "machines and devices",
+        45,
+        ONE,
+        What::Built("vmm", &["trefoil::"]),
+    )
+    .after(GUESTS),
+    // All of critest, but what tests/conformance/not-as-microvm.txt lists.
+    Step::tests(
+        "conformance of microVM pods",
+        30,
+        ONE,
+        What::Built("conformance", &["--handler=trefoil-vm"]),
+    )
+    .after(MACHINES),
+    Step::tests(
+        "end to end, in the node",
+        30,
+        ONE,
+        What::Built("e2e", &["--in-node"]),
+    )
+    .after(MACHINES),
+    Step::tests(
+        "conformance, in the node",
+        20,
+        ONE,
+        What::Built("conformance", &["--in-node"]),
+    )
+    .after(PODS),
+    Step::tests(
+        "tests of the crates, in the node",
+        25,
+        ONE,
+        What::Built("crates-in-node", &[]),
+    )
+    .after(&[BUILD]),
+    Step::tests("guest boots", 10, ONE, What::Built("guest-boot", &[])).after(GUESTS),
+    Step::tests(
+        "the node",
+        10,
+        ONE,
+        What::Cargo(&["test", "--workspace", "--test", "node-trials"]),
+    )
+    .after(&[BUILD]),
+];

@@ -16,6 +16,7 @@ mod dispatch;
 mod kills;
 mod machines;
 mod pods;
+mod sizes;
 mod streams;
 
 use std::fs;
@@ -162,6 +163,7 @@ fn main() -> Result<ExitCode> {
         chaos::TRIALS,
         dispatch::TRIALS,
         machines::TRIALS,
+        sizes::TRIALS,
         kills::TRIALS,
         crowd::TRIALS,
         // The last, as they give containerd other snapshotters.

@@ -17,6 +17,7 @@ mod disks;
 mod forward;
 mod guest;
 mod identity;
+mod limited;
 mod machine;
 mod network;
 mod parts;

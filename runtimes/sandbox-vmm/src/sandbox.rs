@@ -21,6 +21,7 @@ use crate::disks::Places;
 use crate::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
 use crate::identity::Identity;
+use crate::limited::Limited;
 use crate::machine::{Embryo, Machine, Plan};
 use crate::network::{self, Network};
 use crate::pause::Pause;
@@ -38,6 +39,7 @@ const SEED: usize = 32;
 pub(crate) struct MicroVmSandbox {
     guest: Arc<Guest>,
     size: Size,
+    bounds: Bounds,
     shares: Arc<Shares>,
     /// Of the machine, for disks.
     places: Arc<Places>,
@@ -59,10 +61,12 @@ impl MicroVmSandbox {
         let begun = Instant::now();
         let mut phases = Phases::begin();
         let needs = specification::needs(&config.spec)?;
-        let size = size::of(&config.spec, &bounds(settings))?;
         let remains = Remains::of(config);
         let path = remains.cgroups_path.as_deref();
         let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
+        let limited = Limited::find(&cgroup);
+        let bounds = bounds(settings);
+        let size = size::of(&config.spec, limited, &bounds)?;
         let mut origin = None;
         let booted = async {
             let network = match &needs.netns {
@@ -90,7 +94,8 @@ impl MicroVmSandbox {
             }
         };
         log::info!(
-            "the machine of pod {} has {} processors and {} MiB, and was ready after {} ms",
+            "the machine of pod {} has {} processors and {} MiB (its cgroup has these limits: {limited}), and was \
+             ready after {} ms",
             config.id,
             size.cpus,
             size.memory,
@@ -113,6 +118,7 @@ impl MicroVmSandbox {
             places: Places::new(guest.machine.clone()),
             guest,
             size,
+            bounds,
             shares,
             forwarding: Mutex::new(forwarding),
             cgroup,
@@ -301,6 +307,9 @@ impl Sandbox for MicroVmSandbox {
                 "{}: the pod's machine has ended: {reason}",
                 doing()
             )));
+        }
+        if let Some(shortage) = size::shortage(&config.spec, self.size, &self.bounds) {
+            log::warn!("{}: {shortage}", doing());
         }
         let pod = Pod {
             id: &self.remains.pod,

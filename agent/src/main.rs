@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`main`], then [`service`].
 
+mod clock;
 mod configuration;
 mod connection;
 mod containers;

@@ -9,6 +9,7 @@
 //! made is removed, and nothing may be left.
 
 mod chaos;
+mod clock;
 mod crowd;
 mod ctr;
 mod disks;
@@ -163,6 +164,7 @@ fn main() -> Result<ExitCode> {
         chaos::TRIALS,
         dispatch::TRIALS,
         machines::TRIALS,
+        clock::TRIALS,
         sizes::TRIALS,
         kills::TRIALS,
         crowd::TRIALS,

@@ -11,6 +11,7 @@
 
 mod agent;
 mod cgroup;
+mod clock;
 mod console;
 mod container;
 mod disks;

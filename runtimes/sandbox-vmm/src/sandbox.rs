@@ -16,6 +16,7 @@ use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
+use crate::clock;
 use crate::container::{GuestContainer, Parts};
 use crate::disks::Places;
 use crate::forward::Forwarding;
@@ -101,6 +102,9 @@ impl MicroVmSandbox {
             size.memory,
             begun.elapsed().as_millis()
         );
+        if let Err(why) = clock::follow(&guest) {
+            log::warn!("{why}");
+        }
         log::debug!("milliseconds of the boot of {}: {phases}", config.id);
         let forwarding = remains
             .netns

@@ -21,6 +21,7 @@ mod fuzz;
 mod inodes;
 mod lookup;
 mod names;
+mod overlay;
 mod session;
 mod slots;
 

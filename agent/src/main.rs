@@ -11,6 +11,7 @@ mod clock;
 mod configuration;
 mod connection;
 mod containers;
+mod devices;
 mod disks;
 mod forward;
 mod limits;

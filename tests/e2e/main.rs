@@ -17,6 +17,7 @@ mod dispatch;
 mod kills;
 mod machines;
 mod pods;
+mod privileged;
 mod sizes;
 mod streams;
 
@@ -164,6 +165,7 @@ fn main() -> Result<ExitCode> {
         chaos::TRIALS,
         dispatch::TRIALS,
         machines::TRIALS,
+        privileged::TRIALS,
         clock::TRIALS,
         sizes::TRIALS,
         kills::TRIALS,
@@ -243,7 +245,7 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// What isn't asked of a handler, and why.
 fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
-    let parts = [machines::PART, kills::PART, disks::PART];
+    let parts = [machines::PART, kills::PART, disks::PART, privileged::PART];
     let no_machines = parts.map(|part| (part, "it makes no machines"));
     match handler {
         Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),

@@ -5,18 +5,16 @@
 //! the field. What the specification has and our type of it hasn't never gets further than here: the
 //! container is made of what was parsed.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Hook, Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount,
-    Root, Spec,
+    Hook, Hooks, Linux, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
 };
 use trefoil_agent_common::share;
 use trefoil_agent_protocol::{COPY_SOURCE, SHARE_SOURCE};
 use trefoil_core::{Error, Result};
 
-use crate::{names, sysctls, volumes};
+use crate::{devices, names, sysctls, volumes};
 
 /// No configuration is longer, in bytes: as much as one message holds.
 const LONGEST: usize = 4 << 20;
@@ -91,7 +89,7 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
         .map_err(|why| Error::invalid(format!("the {what} can't be read: {why}")))
 }
 
-fn refused(field: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
+pub(crate) fn refused(field: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the configuration's {field} is refused: {why}"))
 }
 
@@ -150,7 +148,7 @@ fn check_linux(linux: &Linux) -> Result<()> {
     let without = !has(linux, LinuxNamespaceType::Mount);
     refuse_if(without, "linux.namespaces", "there is no mount namespace")?;
     for device in linux.devices().iter().flatten() {
-        check_device(device)?;
+        devices::check(device)?;
     }
     for (name, value) in linux.sysctl().iter().flatten() {
         sysctls::check(name, value)?;
@@ -181,39 +179,6 @@ fn check_resources(resources: &LinuxResources) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A device's node is made in the container, and the device has to be the guest's.
-fn check_device(device: &LinuxDevice) -> Result<()> {
-    let name = device.path().display();
-    let missing = || {
-        refused(
-            "linux.devices",
-            format_args!("the guest has no device {name} of that number"),
-        )
-    };
-    let below = device.path().strip_prefix("/dev").map_err(|_| missing())?;
-    if below
-        .components()
-        .any(|part| !matches!(part, std::path::Component::Normal(_)))
-    {
-        return Err(missing());
-    }
-    let found = std::fs::symlink_metadata(Path::new("/dev").join(below)).map_err(|_| missing())?;
-    let kind = found.file_type();
-    let same_kind = match device.typ() {
-        LinuxDeviceType::B => kind.is_block_device(),
-        LinuxDeviceType::C | LinuxDeviceType::U => kind.is_char_device(),
-        LinuxDeviceType::A | LinuxDeviceType::P => false,
-    };
-    let number = (
-        i64::from(libc::major(found.rdev())),
-        i64::from(libc::minor(found.rdev())),
-    );
-    match same_kind && number == (device.major(), device.minor()) {
-        true => Ok(()),
-        false => Err(missing()),
-    }
 }
 
 /// What the source of a bind mount names.

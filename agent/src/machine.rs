@@ -90,3 +90,36 @@ pub(crate) fn loopback_up() -> Result<(), Errno> {
         unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     Errno::result(outcome).map(drop)
 }
+
+/// Shifts the clock that tells the time of day, at once. What waits for it to be set is told.
+pub(crate) fn step_clock(nanoseconds: i64) -> Result<(), Errno> {
+    let mut change = timex();
+    // What a step finds under way would go on after it.
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    adjust(&mut change)?;
+    const SECOND: i64 = 1_000_000_000;
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time.tv_sec = nanoseconds.div_euclid(SECOND);
+    // With ADJ_NANO these are nanoseconds.
+    change.time.tv_usec = nanoseconds.rem_euclid(SECOND);
+    adjust(&mut change)
+}
+
+/// Has that clock go up to 500 millionths faster or slower until it has been shifted, instead of what it
+/// was to be shifted by before.
+pub(crate) fn slew_clock(nanoseconds: i64) -> Result<(), Errno> {
+    let mut change = timex();
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = nanoseconds / 1000;
+    adjust(&mut change)
+}
+
+fn timex() -> libc::timex {
+    // SAFETY: all zeroes are a request that changes nothing: numbers only.
+    unsafe { std::mem::zeroed() }
+}
+
+fn adjust(change: &mut libc::timex) -> Result<(), Errno> {
+    // SAFETY: the kernel reads and writes one timex, which lives until after.
+    Errno::result(unsafe { libc::adjtimex(change) }).map(drop)
+}

@@ -7,9 +7,11 @@
 //!
 //! Start reading at [`main`], then [`service`].
 
+mod clock;
 mod configuration;
 mod connection;
 mod containers;
+mod devices;
 mod disks;
 mod forward;
 mod limits;

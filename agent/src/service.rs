@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use trefoil_agent_protocol::service::{
-    Agent, ContainerRequest, CreateContainerRequest, ExecRequest, KernelLogAnswer, Nothing,
-    ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer, ResizeRequest, SetUpRequest,
-    SignalRequest, StatsAnswer, UpdateRequest, VolumeRequest,
+    AdjustClockRequest, Agent, ClockAnswer, ContainerRequest, CreateContainerRequest, ExecRequest,
+    KernelLogAnswer, Nothing, ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer,
+    ResizeRequest, SetUpRequest, SignalRequest, StatsAnswer, UpdateRequest, VolumeRequest,
 };
 use trefoil_agent_protocol::status;
 use trefoil_core::{Context, Error, Result, Sandbox, TerminalSize};
@@ -19,7 +19,7 @@ use crate::containers::{Contained, Containers};
 use crate::pids::PodPids;
 use crate::roots::Root;
 use crate::streams::Streams;
-use crate::{configuration, names, set_up};
+use crate::{clock, configuration, names, set_up};
 use trefoil_agent_common::kernel_log;
 
 /// As much of the kernel's log as fits into one message, beside the rest of it, in bytes.
@@ -291,6 +291,14 @@ impl Agent for Pod {
         let refresh = async move { pod.containers()?.refresh(&request.share).await };
         carry_out(refresh).await?;
         Ok(Nothing::default())
+    }
+
+    async fn adjust_clock(
+        &self,
+        _: &TtrpcContext,
+        request: AdjustClockRequest,
+    ) -> Answer<ClockAnswer> {
+        answer(clock::adjust(&request))
     }
 
     async fn kernel_log(&self, _: &TtrpcContext, _: Nothing) -> Answer<KernelLogAnswer> {

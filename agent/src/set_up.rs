@@ -1,6 +1,6 @@
 //! Making the guest a pod's: its name, its kernel's settings, its clock, its files and its network.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -9,9 +9,10 @@ use trefoil_agent_protocol::SHARE_TAG;
 use trefoil_agent_protocol::service::SetUpRequest;
 use trefoil_core::{Context, Error, Result};
 
-use crate::{machine, sysctls};
+use crate::{clock, machine, sysctls};
 
-/// A clock that differs by no more is left alone: it was set when the kernel booted, to the second.
+/// A clock that differs by no more is left alone: it was set when the kernel booted, to the second, and
+/// the host sees to the rest.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// No seed is longer, in bytes, and no hostname: that is the kernel's bound.
@@ -65,10 +66,7 @@ fn check(request: &SetUpRequest) -> Result<()> {
 
 /// Sets the clock to the host's, unless it is right already.
 fn set_clock(hosts: Duration) -> Result<()> {
-    let ours = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    if hosts.abs_diff(ours) <= SLACK {
+    if hosts.abs_diff(clock::now()) <= SLACK {
         return Ok(());
     }
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(hosts))
@@ -120,9 +118,6 @@ mod tests {
     #[test]
     fn a_clock_that_is_right_is_left_alone() {
         // Without leave to set it, setting it would fail.
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970");
-        set_clock(now).expect("left alone");
+        set_clock(clock::now()).expect("left alone");
     }
 }

@@ -95,20 +95,29 @@ pub fn ensure() -> Result<Kernel> {
 pub fn ensure_with(features: &[Feature]) -> Result<Kernel> {
     let tools = build::Tools::find()?;
     let options = Options::asked(features)?;
-    let fragment = options.fragment();
-    let inputs = [
-        source::PACKAGE,
-        source::VERSION,
-        &fragment,
-        build::PATCH,
-        &tools.compiler,
-        &tools.linker,
-        include_str!("kernel/build.rs"),
-    ];
-    let directory = cache::ensure("kernel", &inputs.map(str::as_bytes), |directory| {
+    let directory = cache::ensure("kernel", &inputs(&options, &tools), |directory| {
         build::build(&source::ensure()?, &options, &tools, directory)
     })?;
     Ok(Kernel::at(directory))
+}
+
+/// The default kernel, if the cache has it.
+pub fn find() -> Result<Option<Kernel>> {
+    let inputs = inputs(&Options::asked(&[])?, &build::Tools::find()?);
+    Ok(cache::find("kernel", &inputs)?.map(Kernel::at))
+}
+
+/// All that decides what a kernel is.
+fn inputs(options: &Options, tools: &build::Tools) -> [String; 7] {
+    [
+        source::PACKAGE.to_owned(),
+        source::VERSION.to_owned(),
+        options.fragment(),
+        build::PATCH.to_owned(),
+        tools.compiler.clone(),
+        tools.linker.clone(),
+        include_str!("kernel/build.rs").to_owned(),
+    ]
 }
 
 /// Whether two builds of a kernel are the same.

@@ -9,6 +9,7 @@
 //! made is removed, and nothing may be left.
 
 mod chaos;
+mod clock;
 mod crowd;
 mod ctr;
 mod disks;
@@ -16,6 +17,8 @@ mod dispatch;
 mod kills;
 mod machines;
 mod pods;
+mod privileged;
+mod sizes;
 mod streams;
 mod volumes;
 
@@ -217,6 +220,9 @@ fn main() -> Result<ExitCode> {
         dispatch::TRIALS,
         machines::TRIALS,
         volumes::TRIALS,
+        privileged::TRIALS,
+        clock::TRIALS,
+        sizes::TRIALS,
         kills::TRIALS,
         crowd::TRIALS,
         // The last, as they give containerd other snapshotters.
@@ -292,7 +298,7 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// What isn't asked of a handler, and why.
 fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
-    let parts = [machines::PART, kills::PART, disks::PART];
+    let parts = [machines::PART, kills::PART, disks::PART, privileged::PART];
     let no_machines = parts.map(|part| (part, "it makes no machines"));
     match handler {
         Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rig::guest::Images;
 use rig::node::{Disk, Node, init, show};
 use rig::{cache, guard};
 
@@ -27,7 +28,12 @@ fn main() -> Result<ExitCode> {
 }
 
 fn run() -> Result<ExitCode> {
-    let (node, command) = options()?;
+    let (mut node, command) = options()?;
+    // For `rig up` in there, which can build nothing.
+    if let Some(images) = Images::if_kernel()? {
+        node.environment.push(images.variable()?);
+        node.hot.extend(images.files());
+    }
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let ended = match command.as_slice() {
         [] if std::io::stdin().is_terminal() => {

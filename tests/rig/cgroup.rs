@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// The root directories of all mounted hierarchies: one on version 2, one per controller on 1.
 pub fn hierarchies() -> Result<Vec<PathBuf>> {
@@ -42,6 +42,45 @@ pub fn below(name: &str) -> Result<Vec<PathBuf>> {
         walk(&root.join(name), &mut found);
     }
     Ok(found)
+}
+
+/// Makes the cgroup `/parent/name` with a limit of memory, in bytes: what a kubelet makes for a pod.
+pub fn limited(parent: &str, name: &str, memory: u64) -> Result<()> {
+    for root in hierarchies()? {
+        let directory = root.join(parent).join(name);
+        fs::create_dir_all(&directory)?;
+        if root.join("cgroup.controllers").exists() {
+            for above in [root.clone(), root.join(parent)] {
+                fs::write(above.join("cgroup.subtree_control"), "+memory")
+                    .with_context(|| format!("limiting memory below {}", above.display()))?;
+            }
+        }
+        for file in ["memory.max", "memory.limit_in_bytes"] {
+            let file = directory.join(file);
+            if file.exists() {
+                fs::write(&file, memory.to_string())
+                    .with_context(|| format!("writing {}", file.display()))?;
+                return Ok(());
+            }
+        }
+        fs::remove_dir(&directory)?;
+    }
+    bail!("no hierarchy limits memory")
+}
+
+/// Removes the cgroups below `/parent` whose names begin so, unless something is in or below them.
+pub fn remove_empty(parent: &str, prefix: &str) -> Result<()> {
+    for root in hierarchies()? {
+        let Ok(entries) = fs::read_dir(root.join(parent)) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                drop(fs::remove_dir(entry.path()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes the cgroup `/name` and all below it, and says whether all of it is gone: what still

@@ -16,8 +16,9 @@ use anyhow::{Context, Error, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cgroup::CpuClock;
+use crate::cgroup::{self, CpuClock};
 use crate::command::{self, Finished};
+use crate::cri::POD;
 use crate::guard;
 use crate::guest::Images;
 use crate::images;
@@ -612,6 +613,7 @@ Root = '{at}/runc'
     pub fn remove_all(&self) -> Result<()> {
         self.crictl_raw(&["rmp", "--all", "--force"], &[], Duration::from_secs(180))?
             .success()?;
+        cgroup::remove_empty(self.name(), POD)?;
         if !self.ctr_used.load(Ordering::Relaxed) {
             return Ok(());
         }

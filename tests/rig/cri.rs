@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::command::{self, Finished};
 use crate::images;
-use crate::{Handler, Rig};
+use crate::{Handler, Rig, cgroup};
 
 /// Makes the names of pods and containers different.
 static NUMBER: AtomicU32 = AtomicU32::new(1);
@@ -33,7 +33,8 @@ pub struct PodSpec {
     pub port: Option<(u16, u16)>,
     /// Annotations.
     pub annotations: Vec<(String, String)>,
-    /// The most memory that its containers may use together, in bytes.
+    /// The most memory that its containers may use together, in bytes: all of them have limits, and the
+    /// pod has a cgroup of its own with this one and the overhead of its class, as a kubelet makes it.
     pub memory: Option<i64>,
     /// What else its configuration holds, in CRI's words: laid over the rest.
     pub more: Value,
@@ -122,6 +123,33 @@ fn lay_over(content: &mut Value, more: &Value) {
     }
 }
 
+/// What the cgroups of pods are called that have one of their own.
+pub(crate) const POD: &str = "pod-";
+
+/// What `deploy/` says that a microVM pod uses beyond its limits, in bytes.
+fn overhead(handler: Handler) -> Result<u64> {
+    let name = format!("\nhandler: {}\n", handler.name());
+    let class = include_str!("../../deploy/runtimeclasses.yaml")
+        .split("---\n")
+        .find(|class| class.contains(&name));
+    let Some((_, rest)) = class.and_then(|class| class.split_once("memory: ")) else {
+        return Ok(0);
+    };
+    let (mebibytes, _) = rest.split_once("Mi").context("the overhead has no unit")?;
+    Ok(mebibytes.parse::<u64>()? << 20)
+}
+
+/// The cgroup that a pod's are below.
+fn parent(rig: &Rig, handler: Handler, name: &str, spec: &PodSpec) -> Result<String> {
+    let Some(memory) = spec.memory else {
+        // Of the rig's own, so that what is left in it is known to be ours.
+        return Ok(format!("/{}", rig.name()));
+    };
+    let memory = u64::try_from(memory)?.saturating_add(overhead(handler)?);
+    cgroup::limited(rig.name(), name, memory)?;
+    Ok(format!("/{}/{name}", rig.name()))
+}
+
 /// A pod that runs.
 #[derive(Debug)]
 pub struct Pod<'a> {
@@ -136,7 +164,7 @@ pub struct Pod<'a> {
 impl<'a> Pod<'a> {
     /// Runs a pod.
     pub fn run(rig: &'a Rig, handler: Handler, spec: PodSpec) -> Result<Self> {
-        let name = format!("pod-{}", number());
+        let name = format!("{POD}{}", number());
         let logs = rig.directory().join("logs").join(&name);
         let config = rig.directory().join("logs").join(format!("{name}.json"));
         let annotations: serde_json::Map<String, Value> = spec
@@ -155,8 +183,7 @@ impl<'a> Pod<'a> {
             "annotations": annotations,
             "port_mappings": ports,
             "linux": {
-                // Of its own, so that what is left in it is known to be ours.
-                "cgroup_parent": format!("/{}", rig.name()),
+                "cgroup_parent": parent(rig, handler, &name, &spec)?,
                 "security_context": { "namespace_options": spec.namespaces() },
                 "resources": { "memory_limit_in_bytes": spec.memory.unwrap_or(0) },
             },

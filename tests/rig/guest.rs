@@ -22,6 +22,7 @@ use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request};
 use trefoil_guest::{image, kernel, program};
 
 use crate::command;
+use crate::node;
 use crate::qemu::Qemu;
 use crate::transcript::Transcript;
 
@@ -50,22 +51,42 @@ pub struct Images {
 impl Images {
     /// Builds what isn't there yet.
     pub fn ensure() -> Result<Self> {
-        if let Some(list) = std::env::var_os(PREBUILT) {
-            let paths: Vec<PathBuf> = std::env::split_paths(&list).collect();
-            let Ok([kernel, image, agent]) = <[PathBuf; 3]>::try_from(paths) else {
-                bail!("{PREBUILT} does not name a kernel, an image and an agent");
-            };
-            return Ok(Self {
-                kernel,
-                image,
-                agent,
-            });
+        match Self::prebuilt()? {
+            Some(images) => Ok(images),
+            None => Self::around(kernel::ensure()?.vmlinux),
         }
+    }
+
+    /// All of it, if the kernel is there: only that takes long.
+    pub fn if_kernel() -> Result<Option<Self>> {
+        if is_prebuilt() || node::inside() {
+            return Self::prebuilt();
+        }
+        let kernel = kernel::find()?.map(|kernel| kernel.vmlinux);
+        kernel.map(Self::around).transpose()
+    }
+
+    fn around(kernel: PathBuf) -> Result<Self> {
         Ok(Self {
-            kernel: kernel::ensure()?.vmlinux,
+            kernel,
             image: image::ensure()?,
             agent: program::ensure(program::AGENT)?,
         })
+    }
+
+    fn prebuilt() -> Result<Option<Self>> {
+        let Some(list) = std::env::var_os(PREBUILT) else {
+            return Ok(None);
+        };
+        let paths: Vec<PathBuf> = std::env::split_paths(&list).collect();
+        let Ok([kernel, image, agent]) = <[PathBuf; 3]>::try_from(paths) else {
+            bail!("{PREBUILT} does not name a kernel, an image and an agent");
+        };
+        Ok(Some(Self {
+            kernel,
+            image,
+            agent,
+        }))
     }
 
     /// All of them, to be where a node reads fast.

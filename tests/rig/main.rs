@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{SigSet, Signal};
+use rig::guest::Images;
 use rig::{Rig, containerd, guard};
 
 fn main() -> Result<()> {
@@ -23,6 +24,10 @@ fn up() -> Result<()> {
     ends.thread_block()?;
 
     let rig = Rig::start()?;
+    let images = Images::if_kernel()?;
+    if let Some(images) = &images {
+        rig.install_guest(images)?;
+    }
     rig.pull(rig::images::BASE)?;
     let at = rig.directory().display();
     let snippet = rig.directory().join("env");
@@ -69,6 +74,13 @@ IMAGE={image}
         containerd::shim_binary().display(),
         containerd::SHIM_VARIABLE
     );
+    match &images {
+        Some(images) => println!("microVM pods (trefoil-vm): {}", images.kernel.display()),
+        None => println!(
+            "microVM pods (trefoil-vm): none, as there is no guest kernel; `cargo run -p trefoil-guest --bin \
+             guest -- kernel` makes one, in some minutes"
+        ),
+    }
     println!("containerd's log: {}", rig.log().display());
     println!("Interrupt (Ctrl-C) to take all of it away.");
     ends.wait()?;

@@ -11,6 +11,7 @@
 
 mod agent;
 mod cgroup;
+mod clock;
 mod console;
 mod container;
 mod disks;
@@ -20,6 +21,7 @@ mod guest;
 mod hostile;
 mod identity;
 mod kills;
+mod limited;
 mod machine;
 mod network;
 mod parts;

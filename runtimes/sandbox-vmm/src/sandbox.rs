@@ -16,11 +16,13 @@ use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
+use crate::clock;
 use crate::container::{self, GuestContainer, OwnPids, Parts};
 use crate::disks::Places;
 use crate::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
 use crate::identity::Identity;
+use crate::limited::Limited;
 use crate::machine::{Embryo, Machine, Plan};
 use crate::network::{self, Network};
 use crate::pause::Pause;
@@ -38,6 +40,7 @@ const SEED: usize = 32;
 pub(crate) struct MicroVmSandbox {
     guest: Arc<Guest>,
     size: Size,
+    bounds: Bounds,
     shares: Arc<Shares>,
     /// Of the machine, for disks.
     places: Arc<Places>,
@@ -61,10 +64,12 @@ impl MicroVmSandbox {
         let begun = Instant::now();
         let mut phases = Phases::begin();
         let needs = specification::needs(&config.spec)?;
-        let size = size::of(&config.spec, &bounds(settings))?;
         let remains = Remains::of(config);
         let path = remains.cgroups_path.as_deref();
         let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
+        let limited = Limited::find(&cgroup);
+        let bounds = bounds(settings);
+        let size = size::of(&config.spec, limited, &bounds)?;
         let mut origin = None;
         let booted = async {
             let network = match &needs.netns {
@@ -92,12 +97,16 @@ impl MicroVmSandbox {
             }
         };
         log::info!(
-            "the machine of pod {} has {} processors and {} MiB, and was ready after {} ms",
+            "the machine of pod {} has {} processors and {} MiB (its cgroup has these limits: {limited}), and was \
+             ready after {} ms",
             config.id,
             size.cpus,
             size.memory,
             begun.elapsed().as_millis()
         );
+        if let Err(why) = clock::follow(&guest) {
+            log::warn!("{why}");
+        }
         log::debug!("milliseconds of the boot of {}: {phases}", config.id);
         let forwarding = remains
             .netns
@@ -115,6 +124,7 @@ impl MicroVmSandbox {
             places: Places::new(guest.machine.clone()),
             guest,
             size,
+            bounds,
             shares,
             forwarding: Mutex::new(forwarding),
             cgroup,
@@ -304,6 +314,9 @@ impl Sandbox for MicroVmSandbox {
                 "{}: the pod's machine has ended: {reason}",
                 doing()
             )));
+        }
+        if let Some(shortage) = size::shortage(&config.spec, self.size, &self.bounds) {
+            log::warn!("{}: {shortage}", doing());
         }
         let pod = Pod {
             id: &self.remains.pod,

@@ -1,10 +1,16 @@
 //! How large a pod's machine is: as the pod's limits, and what the guest itself needs.
+//!
+//! CRI tells the sums of the limits that containers have. Where the host does not limit the whole pod
+//! ([`Limited`]) some container has none, and the sum is not all that the pod may use: then those that
+//! have limits get them, and the others have what a pod without limits would have.
 
 use std::collections::HashMap;
 
 use oci_spec::runtime::Spec;
 use trefoil_core::{Error, Result};
 use trefoil_vmm::configuration::MOST_CPUS;
+
+use crate::limited::Limited;
 
 /// Annotations by which CRI tells a pod's limits: the sums of its containers'. Zero is no limit.
 /// Source: containerd, `internal/cri/annotations`.
@@ -53,20 +59,39 @@ struct Limits {
     memory: Option<u64>,
 }
 
-/// The size of the machine for a pod whose first container is configured so.
+/// The size of the machine for a pod whose first container is configured so, and which the host limits
+/// in this.
 ///
 /// # Errors
 /// If an annotation is no number.
-pub(crate) fn of(spec: &Spec, bounds: &Bounds) -> Result<Size> {
-    let limits = match spec.annotations() {
+pub(crate) fn of(spec: &Spec, limited: Limited, bounds: &Bounds) -> Result<Size> {
+    match spec.annotations() {
         Some(annotations)
             if annotations.contains_key(trefoil_core::annotations::CONTAINER_TYPE) =>
         {
-            told_by_cri(annotations)?
+            Ok(fit(told_by_cri(annotations)?, limited, bounds))
         }
-        _ => of_the_only_container(spec),
-    };
-    Ok(fit(limits, bounds))
+        _ => Ok(fit(of_the_only_container(spec), Limited::ENTIRELY, bounds)),
+    }
+}
+
+/// What is to be known of a container that is made in a machine which has less than it may expect.
+pub(crate) fn shortage(spec: &Spec, size: Size, bounds: &Bounds) -> Option<String> {
+    let has = size.memory.saturating_sub(bounds.overhead);
+    match of_the_only_container(spec).memory {
+        None if has < bounds.default_memory => Some(format!(
+            "it has no limit of memory, but its pod has one, and so the pod's machine has {} MiB \
+             instead of the {} of a pod without limits",
+            size.memory,
+            bounds.default_memory.saturating_add(bounds.overhead)
+        )),
+        Some(limit) if limit.div_ceil(MIB) > size.memory.into() => Some(format!(
+            "its limit of memory, {} MiB, is more than the {} MiB of the pod's machine",
+            limit.div_ceil(MIB),
+            size.memory
+        )),
+        _ => None,
+    }
 }
 
 fn told_by_cri(annotations: &HashMap<String, String>) -> Result<Limits> {
@@ -112,22 +137,29 @@ fn positive(number: i64) -> Option<u64> {
     u64::try_from(number).ok().filter(|number| *number > 0)
 }
 
-fn fit(limits: Limits, bounds: &Bounds) -> Size {
+fn fit(limits: Limits, limited: Limited, bounds: &Bounds) -> Size {
     let most = u64::try_from(bounds.host_cpus)
         .unwrap_or(u64::MAX)
         .clamp(1, MOST_CPUS.into());
-    let cpus = match limits.millicpus {
-        Some(millicpus) => millicpus.div_ceil(1000),
+    // Processors are shared by whoever runs; memory is one's or another's.
+    let cpus = match limits.millicpus.map(|millicpus| millicpus.div_ceil(1000)) {
+        Some(cpus) if limited.cpus => cpus,
+        Some(cpus) => cpus.max(bounds.default_cpus.into()),
         None => bounds.default_cpus.into(),
     };
-    let memory = match limits.memory {
-        Some(bytes) => u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX),
+    let memory = match limits.memory.map(whole_mib) {
+        Some(mib) if limited.memory => mib,
+        Some(mib) => mib.saturating_add(bounds.default_memory),
         None => bounds.default_memory,
     };
     Size {
         cpus: u8::try_from(cpus.clamp(1, most)).unwrap_or(MOST_CPUS),
         memory: memory.saturating_add(bounds.overhead).max(LEAST_MEMORY),
     }
+}
+
+fn whole_mib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -145,6 +177,10 @@ mod tests {
     };
 
     fn size(annotations: &[(&str, &str)]) -> Result<Size> {
+        size_if(Limited::ENTIRELY, annotations)
+    }
+
+    fn size_if(limited: Limited, annotations: &[(&str, &str)]) -> Result<Size> {
         let mut all = HashMap::from([(
             trefoil_core::annotations::CONTAINER_TYPE.to_owned(),
             "sandbox".to_owned(),
@@ -158,7 +194,7 @@ mod tests {
             .annotations(all)
             .build()
             .expect("spec");
-        of(&spec, &BOUNDS)
+        of(&spec, limited, &BOUNDS)
     }
 
     #[test]
@@ -184,6 +220,55 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_of_some_containers_limits_leaves_room_for_the_others() {
+        let sidecar = [
+            (annotation::CPU_QUOTA, "10000"),
+            (annotation::CPU_PERIOD, "100000"),
+            (annotation::MEMORY, "67108864"),
+        ];
+        let large = [
+            (annotation::CPU_QUOTA, "400000"),
+            (annotation::CPU_PERIOD, "100000"),
+            (annotation::MEMORY, "1073741824"),
+        ];
+        for (cpus, memory, told, expected) in [
+            (false, false, &sidecar, (2, 616)),
+            (false, true, &sidecar, (2, 104)),
+            (true, false, &sidecar, (1, 616)),
+            (true, true, &sidecar, (1, 104)),
+            (false, false, &large, (4, 1576)),
+        ] {
+            let limited = Limited { cpus, memory };
+            let (cpus, memory) = expected;
+            assert_eq!(
+                size_if(limited, told),
+                Ok(Size { cpus, memory }),
+                "{limited:?}"
+            );
+        }
+        assert_eq!(size_if(Limited::default(), &[]), size(&[]));
+    }
+
+    #[test]
+    fn a_container_that_may_want_more_than_there_is_is_told_of() {
+        let spec = |limit: Option<u64>| -> Spec {
+            let limit = limit.map_or("null".to_owned(), |limit| limit.to_string());
+            serde_json::from_str(&format!(
+                r#"{{"ociVersion": "1.0.2", "linux": {{"resources": {{"memory": {{"limit": {limit}}}}}}}}}"#
+            ))
+            .expect("spec")
+        };
+        let size = |memory| Size { cpus: 1, memory };
+        let of = |limit, memory| shortage(&spec(limit), size(memory), &BOUNDS);
+        assert_eq!(of(None, 552), None);
+        assert_eq!(of(Some(64 << 20), 104), None);
+        let told = of(None, 104).expect("told");
+        assert!(told.contains("104 MiB instead of the 552"), "{told}");
+        let told = of(Some(512 << 20), 104).expect("told");
+        assert!(told.contains("512 MiB, is more than the 104"), "{told}");
+    }
+
+    #[test]
     fn what_is_no_number_is_no_default() {
         let why = size(&[(annotation::MEMORY, "64Mi")]).expect_err("refused");
         assert!(why.to_string().contains("sandbox-memory=\"64Mi\""), "{why}");
@@ -197,7 +282,7 @@ mod tests {
             }}}"#,
         )
         .expect("spec");
-        let size = of(&spec, &BOUNDS).expect("size");
+        let size = of(&spec, Limited::default(), &BOUNDS).expect("size");
         assert_eq!((size.cpus, size.memory), (3, 168));
     }
 
@@ -211,13 +296,15 @@ mod tests {
             default_memory in any::<u32>(),
             overhead in any::<u32>(),
             host_cpus in any::<usize>(),
+            (of_cpus, of_memory) in any::<(bool, bool)>(),
         ) {
             let bounds = Bounds { default_cpus, default_memory, overhead, host_cpus };
             let limits = Limits {
                 millicpus: millicpus(quota, period),
                 memory: positive(memory),
             };
-            let size = fit(limits, &bounds);
+            let limited = Limited { cpus: of_cpus, memory: of_memory };
+            let size = fit(limits, limited, &bounds);
             prop_assert!((1..=MOST_CPUS).contains(&size.cpus));
             prop_assert!(usize::from(size.cpus) <= host_cpus.max(1));
             prop_assert!(size.memory >= LEAST_MEMORY.max(overhead));

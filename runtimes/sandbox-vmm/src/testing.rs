@@ -9,14 +9,16 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use trefoil_agent_protocol::service::{
-    self, ContainerRequest, CreateContainerRequest, ExecRequest, Nothing, ProcessEnded,
-    ProcessRequest, ProcessStarted, ProcessesAnswer, SignalRequest, StatsAnswer, create_agent,
+    self, AdjustClockRequest, ClockAnswer, ContainerRequest, CreateContainerRequest, ExecRequest,
+    Nothing, ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer, SignalRequest,
+    StatsAnswer, create_agent,
 };
 use trefoil_agent_protocol::{READY_PORT, status};
 use trefoil_core::{Error, watched};
@@ -145,6 +147,8 @@ pub(crate) struct Fake {
     pub(crate) told: AtomicU32,
     /// What it says that a container uses.
     pub(crate) stats: Mutex<Vec<u8>>,
+    /// How far its clock is before the host's, in nanoseconds.
+    pub(crate) clock: Mutex<i64>,
     /// The process that is in the machine's place.
     machine: i32,
     /// The connection once more.
@@ -320,6 +324,25 @@ impl service::Agent for Served {
     async fn pause(&self, _: &TtrpcContext, _: ContainerRequest) -> ttrpc::Result<Nothing> {
         self.0.listen().await?;
         Ok(Nothing::default())
+    }
+
+    async fn adjust_clock(
+        &self,
+        _: &TtrpcContext,
+        request: AdjustClockRequest,
+    ) -> ttrpc::Result<ClockAnswer> {
+        if request.offset != 0 {
+            let how = if request.step { "step" } else { "slew" };
+            self.0.note(format!("{how} the clock"))?;
+        }
+        let mut clock = self.0.clock.lock().expect("lock");
+        *clock += request.offset;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("time");
+        let now = i64::try_from(now.as_nanos()).expect("time");
+        Ok(ClockAnswer {
+            time: (now + *clock).unsigned_abs(),
+            ..Default::default()
+        })
     }
 
     async fn power_off(&self, _: &TtrpcContext, _: Nothing) -> ttrpc::Result<Nothing> {

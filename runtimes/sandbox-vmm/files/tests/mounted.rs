@@ -3,9 +3,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -515,5 +517,59 @@ fn files_that_say_no_size_are_not_mapped_and_written_if_they_can_be() {
     assert!(
         [Some(libc::EINVAL), Some(libc::EIO)].contains(&why.raw_os_error()),
         "{why}"
+    );
+}
+
+/// As Docker has its layers: lower directories and the upper one are on the volume.
+#[test]
+fn an_overlay_of_the_guests_has_its_upper_directory_in_a_tree() {
+    let tree = tempfile::tempdir().expect("tree");
+    let shared = Shared::new(&[("tree", tree.path(), Changes::Anybody)], MOST);
+    let at = shared.at().join("tree");
+    for name in ["lower/below", "upper", "work", "merged"] {
+        fs::create_dir_all(at.join(name)).expect(name);
+    }
+    for name in ["lower/file", "lower/gone", "lower/below/file"] {
+        fs::write(at.join(name), "lower").expect(name);
+    }
+    std::os::unix::fs::symlink("file", at.join("lower/link")).expect("link");
+    let options = format!(
+        "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",
+        at.display()
+    );
+    let merged = at.join("merged");
+    mount(
+        Some("overlay"),
+        &merged,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .expect("overlay");
+    fs::write(merged.join("file"), "upper").expect("write");
+    fs::remove_file(merged.join("gone")).expect("remove");
+    fs::remove_dir_all(merged.join("below")).expect("remove");
+    fs::create_dir(merged.join("below")).expect("anew");
+    std::os::unix::fs::lchown(merged.join("link"), Some(7), None).expect("copied up");
+    fs::rename(merged.join("link"), merged.join("renamed")).expect("rename");
+    assert_eq!(fs::read_dir(merged.join("below")).expect("list").count(), 0);
+    assert!(!merged.join("gone").exists());
+    assert_eq!(fs::read(at.join("lower/file")).expect("read"), b"lower");
+    assert_eq!(fs::read(at.join("upper/file")).expect("read"), b"upper");
+    let attributes = |name: &str| {
+        let at = CString::new(tree.path().join(name).as_os_str().as_bytes()).expect("path");
+        let mut names = [0_u8; 1000];
+        // SAFETY: the path ends with zero, and the kernel writes into the room.
+        let length = unsafe { libc::listxattr(at.as_ptr(), names.as_mut_ptr().cast(), 1000) };
+        String::from_utf8_lossy(&names[..length.try_into().expect("listed")]).into_owned()
+    };
+    let found = attributes("upper/below");
+    assert!(
+        found.contains("user.trefoil.trusted.overlay.opaque\0"),
+        "{found}"
+    );
+    assert!(
+        !found.starts_with("trusted.") && !found.contains("\0trusted."),
+        "{found}"
     );
 }

@@ -2,25 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec};
 use trefoil_core::Result;
 
+use super::devices::{self, Devices};
 use super::{Pod, refuse};
-
-/// What every container has in `/dev` without asking.
-const DEFAULT_DEVICES: [&str; 9] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/console",
-    "/dev/ptmx",
-    "/dev/pts/ptmx",
-];
 
 /// Above the cgroups of all containers in the guest.
 const CGROUPS: &str = "/pod";
@@ -28,7 +14,7 @@ const CGROUPS: &str = "/pod";
 pub(super) fn translate(id: &str, spec: &Spec, pod: Pod<'_>) -> Result<Linux> {
     let unset = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&unset);
-    check_devices(linux.devices().as_deref().unwrap_or_default())?;
+    let Devices { nodes, rules } = devices::of(spec)?;
     if is_any(linux.uid_mappings().as_ref()) || is_any(linux.gid_mappings().as_ref()) {
         return Err(refuse("mapped user ids", "leave hostUsers out"));
     }
@@ -73,10 +59,15 @@ pub(super) fn translate(id: &str, spec: &Spec, pod: Pod<'_>) -> Result<Linux> {
             "use one without SCMP_ACT_NOTIFY",
         ));
     }
+    let mut limits = linux.resources().as_ref().map(resources).transpose()?;
+    if let Some(limits) = &mut limits {
+        let allowed = limits.devices().clone().unwrap_or_default();
+        limits.set_devices(Some([allowed, rules].concat()));
+    }
     let mut guest = Linux::default();
     guest
         .set_namespaces(Some(namespaces(linux, pod)?))
-        .set_resources(linux.resources().as_ref().map(resources).transpose()?)
+        .set_resources(limits)
         .set_cgroups_path(Some(PathBuf::from(CGROUPS).join(id)))
         .set_seccomp(linux.seccomp().clone())
         .set_rootfs_propagation(linux.rootfs_propagation().clone())
@@ -84,8 +75,8 @@ pub(super) fn translate(id: &str, spec: &Spec, pod: Pod<'_>) -> Result<Linux> {
         .set_readonly_paths(linux.readonly_paths().clone())
         .set_personality(linux.personality().clone())
         .set_time_offsets(linux.time_offsets().clone())
+        .set_devices((!nodes.is_empty()).then_some(nodes))
         // Of the host, or made before the first container.
-        .set_devices(None)
         .set_sysctl(None)
         .set_mount_label(None);
     Ok(guest)
@@ -93,34 +84,6 @@ pub(super) fn translate(id: &str, spec: &Spec, pod: Pod<'_>) -> Result<Linux> {
 
 fn is_any<T>(list: Option<&Vec<T>>) -> bool {
     list.is_some_and(|list| !list.is_empty())
-}
-
-fn check_devices(devices: &[LinuxDevice]) -> Result<()> {
-    let of_the_host: Vec<&Path> = devices
-        .iter()
-        .map(|device| device.path().as_path())
-        .filter(|path| {
-            !DEFAULT_DEVICES
-                .iter()
-                .any(|default| *path == Path::new(default))
-        })
-        .collect();
-    match of_the_host.as_slice() {
-        [] => Ok(()),
-        [one] => Err(refuse(
-            &format!("{}, a device of the host's", one.display()),
-            "use a handler of namespace pods",
-        )),
-        [first, rest @ ..] => Err(refuse(
-            &format!(
-                "devices of the host's ({} and {} more)",
-                first.display(),
-                rest.len()
-            ),
-            "for privileged containers set privileged_without_host_devices = true for the handler in \
-             containerd's configuration",
-        )),
-    }
 }
 
 /// The namespaces that the container has for itself. Network, IPC and host name are the guest's: what

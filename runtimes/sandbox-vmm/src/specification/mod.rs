@@ -7,6 +7,7 @@
 //!
 //! `docs/microvm.md` has the table.
 
+mod devices;
 mod linux;
 mod mounts;
 mod pod;

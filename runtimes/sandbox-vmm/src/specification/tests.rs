@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod devices;
+
 /// Stands in every place that names something of the host's.
 const MARK: &str = "/of-the-host";
 

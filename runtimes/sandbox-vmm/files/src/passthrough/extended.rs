@@ -2,7 +2,7 @@
 //!
 //! Which of them a guest may use, the kernel decides by what the server has: `user.*`,
 //! `security.capability` (CAP_SETFCAP) and access lists. `trusted.*` and the labels of security
-//! modules need CAP_SYS_ADMIN, and are the host's.
+//! modules need CAP_SYS_ADMIN, and are the host's; for those of an overlay see [`overlay`].
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::{Passthrough, place};
+use super::{Passthrough, overlay, place};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
@@ -26,6 +26,7 @@ impl Passthrough {
     pub(super) fn getxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let GetxattrIn { size, .. } = request.take()?;
         let name = request.text()?;
+        let hosts = overlay::to_hosts(name, Errno::ENODATA)?;
         let place = place(self.attributed(request)?.as_fd());
         let outcome = self.say_value(size, |room| {
             // SAFETY: the texts end with zero, and the kernel writes into the room; they live
@@ -33,7 +34,7 @@ impl Passthrough {
             unsafe {
                 libc::getxattr(
                     place.as_ptr(),
-                    name.as_ptr(),
+                    hosts.as_ptr(),
                     room.as_mut_ptr().cast(),
                     room.len(),
                 )
@@ -49,9 +50,22 @@ impl Passthrough {
     pub(super) fn listxattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let GetxattrIn { size, .. } = request.take()?;
         let place = place(self.attributed(request)?.as_fd());
-        self.say_value(size, |room| {
-            // SAFETY: as above.
-            unsafe { libc::listxattr(place.as_ptr(), room.as_mut_ptr().cast(), room.len()) }
+        let mut names = vec![0; MOST];
+        // SAFETY: as above.
+        let length =
+            unsafe { libc::listxattr(place.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+        names.truncate(usize::try_from(Errno::result(length)?).map_err(|_| Errno::EIO)?);
+        let names = overlay::list_to_guests(&names);
+        self.say_value(size, |room| match room.len() {
+            0 => names.len().cast_signed(),
+            length if length < names.len() => {
+                Errno::ERANGE.set();
+                -1
+            }
+            _ => {
+                room[..names.len()].copy_from_slice(&names);
+                names.len().cast_signed()
+            }
         })
     }
 
@@ -78,6 +92,7 @@ impl Passthrough {
             ..
         } = request.take()?;
         let name = request.text()?;
+        let hosts = overlay::to_hosts(name, Errno::EPERM)?;
         let value = request.bytes(usize::try_from(size).map_err(|_| Errno::E2BIG)?)?;
         let clear = setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
         self.credentials.clear_suid(clear)?;
@@ -87,18 +102,29 @@ impl Passthrough {
         let outcome = unsafe {
             libc::setxattr(
                 place.as_ptr(),
-                name.as_ptr(),
+                hosts.as_ptr(),
                 value.as_ptr().cast(),
                 value.len(),
                 flags.cast_signed(),
             )
         };
-        Errno::result(outcome)?;
+        match Errno::result(outcome) {
+            // Only files and directories can have what users name. Of the others an overlay notes where
+            // they came from, which it can do without.
+            Err(Errno::EPERM) if overlay::is_mark(name) && !self.has_users(request)? => {}
+            outcome => drop(outcome?),
+        }
         Ok(Answer::Said)
     }
 
+    /// Whether the file that is meant can have attributes of users.
+    fn has_users(&self, request: &Request<'_>) -> Outcome<bool> {
+        let kind = self.inode(request.header.nodeid)?.kind;
+        Ok(matches!(kind, libc::S_IFREG | libc::S_IFDIR))
+    }
+
     pub(super) fn removexattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let name = request.text()?;
+        let name = overlay::to_hosts(request.text()?, Errno::EPERM)?;
         let place = place(self.attributed(request)?.as_fd());
         // SAFETY: the texts end with zero and live through the call.
         Errno::result(unsafe { libc::removexattr(place.as_ptr(), name.as_ptr()) })?;

@@ -23,6 +23,7 @@ mod inodes;
 mod kinds;
 mod lookup;
 mod names;
+mod overlay;
 mod session;
 mod slots;
 mod tables;

@@ -14,6 +14,7 @@ mod crowd;
 mod ctr;
 mod disks;
 mod dispatch;
+mod hostile;
 mod kills;
 mod machines;
 mod pods;
@@ -225,6 +226,7 @@ fn main() -> Result<ExitCode> {
         sizes::TRIALS,
         kills::TRIALS,
         crowd::TRIALS,
+        hostile::TRIALS,
         // The last, as they give containerd other snapshotters.
         disks::TRIALS,
     ]
@@ -298,7 +300,13 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// What isn't asked of a handler, and why.
 fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
-    let parts = [machines::PART, kills::PART, disks::PART, privileged::PART];
+    let parts = [
+        machines::PART,
+        kills::PART,
+        hostile::PART,
+        disks::PART,
+        privileged::PART,
+    ];
     let no_machines = parts.map(|part| (part, "it makes no machines"));
     match handler {
         Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),

@@ -15,6 +15,8 @@ pub const TRIALS: &[(&str, Body)] = &[("clock::set_while_pods_run", set_while_po
 /// How far it is set.
 const HOUR: i64 = 3600;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// By how much a container's clock may differ.
 const APART: Duration = Duration::from_millis(600);
 
@@ -41,10 +43,10 @@ fn follows(container: &Container<'_>) -> Result<()> {
     let begun = Instant::now();
     loop {
         let before = now()?;
-        let said: f64 = container.exec(&["date", "+%s.%N"])?.text()?.parse()?;
+        // Whole seconds, cut off.
+        let said = Duration::from_secs(container.exec(&["date", "+%s"])?.text()?.parse()?);
         let after = now()?;
-        let said = Duration::from_secs_f64(said);
-        if before.saturating_sub(APART) <= said && said <= after + APART {
+        if before.saturating_sub(SECOND + APART) <= said && said <= after + APART {
             return Ok(());
         }
         if begun.elapsed() > patience(Duration::from_secs(2)) {

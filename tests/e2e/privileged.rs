@@ -46,9 +46,9 @@ fn devices(env: &Env) -> Result<()> {
     same("tun", said(tun)?.as_str(), "tun")?;
     let kmsg = "dd if=/dev/kmsg bs=8192 count=1 2>/dev/null | wc -l";
     ensure!(said(kmsg)?.as_str() != "0", "/dev/kmsg says nothing");
-    let looped = "mount -t tmpfs none /mnt && dd if=/dev/zero of=/mnt/image bs=1M count=1 2>/dev/null && \
-        device=$(losetup -f) && losetup $device /mnt/image && losetup $device | grep -c /mnt/image; \
-        losetup -d $device; [ -e /dev/loop-control ] && echo $device";
+    let looped = "dd if=/dev/zero of=/image bs=1M count=1 2>/dev/null && device=$(losetup -f) && \
+        losetup $device /image && losetup $device | grep -c /image; losetup -d $device; \
+        [ -e /dev/loop-control ] && echo $device";
     same("a loop device", said(looped)?.as_str(), "1\n/dev/loop0")?;
     let disks = "ls /dev | grep -c '^vd' || true";
     same("disks", said(disks)?.as_str(), "0")
@@ -70,7 +70,10 @@ fn overlay(env: &Env) -> Result<()> {
     spec.mounts = vec![(volume, "/var/lib/docker".into())];
     spec.more = privileged();
     let container = pod(env)?.start(&spec)?;
-    for place in ["cd /var/lib/docker", "mount -t tmpfs none /mnt && cd /mnt"] {
+    for place in [
+        "cd /var/lib/docker",
+        "mkdir -p /memory && mount -t tmpfs none /memory && cd /memory",
+    ] {
         let line = format!("{place} && {OVERLAY}");
         let said = container.exec(&["sh", "-c", &line])?.text()?;
         let wanted = "below\nabove\nmerged:\nbelow\nfile\n\nmerged/below:";

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as ProcessId;
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use serde_json::json;
@@ -25,6 +27,7 @@ pub const TRIALS: &[(&str, Body)] = &[
         "volumes::watched_while_kubelet_changes_them",
         watched_while_kubelet_changes_them,
     ),
+    ("volumes::that_hang", that_hang),
 ];
 
 /// A volume, and a directory of it bound elsewhere, as kubelet does for a subPath. Unmounted at the end.
@@ -313,4 +316,92 @@ fn watched_while_kubelet_changes_them(env: &Env) -> Result<()> {
     swap(&volume, "..3", "three")?;
     let later = pod.start(&spec)?;
     same("later", shell(&later, "cat /map/key")?, "three".into())
+}
+
+/// A filesystem that a daemon serves, which can be stopped.
+struct Hanging {
+    daemon: Child,
+    place: PathBuf,
+}
+
+impl Hanging {
+    fn mount(directory: &Path) -> Result<Self> {
+        let place = directory.join("volume");
+        fs::create_dir_all(&place)?;
+        // Where it is a module.
+        let _ = Command::new("modprobe").arg("fuse").output();
+        let source = include_str!("../rig/programs/hanging.c");
+        let program = rig::images::compile(directory, "hanging", source)?;
+        let mut command = Command::new(program);
+        command.arg(&place);
+        command::end_with_us(&mut command);
+        let mounted = Self {
+            daemon: command.spawn()?,
+            place,
+        };
+        command::until("a mount", patience(Duration::from_secs(10)), || {
+            Ok(mounted.place.join("file").exists())
+        })?;
+        Ok(mounted)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(
+            ProcessId::from_raw(self.daemon.id().cast_signed()),
+            signal,
+        )?)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        let _ = umount2(&self.place, MntFlags::MNT_DETACH);
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// A volume that hangs stops those who touch it, and nobody else; and the pod ends all the same.
+fn that_hang(env: &Env) -> Result<()> {
+    let directory = env.rig.directory().join("logs/hanging");
+    fs::create_dir_all(&directory)?;
+    let volume = Hanging::mount(&directory)?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    let mut spec = ContainerSpec::idle();
+    let neighbour = pod.start(&spec)?;
+    spec.mounts = vec![(volume.place.clone(), "/volume".into())];
+    let user = pod.start(&spec)?;
+    same("before", shell(&user, "cat /volume/file")?, "here".into())?;
+    volume.signal(Signal::SIGSTOP)?;
+    let mut reader = user.exec_command(&[], &["cat", "/volume/file"])?;
+    let reader = reader.stdout(Stdio::piped()).spawn()?;
+    std::thread::sleep(patience(Duration::from_millis(500)));
+    let line = "echo x > /tmp/x; ls -R /etc > /dev/null; cat /tmp/x";
+    for _ in 0..3 {
+        let begun = Instant::now();
+        same("the neighbour's", shell(&neighbour, line)?, "x".into())?;
+        same("the user's own", shell(&user, line)?, "x".into())?;
+        let (took, most) = (begun.elapsed(), patience(Duration::from_secs(5)));
+        ensure!(
+            took < most,
+            "beside a volume that hangs two commands took {took:?}"
+        );
+    }
+    volume.signal(Signal::SIGCONT)?;
+    let read = reader.wait_with_output()?;
+    same(
+        "after",
+        String::from_utf8_lossy(&read.stdout).trim(),
+        "here",
+    )?;
+    volume.signal(Signal::SIGSTOP)?;
+    let mut reader = user.exec_command(&[], &["cat", "/volume/file"])?.spawn()?;
+    std::thread::sleep(patience(Duration::from_millis(500)));
+    let begun = Instant::now();
+    pod.stop()?;
+    pod.remove()?;
+    let (took, most) = (begun.elapsed(), patience(Duration::from_secs(10)));
+    ensure!(took < most, "stopping and removing the pod took {took:?}");
+    reader.wait()?;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -64,24 +64,54 @@ fn of_64_mib(env: &Env) -> Result<()> {
 /// A kubelet gives a pod's cgroup the pod's limits and the overhead of its class: a pod that uses what it may
 /// gets by with that.
 fn overhead_of_their_class(env: &Env) -> Result<()> {
-    const LIMIT: i64 = 64 << 20;
+    const LIMIT: u64 = 64 << 20;
     let pod = run(
         env,
         PodSpec {
-            memory: Some(LIMIT),
+            memory: Some(LIMIT.cast_signed()),
             ..PodSpec::default()
         },
     )?;
-    let mut spec = ContainerSpec::shell(
-        "mkdir /d; i=0; while [ $i -lt 200 ]; do echo $i > /d/$i; i=$((i+1)); done; \
-         cat /d/* | wc -l; head -c 52428800 /dev/zero > /dev/shm/file; wc -c < /dev/shm/file",
-    );
-    spec.memory = Some(LIMIT);
-    let container = pod.start(&spec)?;
-    same("end", container.ended()?.0, 0)?;
-    let said = String::from_utf8(container.logged("stdout")?)?;
-    same("said", said.as_str(), "200\n52428800\n")?;
-    pod.start(&ContainerSpec::idle()).map(drop)
+    let cgroup = memory_cgroup(env.rig.name())?;
+    let set = |most: &str| fs::write(&cgroup, most).context("limiting the memory of all pods");
+    set(&(LIMIT + overhead()?).to_string())?;
+    let outcome = (|| {
+        let mut spec = ContainerSpec::shell(
+            "mkdir /d; i=0; while [ $i -lt 200 ]; do echo $i > /d/$i; i=$((i+1)); done; \
+             cat /d/* | wc -l; head -c 52428800 /dev/zero > /dev/shm/file; wc -c < /dev/shm/file",
+        );
+        spec.memory = Some(LIMIT.cast_signed());
+        let container = pod.start(&spec)?;
+        same("end", container.ended()?.0, 0)?;
+        let said = String::from_utf8(container.logged("stdout")?)?;
+        same("said", said.as_str(), "200\n52428800\n")?;
+        pod.start(&ContainerSpec::idle()).map(drop)
+    })();
+    set("-1").or_else(|_| set("max"))?;
+    outcome
+}
+
+/// Where the memory of all in a cgroup is limited.
+fn memory_cgroup(name: &str) -> Result<PathBuf> {
+    let files = ["memory.max", "memory.limit_in_bytes"];
+    rig::cgroup::hierarchies()?
+        .iter()
+        .flat_map(|root| files.map(|file| root.join(name).join(file)))
+        .find(|file| file.exists())
+        .with_context(|| format!("{name} has no limit of memory"))
+}
+
+/// What `deploy/` says that a microVM pod uses beyond its limits, in bytes.
+fn overhead() -> Result<u64> {
+    let class = include_str!("../../deploy/runtimeclasses.yaml")
+        .split("---\n")
+        .find(|class| class.contains("\nhandler: trefoil-vm\n"))
+        .context("there is no class trefoil-vm")?;
+    let (_, rest) = class
+        .split_once("memory: ")
+        .context("the class has no overhead")?;
+    let (mebibytes, _) = rest.split_once("Mi").context("the overhead has no unit")?;
+    Ok(mebibytes.parse::<u64>()? << 20)
 }
 
 /// What one container writes into a volume the other sees, and their locks are one.

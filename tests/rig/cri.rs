@@ -34,7 +34,7 @@ pub struct PodSpec {
     /// Annotations.
     pub annotations: Vec<(String, String)>,
     /// The most memory that its containers may use together, in bytes: all of them have limits, and the
-    /// pod has a cgroup of its own with this one and the overhead of its class, as a kubelet makes it.
+    /// pod has a cgroup of its own with a limit, as a kubelet makes it.
     pub memory: Option<i64>,
     /// What else its configuration holds, in CRI's words: laid over the rest.
     pub more: Value,
@@ -126,26 +126,17 @@ fn lay_over(content: &mut Value, more: &Value) {
 /// What the cgroups of pods are called that have one of their own.
 pub(crate) const POD: &str = "pod-";
 
-/// What `deploy/` says that a microVM pod uses beyond its limits, in bytes.
-fn overhead(handler: Handler) -> Result<u64> {
-    let name = format!("\nhandler: {}\n", handler.name());
-    let class = include_str!("../../deploy/runtimeclasses.yaml")
-        .split("---\n")
-        .find(|class| class.contains(&name));
-    let Some((_, rest)) = class.and_then(|class| class.split_once("memory: ")) else {
-        return Ok(0);
-    };
-    let (mebibytes, _) = rest.split_once("Mi").context("the overhead has no unit")?;
-    Ok(mebibytes.parse::<u64>()? << 20)
-}
+/// What a pod's cgroup may use beyond its limits, in bytes. That there is a limit counts; whether a pod
+/// gets by with the overhead of its class has a trial of its own.
+const BEYOND: u64 = 1 << 30;
 
 /// The cgroup that a pod's are below.
-fn parent(rig: &Rig, handler: Handler, name: &str, spec: &PodSpec) -> Result<String> {
+fn parent(rig: &Rig, name: &str, spec: &PodSpec) -> Result<String> {
     let Some(memory) = spec.memory else {
         // Of the rig's own, so that what is left in it is known to be ours.
         return Ok(format!("/{}", rig.name()));
     };
-    let memory = u64::try_from(memory)?.saturating_add(overhead(handler)?);
+    let memory = u64::try_from(memory)?.saturating_add(BEYOND);
     cgroup::limited(rig.name(), name, memory)?;
     Ok(format!("/{}/{name}", rig.name()))
 }
@@ -183,7 +174,7 @@ impl<'a> Pod<'a> {
             "annotations": annotations,
             "port_mappings": ports,
             "linux": {
-                "cgroup_parent": parent(rig, handler, &name, &spec)?,
+                "cgroup_parent": parent(rig, &name, &spec)?,
                 "security_context": { "namespace_options": spec.namespaces() },
                 "resources": { "memory_limit_in_bytes": spec.memory.unwrap_or(0) },
             },

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use rig::node;
 
 use crate::{Body, Env, patience};
+
+/// What the names of these trials begin with.
+pub const PART: &str = "clock::";
 
 pub const TRIALS: &[(&str, Body)] = &[("clock::set_while_pods_run", set_while_pods_run)];
 
@@ -22,10 +25,7 @@ const APART: Duration = Duration::from_millis(600);
 
 /// A container's clock follows the node's, forward and back, and so does that of one made afterwards.
 fn set_while_pods_run(env: &Env) -> Result<()> {
-    if !node::inside() {
-        println!("skipped: the clock is set in a node only");
-        return Ok(());
-    }
+    ensure!(node::inside(), "it sets the clock, which is a node's only");
     let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
     let running = pod.start(&ContainerSpec::idle())?;
     follows(&running).context("before")?;

@@ -48,7 +48,13 @@ fn guest(env: &Env) -> Result<()> {
     let content = format!("[microvm]\nagent = '{}'\n", agent.display());
     let before = complaints(env)?;
     dispatch::with_drop_in(env, &content, 0o644, || {
-        for (manners, first) in MANNERS {
+        // Where a processor is emulated and nobody asks for the trial, some do.
+        let step = if rig::node::inside() && !env.by_name {
+            2
+        } else {
+            1
+        };
+        for (manners, first) in MANNERS.into_iter().step_by(step) {
             one(env, manners, first).with_context(|| format!("a guest that is {manners}"))?;
         }
         Ok(())

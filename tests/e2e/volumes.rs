@@ -108,6 +108,16 @@ impl Drop for Volume {
     }
 }
 
+/// In which orders the containers of a trial are made: in both, but in one where a processor is emulated
+/// and nobody asks for the trial.
+fn orders(env: &Env) -> Vec<(&'static str, [usize; 4])> {
+    let mut orders = vec![("part-first", [3, 2, 1, 0]), ("whole-first", [0, 1, 2, 3])];
+    if rig::node::inside() && !env.by_name {
+        orders.truncate(1);
+    }
+    orders
+}
+
 fn shell(container: &Container<'_>, line: &str) -> Result<String> {
     container.exec(&["sh", "-c", line])?.text()
 }
@@ -169,7 +179,7 @@ fn one_by_any_path(env: &Env) -> Result<()> {
 }
 
 /// How many rows each of two writers commits.
-const ROWS: u32 = 60;
+const ROWS: u32 = 40;
 
 /// SQLite's write-ahead log is memory that all who have the file map, and locks of its parts.
 fn databases_of_two(env: &Env) -> Result<()> {
@@ -177,7 +187,7 @@ fn databases_of_two(env: &Env) -> Result<()> {
     let sqlite = volume.tool("sqlite3")?;
     let run = format!("{sqlite} -cmd '.timeout 60000'");
     let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
-    for (name, order) in [("one", [0, 1, 2, 3]), ("other", [3, 2, 1, 0])] {
+    for (name, order) in orders(env) {
         let all = volume.containers(&pod, order)?;
         let [first, second, _, part] = &all;
         for (who, pair) in [("same", [first, second]), ("part", [second, part])] {
@@ -215,7 +225,7 @@ fn as_long_as_somebody_has_them(env: &Env) -> Result<()> {
     let volume = Volume::make(env, "as-long")?;
     fs::write(volume.whole.join("sub/file"), "there\n")?;
     let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
-    for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+    for (_, order) in orders(env) {
         let [first, second, reader, part] = volume.containers(&pod, order)?;
         // All of them look at it, so that it is known by each way.
         for container in [&first, &second, &reader, &part] {

@@ -1,6 +1,6 @@
 //! critest with a handler of ours, beside the stock one: same images, same kind of machine.
 //!
-//!     conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX]
+//!     conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
 //!                 [--reports DIRECTORY] [--in-turn]
 //!     conformance --suite client [--focus REGEX] [--reports DIRECTORY]
 //!
@@ -14,7 +14,7 @@
 //! listed and passes must leave the list.
 //!
 //! `--in-node` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
-//! the specs to which that matters; another handler all of them. MicroVMs are made there anyway where
+//! the specs to which that matters; another handler all of them, or with `--part` the same. MicroVMs are made there anyway where
 //! this machine has no KVM that boots Linux.
 
 mod lists;
@@ -88,6 +88,8 @@ pub enum Suite {
 struct Options {
     suite: Suite,
     in_node: bool,
+    /// Of critest only what another kernel and cgroup v2 may matter to.
+    part: bool,
     handler: Option<Handler>,
     focus: Option<String>,
     reports: PathBuf,
@@ -98,6 +100,7 @@ fn options() -> Result<Options> {
     let mut options = Options {
         suite: Suite::Critest,
         in_node: false,
+        part: false,
         handler: None,
         focus: None,
         reports: rig::cache::directory()?.join("reports"),
@@ -125,6 +128,7 @@ fn options() -> Result<Options> {
             "--focus" => options.focus = Some(value()?),
             "--reports" => options.reports = value()?.into(),
             "--in-node" => options.in_node = true,
+            "--part" => options.part = true,
             "--in-turn" => options.in_turn = true,
             _ => bail!("unknown argument {argument:?}"),
         }
@@ -185,7 +189,7 @@ fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     let focus = match (&options.focus, handler) {
         (Some(focus), _) => Some(focus.clone()),
         (None, Handler::Trefoil) => Some(IN_NODE.join("|")),
-        (None, _) => None,
+        (None, _) => options.part.then(|| IN_NODE.join("|")),
     };
     if let Some(focus) = focus {
         arguments.extend(["--focus".to_owned(), focus]);

@@ -128,6 +128,7 @@ pub async fn copy(from: &Stream, to: &Stream) -> io::Result<u64> {
 pub async fn copy_until(from: &Stream, to: &Stream, stop: &Notify) -> io::Result<u64> {
     let mut carried = 0;
     let mut stopping = false;
+    let mut hung_up = false;
     loop {
         let outcome = if stopping {
             pass_on(from.as_fd(), to)
@@ -148,6 +149,9 @@ pub async fn copy_until(from: &Stream, to: &Stream, stop: &Notify) -> io::Result
                 carried += read as u64;
             }
             Err(why) if stopping && why.kind() == io::ErrorKind::WouldBlock => return Ok(carried),
+            // The kernel looks whether there is something to read first and whether the last user has gone
+            // then: what came in between is still there, if the reader was not running meanwhile.
+            Err(why) if why.raw_os_error() == Some(libc::EIO) && !hung_up => hung_up = true,
             Err(why) if why.raw_os_error() == Some(libc::EIO) => return Ok(carried),
             Err(why) => return Err(why),
         }
@@ -162,6 +166,31 @@ mod tests {
     fn pipe() -> (OwnedFd, OwnedFd) {
         // Not for children that other tests start.
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe")
+    }
+
+    /// The writer ends at once, on a thread of its own: with two processors it sometimes does so while
+    /// the reader is about to be told that nobody is there.
+    #[tokio::test]
+    async fn what_a_terminal_was_given_last_arrives() {
+        const LENGTH: usize = 12_000;
+        for _ in 0..300 {
+            let pty = nix::pty::openpty(None, None).expect("terminal");
+            let mut mode = nix::sys::termios::tcgetattr(&pty.slave).expect("mode");
+            nix::sys::termios::cfmakeraw(&mut mode);
+            let now = nix::sys::termios::SetArg::TCSANOW;
+            nix::sys::termios::tcsetattr(&pty.slave, now, &mode).expect("raw");
+            let mut slave = std::fs::File::from(pty.slave);
+            let writer = std::thread::spawn(move || slave.write_all(&[7; LENGTH]).expect("write"));
+            let nowhere = std::fs::File::options()
+                .write(true)
+                .open("/dev/null")
+                .expect("open");
+            let from = Stream::new(pty.master).expect("stream");
+            let to = Stream::new(nowhere.into()).expect("stream");
+            let carried = copy(&from, &to).await.expect("copy");
+            writer.join().expect("writer");
+            assert_eq!(carried, LENGTH as u64);
+        }
     }
 
     #[tokio::test]

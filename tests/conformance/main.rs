@@ -14,8 +14,8 @@
 //! listed and passes must leave the list.
 //!
 //! `--in-node` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
-//! the specs to which that matters; another handler all of them, or with `--part` the same. MicroVMs are made there anyway where
-//! this machine has no KVM that boots Linux.
+//! the specs to which that matters; another handler all of them. MicroVMs are made there anyway where
+//! this machine has no KVM that boots Linux; `--part` asks them there for the same specs only.
 
 mod lists;
 mod verdict;
@@ -132,6 +132,10 @@ fn options() -> Result<Options> {
             "--in-turn" => options.in_turn = true,
             _ => bail!("unknown argument {argument:?}"),
         }
+    }
+    let of_machines = options.handler == Some(Handler::TrefoilVm);
+    if options.part && (options.focus.is_some() || !of_machines) {
+        bail!("--part is for trefoil-vm, without --focus");
     }
     if options.suite == Suite::Client && (options.in_node || options.handler.is_some()) {
         bail!("the client suite runs here, with both handlers");

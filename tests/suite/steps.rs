@@ -130,7 +130,7 @@ pub const STEPS: &[Step] = &[
         What::Built("field", &[]),
     )
     .after(PODS),
-    // Others wrote these two, and they wait for no more than some seconds.
+    // The time limits in these two suites are short, and not ours: they get a whole processor.
     Step::tests("conformance", 30, ONE, What::Built("conformance", &[])).after(PODS),
     Step::tests(
         "containerd's client suite",

@@ -29,8 +29,8 @@ pub const COMMAND_LINE: &str = concat!(
     // A guest that starts with one processor may get more: rewriting every locked instruction for
     // one alone costs millions of instructions, and again when the second comes.
     " noreplace-smp",
-    // No dummy0 in every pod's network; the driver is there for whoever adds one.
-    " dummy.numdummies=0",
+    // No dummy0, ifb0, gre0 or sit0 in every pod's network; the drivers are there for whoever adds one.
+    " dummy.numdummies=0 ifb.numifbs=0 fb_tunnels=none",
 );
 
 /// What to append to [`COMMAND_LINE`] where the VMM has no keyboard controller: a restart is a

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use trefoil_guest::kernel::{self, Comparison, Kernel};
 use trefoil_guest::{image, program};
 
-const USAGE: &str = "usage: guest kernel [--with debug|confidential|mitigations]... [--verify]
+const USAGE: &str =
+    "usage: guest kernel [--with debug|confidential|mitigations|ipsec]... [--verify]
        guest image [--verify]
        guest agent [--verify]
        guest shim";

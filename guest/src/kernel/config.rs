@@ -24,6 +24,8 @@ pub enum Feature {
     Confidential,
     /// What makes up for processors' flaws at every call and return.
     Mitigations,
+    /// IPsec, whose ciphers cost every boot.
+    Ipsec,
 }
 
 impl Feature {
@@ -38,10 +40,12 @@ impl Feature {
             "confidential.config",
             include_str!("../../kernel/confidential.config"),
         );
+        const IPSEC: (&str, &str) = ("ipsec.config", include_str!("../../kernel/ipsec.config"));
         match self {
             Self::Debug => &[DEBUG],
             Self::Confidential => &[MITIGATIONS, CONFIDENTIAL],
             Self::Mitigations => &[MITIGATIONS],
+            Self::Ipsec => &[IPSEC],
         }
     }
 }
@@ -54,8 +58,9 @@ impl FromStr for Feature {
             "debug" => Ok(Self::Debug),
             "confidential" => Ok(Self::Confidential),
             "mitigations" => Ok(Self::Mitigations),
+            "ipsec" => Ok(Self::Ipsec),
             other => bail!(
-                "the guest kernel has no feature {other:?}, only debug, confidential, mitigations"
+                "the guest kernel has no feature {other:?}, only debug, confidential, mitigations, ipsec"
             ),
         }
     }
@@ -198,8 +203,8 @@ mod tests {
 
     #[test]
     fn features_are_known_by_name_and_every_fragment_is_readable() {
-        let features =
-            ["debug", "confidential", "mitigations"].map(|name| name.parse::<Feature>().unwrap());
+        let features = ["debug", "confidential", "mitigations", "ipsec"]
+            .map(|name| name.parse::<Feature>().unwrap());
         assert!("debugging".parse::<Feature>().is_err());
         let default = Options::asked(&[]).unwrap();
         assert_eq!(default.0.get("CONFIG_MODULES"), Some(&None));

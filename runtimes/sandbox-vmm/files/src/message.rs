@@ -31,6 +31,8 @@ pub enum Change {
     Remove(String),
     /// It hangs: whatever is asked of it is answered with an error, now and from now on.
     Abandon(String),
+    /// All that wait for a lock get none.
+    RefuseLocks,
 }
 
 /// The most bytes of a change.

@@ -97,11 +97,6 @@ impl Volumes {
         });
     }
 
-    /// Whether a volume has that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.all.iter().any(|one| one.name == name)
-    }
-
     /// One user needs a volume no more.
     pub fn leave(&mut self, name: &str) {
         if let Some(known) = self.all.iter_mut().find(|one| one.name == name) {
@@ -188,7 +183,7 @@ mod tests {
             first.split_once('/').map(|(one, _)| one),
             other.split_once('/').map(|(one, _)| one)
         );
-        assert_eq!(volumes.left(&other), [other.clone()]);
+        assert_eq!(volumes.left(&other), std::slice::from_ref(&other));
         assert_ne!(volumes.shared("/a", false, at("/b")), other);
         let (a, b) = (
             volumes.shared("/a", false, None),

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+use super::asked::{Asked, Domain};
 use super::attributes;
 use super::inodes::{Inode, Inodes};
 use super::kinds::{Kind, Kinds};
+use super::locks::Owners;
 use super::slots::Slots;
 use super::trees::{Belongs, Trees};
 use crate::fuse::Outcome;
@@ -65,6 +67,8 @@ pub struct Tables {
     pub trees: Trees,
     /// What is known of filesystems.
     pub kinds: Kinds,
+    /// Who has POSIX locks.
+    pub owners: Owners,
     /// How many files may be known or open.
     most: usize,
     /// Those that were given up.
@@ -100,6 +104,18 @@ impl Tables {
         })
     }
 
+    /// What was opened is closed, and so are its locks: whether it was there, and what is to be closed.
+    pub fn release(&mut self, node: u64, fh: u64) -> (bool, Vec<Arc<OwnedFd>>) {
+        let mut gone = match self.owners.len() {
+            0 => Vec::new(),
+            _ => self.owners.release(node, fh),
+        };
+        let handle = self.handles.remove(fh);
+        let was_there = handle.is_some();
+        gone.extend(handle.and_then(|handle| handle.file));
+        (was_there, gone)
+    }
+
     /// That one more file may be open.
     pub fn check_room(&self) -> Outcome<()> {
         match self.held() < self.most {
@@ -110,17 +126,23 @@ impl Tables {
 
     /// How many files are known or open.
     pub fn held(&self) -> usize {
-        self.inodes.len() + self.handles.len()
+        self.inodes.len() + self.handles.len() + self.owners.len()
     }
 
     /// How many files may be known.
     pub fn most_inodes(&self) -> usize {
-        self.most.saturating_sub(self.handles.len())
+        let others = self.handles.len() + self.owners.len();
+        self.most.saturating_sub(others)
     }
 
     /// Whether a tree was given up.
     pub fn is_abandoned(&self, tree: u32) -> bool {
         !self.abandoned.is_empty() && self.abandoned.contains(&tree)
+    }
+
+    /// Whether a tree was given up that a file was come to in.
+    pub fn is_inode_abandoned(&self, inode: &Inode) -> bool {
+        !self.abandoned.is_empty() && self.abandoned.iter().any(|tree| inode.is_in(*tree))
     }
 
     /// Begins a session, with these flags.
@@ -129,10 +151,11 @@ impl Tables {
     }
 
     /// Ends the session. All that the guest held is to be closed.
-    pub fn end(&mut self) -> (Vec<Inode>, Vec<Handle>) {
+    pub fn end(&mut self) -> (Vec<Inode>, Vec<Handle>, Vec<Arc<OwnedFd>>) {
         self.session = None;
         self.epoch.session += 1;
-        (self.inodes.clear(), self.handles.clear(None))
+        let owned = self.owners.clear();
+        (self.inodes.clear(), self.handles.clear(None), owned)
     }
 
     /// Whether there is a session.
@@ -171,6 +194,7 @@ impl Files {
             handles: Slots::new(),
             trees: Trees::default(),
             kinds: Kinds::default(),
+            owners: Owners::default(),
             most,
             abandoned: HashSet::new(),
             session: None,
@@ -183,7 +207,7 @@ impl Files {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A name is a tree from now on, see [`Trees`].
+    /// A name is a tree from now on: in the root, or as `filesystem/name`.
     pub fn add(&self, name: &str, shown: Shown) {
         self.locked().trees.add(name, shown);
     }
@@ -212,6 +236,8 @@ impl Files {
                 }
             }
         }
+        // Where they are of the node's own, this gives locks back.
+        removed.remote.extend(tables.owners.close(tree));
         let devices = tables.inodes.devices();
         tables.kinds.keep(&devices);
         removed
@@ -223,5 +249,25 @@ impl Files {
         let tree = tables.trees.number(name)?;
         tables.abandoned.insert(tree);
         Some(tree)
+    }
+
+    /// Whether a request can't be done any more, now that a tree is gone.
+    pub fn is_lost(&self, tree: u32, asked: &Asked) -> bool {
+        if asked.domain == Domain::Tree(tree) {
+            return true;
+        }
+        let is_open = |node| self.locked().inodes.get(node).is_ok_and(Inode::is_open);
+        asked.tree == tree && !is_open(asked.node)
+    }
+
+    /// Whether a request is one to a tree.
+    pub fn concerns(&self, tree: u32, asked: &Asked) -> bool {
+        let is_in = |node| {
+            self.locked()
+                .inodes
+                .get(node)
+                .is_ok_and(|inode| inode.is_in(tree))
+        };
+        asked.tree == tree || is_in(asked.node)
     }
 }

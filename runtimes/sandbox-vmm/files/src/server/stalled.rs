@@ -96,8 +96,8 @@ impl Stalled {
         Put::Waits
     }
 
-    /// Has a file closed there, if the filesystem hangs.
-    pub fn close(&self, domain: Domain, take: impl FnOnce() -> Option<Arc<OwnedFd>>) -> bool {
+    /// Has files closed there, if the filesystem hangs.
+    pub fn close(&self, domain: Domain, take: impl FnOnce() -> Vec<Arc<OwnedFd>>) -> bool {
         match self.places().get_mut(&domain) {
             Some(place) => {
                 place.files.extend(take());
@@ -149,6 +149,7 @@ mod tests {
     fn asked(unique: u64, device: u64, tree: u32) -> Asked {
         Asked {
             unique,
+            node: 0,
             opcode: None,
             tree,
             domain: Domain::Filesystem(device),
@@ -211,8 +212,8 @@ mod tests {
         ));
         let file = std::fs::File::open("/dev/null").expect("open");
         let file = Arc::new(OwnedFd::from(file));
-        assert!(stalled.close(Domain::Filesystem(7), || Some(file)));
-        assert!(!stalled.close(Domain::Filesystem(8), || None));
+        assert!(stalled.close(Domain::Filesystem(7), || vec![file]));
+        assert!(!stalled.close(Domain::Filesystem(8), Vec::new));
         assert!(matches!(
             stalled.next(Domain::Filesystem(7)),
             Next::Close(_)

@@ -113,7 +113,7 @@ fn inputs(options: &Options, tools: &build::Tools) -> [String; 7] {
         source::PACKAGE.to_owned(),
         source::VERSION.to_owned(),
         options.fragment(),
-        build::PATCH.to_owned(),
+        build::PATCHES.concat(),
         tools.compiler.clone(),
         tools.linker.clone(),
         include_str!("kernel/build.rs").to_owned(),

@@ -26,8 +26,11 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("xz", "xz-utils"),
 ];
 
-/// What is changed in the kernel's source; it says why.
-pub const PATCH: &str = include_str!("../../kernel/layout.patch");
+/// What is changed in the kernel's source: each says why.
+pub const PATCHES: [&str; 2] = [
+    include_str!("../../kernel/layout.patch"),
+    include_str!("../../kernel/interrupt.patch"),
+];
 
 /// What decides about the bytes beside the source and its configuration.
 pub struct Tools {
@@ -91,13 +94,18 @@ pub fn build(source: &Source, options: &Options, tools: &Tools, directory: &Path
             .arg(&tree),
     )
     .context("unpacking the kernel's source")?;
-    fs::write(tree.join("asked.patch"), PATCH)?;
-    output(
-        Command::new("patch")
-            .args(["--strip=1", "--fuzz=0", "--input=asked.patch"])
-            .current_dir(&tree),
-    )
-    .context("changing the kernel's source by layout.patch")?;
+    for patch in PATCHES {
+        fs::write(tree.join("asked.patch"), patch)?;
+        output(
+            Command::new("patch")
+                .args(["--strip=1", "--fuzz=0", "--input=asked.patch"])
+                .current_dir(&tree),
+        )
+        .with_context(|| {
+            let title = patch.lines().next().unwrap_or_default();
+            format!("changing the kernel's source: {title}")
+        })?;
+    }
 
     // allnoconfig is tinyconfig without its choices for the smallest size, which would have to be
     // taken back one by one.

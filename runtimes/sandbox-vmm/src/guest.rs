@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use trefoil_agent_protocol::service::Nothing;
 use trefoil_core::{Error, ErrorKind, Result};
+use trefoil_files::parent::Server;
 
 use crate::agent::{Agent, waiting};
 use crate::machine::Machine;
@@ -19,7 +21,14 @@ const POWERING_OFF: Duration = Duration::from_secs(2);
 /// How long a killed VMM may take to be gone. It takes longer only where a disk hangs.
 const DYING: Duration = Duration::from_secs(5);
 
-/// How long what SIGKILL was sent to may take to end.
+/// How long what SIGKILL was sent to may take to end, before what waits for a filesystem of the host's that
+/// hangs is let go.
+const WAITING: Duration = Duration::from_secs(2);
+
+/// How long it may take to tell the file server.
+const TELLING: Duration = Duration::from_millis(500);
+
+/// How long it may take to end at all.
 pub(crate) const KILLED: Duration = Duration::from_secs(5);
 
 /// A guest that runs.
@@ -28,6 +37,10 @@ pub(crate) struct Guest {
     pub machine: Arc<Machine>,
     /// Its agent.
     pub agent: Agent,
+    /// What serves it the host's files; a fake guest has none.
+    files: Option<Arc<Server>>,
+    /// For how many of those that were killed nobody waits for a filesystem that hangs.
+    hurried: Mutex<u32>,
     streams: AtomicU32,
     /// Whether it has been asked to end.
     stopping: AtomicBool,
@@ -35,10 +48,12 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// A guest whose machine ends with its agent. Must be called within the event loop.
-    pub fn new(machine: Arc<Machine>, agent: Agent) -> Arc<Self> {
+    pub fn new(machine: Arc<Machine>, agent: Agent, files: Option<Arc<Server>>) -> Arc<Self> {
         let guest = Arc::new(Self {
             machine,
             agent,
+            files,
+            hurried: Mutex::default(),
             streams: AtomicU32::new(1),
             stopping: AtomicBool::new(false),
         });
@@ -77,12 +92,44 @@ impl Guest {
     /// Ends the machine, unless `ended` resolves in time: the end of `what`, to which SIGKILL has been sent.
     /// A guest that does not hear, or only says that it does, runs on otherwise for as long as it likes.
     pub async fn insist(&self, what: &str, ended: impl Future<Output = ()>) {
-        if tokio::time::timeout(KILLED, ended).await.is_ok() {
-            return;
+        if !self.let_go(ended).await {
+            self.machine
+                .kill(&format!("{what} did not end within {KILLED:?} of SIGKILL"));
         }
-        // What hangs in a dead filesystem of the host's is to be let go first, here.
-        self.machine
-            .kill(&format!("{what} did not end within {KILLED:?} of SIGKILL"));
+    }
+
+    /// Waits for the end of what SIGKILL was sent to, and says whether it came in time. The guest's kernel
+    /// waits for what a process has asked of the file server even where that process was killed: so
+    /// after a while nobody in the pod waits for a filesystem that hangs, but gets EIO.
+    pub async fn let_go(&self, ended: impl Future<Output = ()>) -> bool {
+        tokio::pin!(ended);
+        if tokio::time::timeout(WAITING, &mut ended).await.is_ok() {
+            return true;
+        }
+        // The file server may be stuck itself.
+        let _ = tokio::time::timeout(TELLING, self.hurry(true)).await;
+        let rest = KILLED - WAITING - TELLING;
+        let in_time = tokio::time::timeout(rest, ended).await.is_ok();
+        let _ = tokio::time::timeout(TELLING, self.hurry(false)).await;
+        in_time
+    }
+
+    /// One more, or one less, for whom nobody waits for a filesystem that hangs.
+    async fn hurry(&self, on: bool) {
+        let Some(files) = &self.files else {
+            return;
+        };
+        let mut hurried = self.hurried.lock().await;
+        let before = *hurried;
+        *hurried = match on {
+            true => before.saturating_add(1),
+            false => before.saturating_sub(1),
+        };
+        if (before == 0) != (*hurried == 0)
+            && let Err(why) = files.hurry(on).await
+        {
+            log::warn!("{why}");
+        }
     }
 
     /// Ends the guest: in order if it does so in time. Every process in it has ended then.

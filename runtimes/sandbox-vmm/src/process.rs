@@ -93,14 +93,21 @@ impl GuestProcess {
         over(self.ended.clone()).await;
     }
 
-    /// Sees to it that an init which was sent SIGKILL ends.
+    /// Sees to it that an init which was sent SIGKILL ends, with the machine if it must be, and that an
+    /// exec'd process which was does not wait for a filesystem that hangs.
     pub fn insist(&self) {
         if self.killed.swap(true, Ordering::Relaxed) {
             return;
         }
+        let init = self.is_init();
         let what = format!("the init of container {}", self.request.container);
         let (guest, ended) = (self.guest.clone(), self.ended.clone());
-        tokio::spawn(async move { guest.insist(&what, over(ended)).await });
+        tokio::spawn(async move {
+            match init {
+                true => guest.insist(&what, over(ended)).await,
+                false => drop(guest.let_go(over(ended)).await),
+            }
+        });
     }
 
     /// What to say of a signal to an init that the guest does not take, or does not say to have taken. Who
@@ -225,13 +232,13 @@ impl Process for GuestProcess {
             .await
             .map(drop)
         };
-        if !self.is_init() {
-            return sent.await;
-        }
         if signal == libc::SIGKILL {
             self.insist();
         }
-        self.signalled(sent).await
+        match self.is_init() {
+            true => self.signalled(sent).await,
+            false => sent.await,
+        }
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {

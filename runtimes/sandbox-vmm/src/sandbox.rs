@@ -175,7 +175,7 @@ impl MicroVmSandbox {
             let agent = ready(settings, &machine).await?;
             phases.done_at("VMM", machine.metrics().phases.running.get());
             phases.done("guest");
-            let guest = Guest::new(machine.clone(), agent);
+            let guest = Guest::new(machine.clone(), agent, Some(shares.server()));
             set_up(&guest, needs, told).await?;
             phases.done("set-up");
             Ok(guest)

@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// What a pod shares.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    server: Server,
+    server: Arc<Server>,
     /// Those of which the guest has copies, by name.
     watched: Mutex<HashMap<String, Watched>>,
 }
@@ -109,10 +109,15 @@ impl Shares {
         };
         let (server, connection) = parent::start(&start, &jail)?;
         let shares = Self {
-            server,
+            server: Arc::new(server),
             watched: Mutex::default(),
         };
         Ok((Arc::new(shares), connection.into()))
+    }
+
+    /// The pod's file server.
+    pub fn server(&self) -> Arc<Server> {
+        self.server.clone()
     }
 
     /// Shares the agent's program, which the guest starts by its name. No container's is the same: those

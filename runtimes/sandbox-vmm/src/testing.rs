@@ -364,7 +364,7 @@ pub(crate) async fn guest() -> (Arc<Guest>, Gate, Arc<Fake>, Server) {
         async {
             let stream = machine.agent().await.expect("connection");
             let (agent, _) = Agent::greet(stream).await.expect("greeting");
-            Guest::new(machine, agent)
+            Guest::new(machine, agent, None)
         },
         async {
             use std::io::Write;

@@ -29,8 +29,8 @@ pub enum Change {
     Add(String, Shown),
     /// It is one no more.
     Remove(String),
-    /// It hangs: whatever is asked of it is answered with an error, now and from now on.
-    Abandon(String),
+    /// Whether what is asked of a filesystem that hangs is answered with an error, instead of waiting for it.
+    Hurry(bool),
 }
 
 /// The most bytes of a change.

@@ -14,13 +14,15 @@ pub enum Answer {
     Content(usize),
     /// With nothing: it is one that is not answered.
     Nothing,
+    /// Later: it is to be done again.
+    Later,
 }
 
 /// Writes an answer to where the guest wants it, and says how long it is. Zero if there is no room
 /// for it: the guest's kernel takes that for an error.
 pub fn write(unique: u64, outcome: Result<Answer, Errno>, said: &[u8], buffers: &Buffers) -> u32 {
     let (error, length) = match outcome {
-        Ok(Answer::Nothing) => return 0,
+        Ok(Answer::Nothing | Answer::Later) => return 0,
         Ok(Answer::Said) => (0, said.len()),
         Ok(Answer::Content(length)) => (0, length),
         Err(why) => (-(why as i32), 0),

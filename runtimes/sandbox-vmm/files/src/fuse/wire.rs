@@ -100,6 +100,12 @@ wire! {
         frsize: u32, padding: u32, spare: Spare<6>,
     }
     FsyncIn { fh: u64, fsync_flags: u32, padding: u32 }
+    /// A lock from `start` to `end`, that one included, of an owner.
+    LkIn {
+        fh: u64, owner: u64, start: u64, end: u64, kind: u32, pid: u32, lk_flags: u32, padding: u32,
+    }
+    LkOut { start: u64, end: u64, kind: u32, pid: u32 }
+    InterruptIn { unique: u64 }
     SetxattrIn { size: u32, flags: u32, setxattr_flags: u32, padding: u32 }
     GetxattrIn { size: u32, padding: u32 }
     GetxattrOut { size: u32, padding: u32 }
@@ -157,8 +163,7 @@ macro_rules! opcodes {
     };
 }
 
-// What is not here is not served, and the kernel then does without: locks, of which it keeps all
-// processes of one guest apart by itself; ioctl, poll, bmap; DAX's mappings.
+// What is not here is not served, and the kernel then does without: ioctl, poll, bmap; DAX's mappings.
 opcodes! {
     Lookup = 1,
     Forget = 2,
@@ -188,6 +193,9 @@ opcodes! {
     Readdir = 28,
     Releasedir = 29,
     Fsyncdir = 30,
+    Getlk = 31,
+    Setlk = 32,
+    Setlkw = 33,
     Create = 35,
     Interrupt = 36,
     Destroy = 38,
@@ -205,9 +213,11 @@ opcodes! {
 #[allow(missing_docs, reason = "named as in the kernel's header")]
 pub mod init {
     pub const ASYNC_READ: u32 = 1 << 0;
+    pub const POSIX_LOCKS: u32 = 1 << 1;
     pub const ATOMIC_O_TRUNC: u32 = 1 << 3;
     pub const BIG_WRITES: u32 = 1 << 5;
     pub const DONT_MASK: u32 = 1 << 6;
+    pub const FLOCK_LOCKS: u32 = 1 << 10;
     pub const AUTO_INVAL_DATA: u32 = 1 << 12;
     pub const DO_READDIRPLUS: u32 = 1 << 13;
     pub const READDIRPLUS_AUTO: u32 = 1 << 14;
@@ -253,6 +263,8 @@ pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// In [`FsyncIn::fsync_flags`]: the content alone.
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;
+/// In [`LkIn::lk_flags`]: of what was opened, not of an owner.
+pub const LK_FLOCK: u32 = 1 << 0;
 /// In [`GetattrIn::getattr_flags`]: by its handle.
 pub const GETATTR_FH: u32 = 1 << 0;
 /// In [`Attr::flags`]: another mount begins here.
@@ -279,6 +291,8 @@ mod tests {
             (InitIn::SIZE, 64),
             (InitOut::SIZE, 64),
             (CopyFileRangeIn::SIZE, 56),
+            (LkIn::SIZE, 48),
+            (LkOut::SIZE, 24),
             (Dirent::SIZE, 24),
         ] {
             assert_eq!(ours, kernels);

@@ -139,6 +139,16 @@ impl Server {
         outcome.map_err(|why| why.context(doing()))
     }
 
+    /// Says whether what is asked of a filesystem that hangs, a dead network mount for instance, is answered
+    /// with EIO instead of waiting for it: the guest's kernel waits for an answer even where the
+    /// process was killed. What is read from a local filesystem straight into the guest's memory is
+    /// not answered before it is done.
+    pub async fn hurry(&self, on: bool) -> Result<()> {
+        let reach = Arc::clone(&self.reach);
+        let outcome = apart(THREAD, move || reach.told.tell(&Change::Hurry(on))).await;
+        outcome.map_err(|why| why.context("have nobody wait for a filesystem that hangs"))
+    }
+
     /// Shows a volume to the guest, for one more user, and says by which name: what is shared already is
     /// not shared again. All volumes of one filesystem of the host's are in one directory, which the guest
     /// mounts as a filesystem: their names are `filesystem.N/volume.M`. One with other mounts below it, or
@@ -159,21 +169,6 @@ impl Server {
         let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
         let outcome = apart(THREAD, move || reach.unshare_volume(&owned)).await;
         outcome.map_err(|why| why.context(format!("take {name} away from the guest")))
-    }
-
-    /// Gives a tree up that hangs, a dead network mount for instance: all that its users wait for, and all
-    /// that they ask for from now on, is answered with EIO, so that they can be killed. Only what
-    /// is read from a local filesystem straight into the guest's memory is not answered before it is done.
-    /// The tree stays until it is taken away. [`ErrorKind::NotFound`] if no tree has that name.
-    pub async fn abandon(&self, name: &str) -> Result<()> {
-        let is_tree = locked(&self.names).contains(name);
-        let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
-        let abandon = move || match is_tree || locked(&reach.volumes).has(&owned) {
-            true => reach.told.tell(&Change::Abandon(owned)),
-            false => Err(Error::not_found("there is no such name")),
-        };
-        let outcome = apart(THREAD, abandon).await;
-        outcome.map_err(|why| why.context(format!("give {name} up")))
     }
 
     /// Takes a tree away. When this returns, the server holds nothing of it any more: what the tree

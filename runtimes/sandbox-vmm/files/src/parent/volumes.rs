@@ -97,11 +97,6 @@ impl Volumes {
         });
     }
 
-    /// Whether a volume has that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.all.iter().any(|one| one.name == name)
-    }
-
     /// One user needs a volume no more.
     pub fn leave(&mut self, name: &str) {
         if let Some(known) = self.all.iter_mut().find(|one| one.name == name) {

@@ -1,7 +1,9 @@
 //! What a request is about, as far as that can be told before it is done.
 
+use std::ffi::CStr;
+
 use super::tables::Tables;
-use super::trees::{Names, Top};
+use super::trees::{Belongs, Names, Top};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{Opcode, ReadIn, WriteIn};
 
@@ -21,6 +23,8 @@ pub enum Domain {
 pub struct Asked {
     /// The request's number.
     pub unique: u64,
+    /// The file's number.
+    pub node: u64,
     /// What is asked for, if it is known.
     pub opcode: Option<Opcode>,
     /// Of which tree; 0 is the root, or none.
@@ -31,8 +35,6 @@ pub struct Asked {
     pub remote: bool,
     /// It can be answered before it is done: whoever does it does not touch the guest's memory any more.
     pub early: bool,
-    /// The tree was given up.
-    pub abandoned: bool,
 }
 
 /// Looks at a request.
@@ -45,13 +47,13 @@ pub fn about(request: Request<'_>, tables: &Tables) -> Asked {
     };
     Asked {
         unique: request.header.unique,
+        node: request.header.nodeid,
         opcode,
         tree,
         domain,
         // What is at the beginning of a tree is found out by looking.
         remote: matches!(domain, Domain::Tree(_)) || kind.is_some_and(|kind| !kind.local),
         early: is_early(opcode, request, tables),
-        abandoned: tables.is_abandoned(tree),
     }
 }
 
@@ -66,22 +68,26 @@ fn place(opcode: Option<Opcode>, mut request: Request<'_>, tables: &Tables) -> (
             | Opcode::BatchForget
             | Opcode::Interrupt,
         ) => (0, Domain::None),
-        Some(opcode) => match tables.inodes.get(node) {
-            Ok(inode) if inode.names == Names::Files => match inode.belongs() {
-                Ok(belongs) => (belongs.tree, Domain::Filesystem(inode.key.device)),
-                Err(_) => (0, Domain::None),
-            },
-            Ok(top) if opcode == Opcode::Lookup => {
-                let name = request.name().ok();
-                let found =
-                    name.and_then(|name| tables.trees.find(top.names, name.to_bytes()).ok());
-                match found {
-                    Some(Top::Tree(belongs)) => (belongs.tree, Domain::Tree(belongs.tree)),
-                    _ => (0, Domain::None),
+        Some(opcode) => {
+            let Ok(inode) = tables.inodes.get(node) else {
+                return (0, Domain::None);
+            };
+            match (inode.names, inode.belongs()) {
+                (Names::Files, Ok(belongs)) => {
+                    let domain = Domain::Filesystem(inode.key.device);
+                    (belongs.tree, domain)
                 }
+                (Names::Files, Err(_)) => (0, Domain::None),
+                (top, _) if opcode == Opcode::Lookup => {
+                    let name = request.name().map(CStr::to_bytes).unwrap_or_default();
+                    match tables.trees.find(top, name) {
+                        Ok(Top::Tree(Belongs { tree, .. })) => (tree, Domain::Tree(tree)),
+                        _ => (0, Domain::None),
+                    }
+                }
+                _ => (0, Domain::None),
             }
-            _ => (0, Domain::None),
-        },
+        }
     }
 }
 

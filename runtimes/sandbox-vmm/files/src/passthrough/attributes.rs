@@ -24,17 +24,17 @@ pub struct Status {
 }
 
 impl Status {
+    /// Its type.
+    pub fn kind(&self) -> libc::mode_t {
+        self.attr.mode & libc::S_IFMT
+    }
+
     /// Asks the kernel.
     ///
     /// # Errors
     /// The kernel's.
     pub fn of(file: BorrowedFd<'_>) -> Outcome<Self> {
         status(file)
-    }
-
-    /// Its type.
-    pub fn kind(&self) -> libc::mode_t {
-        self.attr.mode & libc::S_IFMT
     }
 }
 

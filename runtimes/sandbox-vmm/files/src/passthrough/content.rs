@@ -222,7 +222,8 @@ impl Passthrough {
     /// One of perhaps several who had the file open has closed it: what was written is told of, as far
     /// as the filesystem tells by then.
     pub(super) fn flush(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let FlushIn { fh, .. } = request.take()?;
+        let FlushIn { fh, lock_owner, .. } = request.take()?;
+        self.drop_owner(request.header.nodeid, lock_owner);
         let copy = self.handle(fh)?.file.try_clone();
         let copy = copy.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(libc::EIO)))?;
         // SAFETY: it is a descriptor that nobody else knows of.
@@ -232,10 +233,13 @@ impl Passthrough {
 
     pub(super) fn release(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let ReleaseIn { fh, .. } = request.take()?;
-        let gone = self.tables().handles.remove(fh).ok_or(Errno::EBADF)?;
+        let (was_there, gone) = self.tables().release(request.header.nodeid, fh);
         // The tables are let go of by now.
         drop(gone);
-        Ok(Answer::Said)
+        match was_there {
+            true => Ok(Answer::Said),
+            false => Err(Errno::EBADF),
+        }
     }
 
     pub(super) fn fsync(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {

@@ -9,8 +9,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek64};
 
 use super::Passthrough;
-use super::inodes::ROOT;
 use super::kinds::Kind;
+use super::trees::Names;
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
@@ -127,7 +127,8 @@ impl Passthrough {
     /// another mount begins, and where it is not there any more.
     fn entry_below(&mut self, directory: u64, name: &CStr) -> EntryOut {
         // Trees are mounts, and one of them may hang.
-        if directory == ROOT {
+        let names = self.inode(directory).map(|inode| inode.names);
+        if names != Ok(Names::Files) {
             return EntryOut::default();
         }
         let entry = self.entry(directory, name).unwrap_or_default();

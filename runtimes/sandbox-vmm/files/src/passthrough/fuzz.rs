@@ -93,6 +93,7 @@ fn fixed(opcode: Opcode) -> usize {
         | Opcode::Getxattr
         | Opcode::Listxattr => 8,
         Opcode::Read | Opcode::Write | Opcode::Readdir | Opcode::Readdirplus => 40,
+        Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => 48,
         Opcode::Release | Opcode::Releasedir | Opcode::Flush | Opcode::Lseek => 24,
         Opcode::Fsync | Opcode::Fsyncdir | Opcode::Setxattr => 16,
         Opcode::Fallocate => 32,

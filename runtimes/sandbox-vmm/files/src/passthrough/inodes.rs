@@ -39,6 +39,21 @@ struct Found {
     belongs: Belongs,
 }
 
+/// What is known of a file while a request is done. It stays open that long.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The file, opened without any access to its content.
+    pub file: Arc<OwnedFd>,
+    /// Which one it is.
+    pub key: Key,
+    /// Its type, of the bits of `S_IFMT`.
+    pub kind: libc::mode_t,
+    /// What names in it are.
+    pub names: Names,
+    /// The tree to use it by.
+    pub belongs: Belongs,
+}
+
 /// A file that the guest knows.
 #[derive(Debug)]
 pub struct Inode {
@@ -69,7 +84,29 @@ impl Inode {
         }
     }
 
-    /// Which tree it is used by.
+    /// What a request needs of it.
+    pub fn known(&self) -> Outcome<Known> {
+        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
+        Ok(Known {
+            file: Arc::clone(&first.file),
+            key: self.key,
+            kind: self.kind,
+            names: self.names,
+            belongs: first.belongs,
+        })
+    }
+
+    /// Whether a tree that it was come to in is still there.
+    pub fn is_open(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Whether it was come to in this tree.
+    pub fn is_in(&self, tree: u32) -> bool {
+        self.found().any(|found| found.belongs.tree == tree)
+    }
+
+    /// Which tree the former belongs to.
     pub fn belongs(&self) -> Outcome<Belongs> {
         let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
         Ok(first.belongs)
@@ -103,14 +140,17 @@ impl Inode {
     }
 
     /// Lets go of what was found in a tree, which is to be closed.
-    fn leave(&mut self, tree: u32) -> Option<Arc<OwnedFd>> {
-        let of_it = |found: &Found| found.belongs.tree == tree;
-        let gone = match self.first.take_if(|found| of_it(found)) {
-            Some(first) => first,
-            None => self.others.swap_remove(self.others.iter().position(of_it)?),
-        };
+    fn leave(&mut self, tree: u32) -> Vec<Arc<OwnedFd>> {
+        if !self.is_in(tree) {
+            return Vec::new();
+        }
+        let is_of_it = |found: &mut Found| found.belongs.tree == tree;
+        let first = self.first.take_if(is_of_it);
+        let others = self.others.extract_if(.., is_of_it);
+        let gone = first.into_iter().chain(others);
+        let gone = gone.map(|found| found.file).collect();
         self.settle();
-        Some(gone.file)
+        gone
     }
 
     /// Has the one to use be the first.
@@ -121,33 +161,6 @@ impl Inode {
             self.first = Some(self.others.remove(0));
         }
     }
-
-    /// What a request needs of it.
-    pub fn known(&self) -> Outcome<Known> {
-        let first = self.first.as_ref().ok_or(Errno::ESTALE)?;
-        Ok(Known {
-            file: Arc::clone(&first.file),
-            key: self.key,
-            kind: self.kind,
-            names: self.names,
-            belongs: first.belongs,
-        })
-    }
-}
-
-/// What is known of a file while a request is done. The file stays open that long.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// The file, opened without any access to its content.
-    pub file: Arc<OwnedFd>,
-    /// Which one it is.
-    pub key: Key,
-    /// Its type, of the bits of `S_IFMT`.
-    pub kind: libc::mode_t,
-    /// What names in it are.
-    pub names: Names,
-    /// The tree that it is used by.
-    pub belongs: Belongs,
 }
 
 /// All of them.
@@ -216,7 +229,7 @@ impl Inodes {
             return None;
         }
         let inode = self.slots.remove(number)?;
-        if inode.first.is_some() {
+        if inode.is_open() {
             self.more -= inode.others.len();
             self.known.remove(&inode.key);
         }
@@ -228,13 +241,14 @@ impl Inodes {
     pub fn close(&mut self, tree: u32) -> Vec<Arc<OwnedFd>> {
         let mut gone = Vec::new();
         for inode in self.slots.iter_mut() {
-            let before = inode.others.len();
-            let Some(file) = inode.leave(tree) else {
+            let others = inode.others.len();
+            let left = inode.leave(tree);
+            if left.is_empty() {
                 continue;
-            };
-            gone.push(file);
-            self.more -= before - inode.others.len();
-            if inode.first.is_none() {
+            }
+            gone.extend(left);
+            self.more -= others - inode.others.len();
+            if !inode.is_open() {
                 self.known.remove(&inode.key);
             }
         }

@@ -56,11 +56,14 @@ impl Passthrough {
         let Status { mut key, mut attr } = status(file.as_fd())?;
         let kind = attr.mode & libc::S_IFMT;
         let crosses = key.mount != above.key.mount;
+        // It is closed after the tables were let go of, should it be known already.
+        let file = Arc::new(file);
+        let mut tables = self.tables();
         let mut names = Names::Files;
         // Whether the guest is to mount it as a filesystem of its own.
         let (belongs, mounted) = match above.names {
             Names::Files => (above.belongs, crosses && above.belongs.filesystem == 0),
-            top => match self.tables().trees.find(top, name.to_bytes())? {
+            top => match tables.trees.find(top, name.to_bytes())? {
                 Top::Filesystem(number) => {
                     names = Names::Filesystem(number);
                     (Belongs::TOP, true)
@@ -73,19 +76,15 @@ impl Passthrough {
         if belongs.filesystem != 0 {
             key.mount = 0;
         }
-        // It is closed after the tables were let go of, should it be known already.
-        let file = Arc::new(file);
-        let nodeid = {
-            let mut tables = self.tables();
-            tables.check(self.epoch, belongs.tree)?;
-            if mounted && kind == libc::S_IFDIR && tables.agreed(init::SUBMOUNTS) {
-                attr.flags |= ATTR_SUBMOUNT;
-            }
-            let most = tables.most_inodes();
-            let mut inode = Inode::new(Arc::clone(&file), key, kind, belongs);
-            inode.names = names;
-            tables.inodes.remember(inode, most)?
-        };
+        tables.check(self.epoch, belongs.tree)?;
+        if mounted && kind == libc::S_IFDIR && tables.agreed(init::SUBMOUNTS) {
+            attr.flags |= ATTR_SUBMOUNT;
+        }
+        let most = tables.most_inodes();
+        let mut inode = Inode::new(Arc::clone(&file), key, kind, belongs);
+        inode.names = names;
+        let nodeid = tables.inodes.remember(inode, most)?;
+        drop(tables);
         let valid = seconds(belongs.shown.changes);
         Ok(EntryOut {
             nodeid,

@@ -21,6 +21,7 @@ mod extended;
 mod fuzz;
 mod inodes;
 mod kinds;
+mod locks;
 mod lookup;
 mod names;
 mod overlay;
@@ -41,7 +42,7 @@ use trefoil_vmm::devices::queue::Buffers;
 use crate::fuse::Outcome;
 use crate::fuse::answer::{self, Answer};
 use crate::fuse::request::Request;
-use crate::fuse::wire::{InHeader, Opcode, ReleaseIn};
+use crate::fuse::wire::{InHeader, InterruptIn, Opcode, ReleaseIn};
 use crate::tree::{Changes, Shown};
 pub use asked::{Asked, Domain};
 pub use attributes::Status;
@@ -136,10 +137,29 @@ impl Passthrough {
         let room = std::mem::take(&mut self.room);
         let outcome = Request::again(self.header, &room)
             .ok_or(Errno::EINVAL)
-            .and_then(|mut asked| self.dispatch(&mut asked, request, answer))
-            .map_err(|why| self.explain(why));
+            .and_then(|mut asked| self.dispatch(&mut asked, request, answer));
         self.room = room;
-        outcome
+        outcome.map_err(|why| self.explain(why, self.header.nodeid))
+    }
+
+    /// What a failure means to the guest. One that is only because a file was come to by a tree that
+    /// can't be written, where another can, is not final: whoever looks it up again may find it by the
+    /// other. Linux does so, once, if a file is stale.
+    fn explain(&self, why: Errno, nodeid: u64) -> Errno {
+        if why != Errno::EROFS {
+            return why;
+        }
+        let tables = self.tables();
+        match tables.inodes.get(nodeid).and_then(Inode::belongs) {
+            Ok(by)
+                if by.filesystem != 0
+                    && by.shown.read_only
+                    && tables.trees.any_writable(by.filesystem) =>
+            {
+                Errno::ESTALE
+            }
+            _ => why,
+        }
     }
 
     /// Answers the request that was done last. Says how long the answer is.
@@ -153,10 +173,18 @@ impl Passthrough {
     }
 
     /// Takes the file away whose release was read last, unclosed.
-    pub fn release_later(&self) -> Option<Arc<OwnedFd>> {
+    pub fn release_later(&self) -> Vec<Arc<OwnedFd>> {
+        let asked = Request::again(self.header, &self.room);
+        match asked.and_then(|mut asked| asked.take().ok()) {
+            Some(ReleaseIn { fh, .. }) => self.tables().release(self.header.nodeid, fh).1,
+            None => Vec::new(),
+        }
+    }
+
+    /// Which request is interrupted by the one that was read last.
+    pub fn interrupted(&self) -> Option<u64> {
         let mut asked = Request::again(self.header, &self.room)?;
-        let ReleaseIn { fh, .. } = asked.take().ok()?;
-        self.tables().handles.remove(fh)?.file
+        asked.take().ok().map(|InterruptIn { unique }| unique)
     }
 
     fn dispatch(
@@ -196,6 +224,9 @@ impl Passthrough {
             Opcode::Tmpfile => self.tmpfile(request),
             Opcode::Read => self.read(request, to),
             Opcode::Write => self.write(request, from),
+            Opcode::Getlk => self.getlk(request),
+            Opcode::Setlk => self.setlk(request, false),
+            Opcode::Setlkw => self.setlk(request, true),
             Opcode::Flush => self.flush(request),
             Opcode::Release | Opcode::Releasedir => self.release(request),
             Opcode::Fsync | Opcode::Fsyncdir => self.fsync(request),
@@ -211,27 +242,6 @@ impl Passthrough {
             Opcode::Getxattr => self.getxattr(request),
             Opcode::Listxattr => self.listxattr(request),
             Opcode::Removexattr => self.removexattr(request),
-        }
-    }
-
-    /// What a failure means to the guest. One that is only because a file was come to by a tree that
-    /// can't be written, where another can, is not final: whoever looks it up again may find it by the
-    /// other. Linux does so, once, if a file is stale.
-    fn explain(&self, why: Errno) -> Errno {
-        if why != Errno::EROFS {
-            return why;
-        }
-        let tables = self.tables();
-        let known = tables.inodes.get(self.header.nodeid);
-        match known.and_then(Inode::belongs) {
-            Ok(by)
-                if by.filesystem != 0
-                    && by.shown.read_only
-                    && tables.trees.any_writable(by.filesystem) =>
-            {
-                Errno::ESTALE
-            }
-            _ => why,
         }
     }
 

@@ -132,7 +132,7 @@ impl Passthrough {
         let tables = self.tables();
         let (one, other) = (tables.inodes.get(one)?, tables.inodes.get(other)?);
         one.with(other).ok_or_else(|| {
-            let filesystems = [one, other].map(|of| of.belongs().map(|by| by.filesystem));
+            let filesystems = [one.belongs(), other.belongs()].map(|of| of.map(|by| by.filesystem));
             match filesystems {
                 [Ok(one), Ok(other)] if one != other || one == 0 => Errno::EXDEV,
                 _ => Errno::ESTALE,

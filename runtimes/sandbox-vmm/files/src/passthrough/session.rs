@@ -23,9 +23,10 @@ const MOST_BACKGROUND: u16 = 256;
 
 /// What we do if the guest's kernel knows of it.
 ///
-/// Not among them: a cache that writes back, since the host is to see what was written; locks by the
-/// server, since all who could hold one are in this one guest, whose kernel keeps them.
+/// Not among them: a cache that writes back, since the host is to see what was written.
 const KNOWN: u32 = init::ASYNC_READ
+    | init::POSIX_LOCKS
+    | init::FLOCK_LOCKS
     | init::ATOMIC_O_TRUNC
     | init::BIG_WRITES
     | init::DONT_MASK

@@ -3,15 +3,16 @@
 //! It is locked to look something up, never while a file is asked for anything: one that hangs would
 //! make all others wait.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+use super::asked::{Asked, Domain};
 use super::attributes;
 use super::inodes::{Inode, Inodes};
 use super::kinds::{Kind, Kinds};
+use super::locks::Owners;
 use super::slots::Slots;
 use super::trees::{Belongs, Trees};
 use crate::fuse::Outcome;
@@ -65,10 +66,10 @@ pub struct Tables {
     pub trees: Trees,
     /// What is known of filesystems.
     pub kinds: Kinds,
+    /// Who has POSIX locks.
+    pub owners: Owners,
     /// How many files may be known or open.
     most: usize,
-    /// Those that were given up.
-    abandoned: HashSet<u32>,
     /// The flags that the guest's kernel and we both know; none before it has begun.
     session: Option<u32>,
     epoch: Epoch,
@@ -100,6 +101,18 @@ impl Tables {
         })
     }
 
+    /// What was opened is closed, and so are its locks: whether it was there, and what is to be closed.
+    pub fn release(&mut self, node: u64, fh: u64) -> (bool, Vec<Arc<OwnedFd>>) {
+        let mut gone = match self.owners.len() {
+            0 => Vec::new(),
+            _ => self.owners.release(node, fh),
+        };
+        let handle = self.handles.remove(fh);
+        let was_there = handle.is_some();
+        gone.extend(handle.and_then(|handle| handle.file));
+        (was_there, gone)
+    }
+
     /// That one more file may be open.
     pub fn check_room(&self) -> Outcome<()> {
         match self.held() < self.most {
@@ -110,17 +123,13 @@ impl Tables {
 
     /// How many files are known or open.
     pub fn held(&self) -> usize {
-        self.inodes.len() + self.handles.len()
+        self.inodes.len() + self.handles.len() + self.owners.len()
     }
 
     /// How many files may be known.
     pub fn most_inodes(&self) -> usize {
-        self.most.saturating_sub(self.handles.len())
-    }
-
-    /// Whether a tree was given up.
-    pub fn is_abandoned(&self, tree: u32) -> bool {
-        !self.abandoned.is_empty() && self.abandoned.contains(&tree)
+        let others = self.handles.len() + self.owners.len();
+        self.most.saturating_sub(others)
     }
 
     /// Begins a session, with these flags.
@@ -129,10 +138,11 @@ impl Tables {
     }
 
     /// Ends the session. All that the guest held is to be closed.
-    pub fn end(&mut self) -> (Vec<Inode>, Vec<Handle>) {
+    pub fn end(&mut self) -> (Vec<Inode>, Vec<Handle>, Vec<Arc<OwnedFd>>) {
         self.session = None;
         self.epoch.session += 1;
-        (self.inodes.clear(), self.handles.clear(None))
+        let owned = self.owners.clear();
+        (self.inodes.clear(), self.handles.clear(None), owned)
     }
 
     /// Whether there is a session.
@@ -146,7 +156,7 @@ impl Tables {
     }
 }
 
-/// A tree that was taken away, or is to be given up: its number, and what of it is to be closed.
+/// A tree that was taken away: its number, and what of it is to be closed.
 #[derive(Debug, Default)]
 pub struct Removed {
     /// Its number; none if there was no such tree.
@@ -171,8 +181,8 @@ impl Files {
             handles: Slots::new(),
             trees: Trees::default(),
             kinds: Kinds::default(),
+            owners: Owners::default(),
             most,
-            abandoned: HashSet::new(),
             session: None,
             epoch: Epoch::default(),
         }))))
@@ -183,7 +193,7 @@ impl Files {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A name is a tree from now on, see [`Trees`].
+    /// A name is a tree from now on: in the root, or as `filesystem/name`.
     pub fn add(&self, name: &str, shown: Shown) {
         self.locked().trees.add(name, shown);
     }
@@ -194,7 +204,6 @@ impl Files {
         let Some(tree) = tables.trees.remove(name) else {
             return Removed::default();
         };
-        tables.abandoned.remove(&tree);
         tables.epoch.removed += 1;
         let mut removed = Removed {
             tree: Some(tree),
@@ -212,16 +221,19 @@ impl Files {
                 }
             }
         }
+        // Where they are of the node's own, this gives locks back.
+        removed.remote.extend(tables.owners.close(tree));
         let devices = tables.inodes.devices();
         tables.kinds.keep(&devices);
         removed
     }
 
-    /// Nothing is asked of the tree with this name any more. Says its number.
-    pub fn abandon(&self, name: &str) -> Option<u32> {
-        let mut tables = self.locked();
-        let tree = tables.trees.number(name)?;
-        tables.abandoned.insert(tree);
-        Some(tree)
+    /// Whether a request can't be done any more, now that a tree is gone.
+    pub fn is_lost(&self, tree: u32, asked: &Asked) -> bool {
+        if asked.domain == Domain::Tree(tree) {
+            return true;
+        }
+        let is_open = |node| self.locked().inodes.get(node).is_ok_and(Inode::is_open);
+        asked.tree == tree && !is_open(asked.node)
     }
 }

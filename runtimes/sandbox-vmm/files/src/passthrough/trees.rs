@@ -106,14 +106,9 @@ impl Trees {
         Some(tree)
     }
 
-    /// The number of a tree.
-    pub fn number(&self, name: &str) -> Option<u32> {
-        self.trees.get(name).map(|belongs| belongs.tree)
-    }
-
-    /// Whether there is a tree of this number.
-    pub fn has(&self, tree: u32) -> bool {
-        tree == 0 || self.trees.values().any(|belongs| belongs.tree == tree)
+    /// Whether there is a tree with this number.
+    pub fn has(&self, number: u32) -> bool {
+        number == 0 || self.trees.values().any(|belongs| belongs.tree == number)
     }
 
     /// What a name in a directory at the top is.

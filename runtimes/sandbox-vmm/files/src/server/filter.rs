@@ -67,6 +67,7 @@ const TABLE: &[(c_long, When)] = &[
     (SYS_fsync,             Any),
     (SYS_fdatasync,         Any),
     (SYS_syncfs,            Any),
+    (SYS_flock,             Any),
 
     // As whom. Of capabilities only those that are left can be had.
     (SYS_setfsuid,          Any),
@@ -96,6 +97,8 @@ const TABLE: &[(c_long, When)] = &[
     (SYS_brk,               Any),
     (SYS_getrandom,         Any),
     (SYS_futex,             Any),
+    // The C library's allocator, where it has several threads.
+    (SYS_sched_getaffinity, Any),
     // Where the kernel can't tell the time without one.
     (SYS_clock_gettime,     Any),
 

@@ -117,7 +117,7 @@ fn limits() -> Result<(), Failure> {
         (
             Resource::RLIMIT_NPROC,
             "threads",
-            super::crew::THREADS as u64,
+            super::lead::THREADS as u64,
         ),
         (Resource::RLIMIT_STACK, "bytes of stack", 1 << 20),
         (Resource::RLIMIT_CORE, "bytes of core dump", 0),

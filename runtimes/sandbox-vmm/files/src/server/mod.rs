@@ -6,7 +6,10 @@ pub mod capabilities;
 mod changes;
 mod crew;
 pub mod filter;
+mod hand;
 mod jail;
+mod lead;
+mod lock_waiters;
 mod stalled;
 #[cfg(test)]
 mod trials;
@@ -29,7 +32,9 @@ use crate::message::Launch;
 use crate::passthrough::Files;
 use back_end::BackEnd;
 use changes::Changes;
-use crew::{Crew, Hand};
+use crew::Crew;
+use hand::Hand;
+use lead::THREADS;
 
 /// Stack of a thread beside the first.
 const STACK: usize = 256 << 10;
@@ -106,9 +111,9 @@ fn threads(crew: &Arc<Crew>, control: &Arc<Control>) -> std::io::Result<Arc<Barr
     // One arena is enough, and to find out how many processors there are is not allowed.
     // SAFETY: the call takes numbers.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    let begin = Arc::new(Barrier::new(crew::THREADS));
+    let begin = Arc::new(Barrier::new(THREADS));
     let (ready, outcomes) = channel();
-    for number in 1..crew::THREADS {
+    for number in 1..THREADS {
         let (crew, control) = (Arc::clone(crew), Arc::clone(control));
         let (begin, ready) = (Arc::clone(&begin), ready.clone());
         let body = move || {
@@ -126,7 +131,7 @@ fn threads(crew: &Arc<Crew>, control: &Arc<Control>) -> std::io::Result<Arc<Barr
         };
         std::thread::Builder::new().stack_size(STACK).spawn(body)?;
     }
-    for outcome in outcomes.iter().take(crew::THREADS - 1) {
+    for outcome in outcomes.iter().take(THREADS - 1) {
         outcome?;
     }
     Ok(begin)

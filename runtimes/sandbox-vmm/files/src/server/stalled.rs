@@ -72,6 +72,16 @@ impl Stalled {
         self.any.load(Ordering::Relaxed)
     }
 
+    /// Whether one hangs.
+    pub fn hangs(&self, domain: Domain) -> bool {
+        self.any() && self.places().contains_key(&domain)
+    }
+
+    /// All that hang.
+    pub fn domains(&self) -> Vec<Domain> {
+        self.places().keys().copied().collect()
+    }
+
     /// A thread is in a call there, for long.
     pub fn begin(&self, domain: Domain) {
         if domain == Domain::None {
@@ -96,8 +106,8 @@ impl Stalled {
         Put::Waits
     }
 
-    /// Has a file closed there, if the filesystem hangs.
-    pub fn close(&self, domain: Domain, take: impl FnOnce() -> Option<Arc<OwnedFd>>) -> bool {
+    /// Has files closed there, if the filesystem hangs.
+    pub fn close(&self, domain: Domain, take: impl FnOnce() -> Vec<Arc<OwnedFd>>) -> bool {
         match self.places().get_mut(&domain) {
             Some(place) => {
                 place.files.extend(take());
@@ -149,12 +159,12 @@ mod tests {
     fn asked(unique: u64, device: u64, tree: u32) -> Asked {
         Asked {
             unique,
+            node: 0,
             opcode: None,
             tree,
             domain: Domain::Filesystem(device),
             remote: true,
             early: true,
-            abandoned: false,
         }
     }
 
@@ -211,8 +221,8 @@ mod tests {
         ));
         let file = std::fs::File::open("/dev/null").expect("open");
         let file = Arc::new(OwnedFd::from(file));
-        assert!(stalled.close(Domain::Filesystem(7), || Some(file)));
-        assert!(!stalled.close(Domain::Filesystem(8), || None));
+        assert!(stalled.close(Domain::Filesystem(7), || vec![file]));
+        assert!(!stalled.close(Domain::Filesystem(8), Vec::new));
         assert!(matches!(
             stalled.next(Domain::Filesystem(7)),
             Next::Close(_)

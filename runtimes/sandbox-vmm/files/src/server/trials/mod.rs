@@ -1,4 +1,7 @@
-//! Filesystems that hang, under a crew that a guest asks by a queue. As root.
+//! What a guest sees that asks by a queue, where filesystems hang or locks are taken. As root.
+
+mod hanging;
+mod locks;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,20 +24,23 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::back_end::BackEnd;
 use super::changes::Changes;
-use super::crew::{Crew, Hand, THREADS};
+use super::crew::Crew;
+use super::hand::Hand;
+use super::lead::THREADS;
 use crate::fuse::wire::{
-    EntryOut, InHeader, InitIn, Opcode, OpenOut, OutHeader, ReadIn, ReleaseIn, Spare, Wire,
+    EntryOut, InHeader, InitIn, Opcode, OpenOut, OutHeader, ReadIn, Spare, Wire,
 };
 use crate::message::{Change, DONE};
 use crate::passthrough::{Files, Passthrough};
 use crate::tree::{Changes as Who, Shown};
 
-const ANYBODYS: Shown = Shown {
+const NONE: Option<&str> = None;
+/// How trees are shown.
+const SHOWN: Shown = Shown {
     changes: Who::Anybody,
     read_only: false,
     depth: 0,
 };
-const NONE: Option<&str> = None;
 const SIZE: u16 = 256;
 const RING: [u64; 3] = [0x1000, 0x6000, 0x4000];
 const BUFFERS: u64 = 1 << 20;
@@ -79,7 +85,7 @@ impl Daemon {
 fn answer_all(mut device: File, root: OwnedFd, hangs: &AtomicBool) {
     const ANSWER: GuestAddress = GuestAddress(2 << 20);
     let mut files = Passthrough::new(root, 1000).expect("files");
-    files.add("file", ANYBODYS);
+    files.add("file", SHOWN);
     let ram = Ram::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
     let mut room = vec![0; 2 << 20];
     while let Ok(length) = device.read(&mut room) {
@@ -110,7 +116,7 @@ struct Guest {
     sent: u16,
     answers: Vec<Option<Vec<u8>>>,
     used: u16,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// Trees `local` and those named, each a filesystem of which nothing is answered.
@@ -135,7 +141,7 @@ impl Guest {
         let root = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).expect("root");
         let files = Files::new(root, 1000).expect("files");
         for tree in trees {
-            files.add(tree, ANYBODYS);
+            files.add(tree, SHOWN);
         }
         let (vmm, ours) = UnixStream::pair().expect("pair");
         let (parent, changes) = trefoil_vmm::control::pair().expect("pair");
@@ -167,7 +173,7 @@ impl Guest {
             sent: 0,
             answers: Vec::new(),
             used: 0,
-            _directory: directory,
+            directory,
         };
         let init = InitIn {
             major: 7,
@@ -274,6 +280,11 @@ impl Guest {
         }
     }
 
+    /// The number of the next request.
+    fn next(&self) -> u64 {
+        u64::from(self.sent) + 1
+    }
+
     fn soon(&mut self, number: usize) -> (i32, Vec<u8>) {
         self.within(number, SOON).expect("an answer")
     }
@@ -359,136 +370,4 @@ fn with_volume() -> (Guest, Daemon, u64, u64) {
     let file = guest.find(tree, "file");
     let fh = guest.open(file);
     (guest, daemon, file, fh)
-}
-
-#[test]
-fn a_filesystem_that_hangs_hurts_only_who_touches_it_and_goes_on_when_it_does() {
-    apart(|| {
-        let (mut guest, daemon, file, fh) = with_volume();
-        let other = guest.open(file);
-        daemon.hang(true);
-        let first = guest.read(file, fh);
-        guest.neighbour();
-        let second = guest.read(file, fh);
-        let third = guest.getattr(file);
-        // Who closes does not wait.
-        let release = ReleaseIn {
-            fh: other,
-            ..ReleaseIn::default()
-        };
-        let release = guest.send(Opcode::Release, file, &release);
-        assert_eq!(guest.soon(release), (0, Vec::new()));
-        for _ in 0..3 {
-            guest.neighbour();
-        }
-        for asked in [first, second, third] {
-            assert_eq!(guest.within(asked, Duration::ZERO), None);
-        }
-        daemon.hang(false);
-        for asked in [first, second] {
-            assert_eq!(guest.soon(asked), (0, b"content".to_vec()));
-        }
-        assert_eq!(guest.soon(third).0, 0);
-        guest.await_calm();
-        let again = guest.read(file, fh);
-        assert_eq!(guest.soon(again), (0, b"content".to_vec()));
-        guest.neighbour();
-    });
-}
-
-#[test]
-fn what_is_asked_of_a_tree_that_is_given_up_is_answered_and_the_guests_memory_left_alone() {
-    apart(|| {
-        let (mut guest, daemon, file, fh) = with_volume();
-        daemon.hang(true);
-        let (first, second) = (guest.read(file, fh), guest.getattr(file));
-        guest.neighbour();
-        assert_eq!(guest.within(second, WHILE), None);
-        guest.tell(&Change::Abandon("volume".into()));
-        let third = guest.read(file, fh);
-        for asked in [first, second, third] {
-            assert_eq!(guest.soon(asked), (-libc::EIO, Vec::new()));
-        }
-        guest.neighbour();
-        // What the call brings in the end comes to nobody.
-        daemon.hang(false);
-        guest.await_calm();
-        let at = BUFFERS + first as u64 * 2 * ROOM + ROOM + OutHeader::SIZE as u64;
-        let mut bytes = [0; 64];
-        guest
-            .ram
-            .read_slice(&mut bytes, GuestAddress(at))
-            .expect("read");
-        assert_eq!(bytes, [0xee; 64]);
-        let last = guest.getattr(file);
-        assert_eq!(guest.soon(last), (-libc::EIO, Vec::new()));
-        guest.neighbour();
-    });
-}
-
-#[test]
-fn a_tree_that_hangs_can_be_taken_away_and_others_come_and_go() {
-    apart(|| {
-        let (mut guest, daemon, file, fh) = with_volume();
-        daemon.hang(true);
-        let first = guest.read(file, fh);
-        guest.neighbour();
-        let second = guest.getattr(file);
-        guest.tell(&Change::Add("other".into(), ANYBODYS));
-        guest.tell(&Change::Remove("other".into()));
-        guest.tell(&Change::Remove("volume".into()));
-        for asked in [first, second] {
-            assert_eq!(guest.soon(asked).0, -libc::EIO);
-        }
-        guest.neighbour();
-        guest.tell(&Change::Remove("local".into()));
-        daemon.hang(false);
-        guest.await_calm();
-        let last = guest.read(file, fh);
-        assert_eq!(guest.soon(last).0, -libc::ESTALE);
-    });
-}
-
-#[test]
-fn the_last_thread_does_nothing_that_may_hang() {
-    apart(|| {
-        let names: Vec<_> = (0..THREADS)
-            .map(|number| format!("dead-{number}"))
-            .collect();
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let (directory, root) = directory(&names);
-        let mut devices = Vec::new();
-        for name in &names {
-            let device = File::options().read(true).write(true).open("/dev/fuse");
-            let device = device.expect("fuse");
-            let options = format!(
-                "fd={},rootmode=40000,user_id=0,group_id=0",
-                device.as_raw_fd()
-            );
-            let (flags, place) = (MsFlags::empty(), root.join(name));
-            mount(Some("d"), &place, Some("fuse"), flags, Some(&*options)).expect("mount");
-            devices.push(device);
-        }
-        let mut trees = names.clone();
-        trees.push("local");
-        let mut guest = Guest::new(directory, &root, &trees);
-        let local = guest.find(1, "local");
-        let mut asked = Vec::new();
-        for name in &names {
-            let text = [name.as_bytes(), b"\0"].concat();
-            asked.push(guest.send_bytes(Opcode::Lookup, 1, &text));
-            let attributes = guest.getattr(local);
-            assert_eq!(guest.soon(attributes).0, 0);
-        }
-        let last = asked.pop().expect("the last");
-        assert_eq!(guest.soon(last), (-libc::EIO, Vec::new()));
-        // The daemons end, and all is well again.
-        drop(devices);
-        for asked in asked {
-            assert_eq!(guest.soon(asked).0, -libc::ENOTCONN);
-        }
-        guest.await_calm();
-        let attributes = guest.getattr(local);
-        assert_eq!(guest.soon(attributes).0, 0);
-    });
 }

@@ -102,14 +102,14 @@ impl Guest {
     /// waits for what a process has asked of the file server even where that process was killed: so
     /// after a while nobody in the pod waits for a filesystem that hangs, but gets EIO.
     pub async fn let_go(&self, ended: impl Future<Output = ()>) -> bool {
+        let begun = tokio::time::Instant::now();
         tokio::pin!(ended);
         if tokio::time::timeout(WAITING, &mut ended).await.is_ok() {
             return true;
         }
         // The file server may be stuck itself.
         let _ = tokio::time::timeout(TELLING, self.hurry(true)).await;
-        let rest = KILLED - WAITING - TELLING;
-        let in_time = tokio::time::timeout(rest, ended).await.is_ok();
+        let in_time = tokio::time::timeout_at(begun + KILLED, ended).await.is_ok();
         let _ = tokio::time::timeout(TELLING, self.hurry(false)).await;
         in_time
     }

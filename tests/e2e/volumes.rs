@@ -27,6 +27,7 @@ pub const TRIALS: &[(&str, Body)] = &[
         "volumes::watched_while_kubelet_changes_them",
         watched_while_kubelet_changes_them,
     ),
+    ("volumes::locks_of_two_pods", locks_of_two_pods),
     ("volumes::that_hang", that_hang),
 ];
 
@@ -328,6 +329,60 @@ fn watched_while_kubelet_changes_them(env: &Env) -> Result<()> {
     same("later", shell(&later, "cat /map/key")?, "three".into())
 }
 
+/// Pods that share a volume, and the node, hold each other's locks; who waits for one can be ended.
+fn locks_of_two_pods(env: &Env) -> Result<()> {
+    let volume = Volume::make(env, "locks-of-two-pods")?;
+    let flock = volume.tool("flock")?;
+    let with_volume = |line: &str| {
+        let mut spec = ContainerSpec::shell(line);
+        spec.mounts = vec![
+            (volume.whole.clone(), "/v".into()),
+            (volume.whole.clone(), "/all".into()),
+        ];
+        spec
+    };
+    let pods = [
+        Pod::run(&env.rig, env.handler, PodSpec::default())?,
+        Pod::run(&env.rig, env.handler, PodSpec::default())?,
+    ];
+    let hold = format!("exec {flock} /v/lock sh -c 'touch /v/held; sleep 1000'");
+    let holder = pods[0].start(&with_volume(&hold))?;
+    command::until("a lock", patience(Duration::from_secs(20)), || {
+        Ok(volume.whole.join("held").exists())
+    })?;
+    let other = pods[1].start(&with_volume("sleep 1000"))?;
+    let ask = format!("{flock} -n /v/lock true");
+    let asked = || Ok::<_, anyhow::Error>(other.exec(&["sh", "-c", &ask])?.code());
+    same("a lock that another pod has", asked()?, 1)?;
+    let lock = fs::File::open(volume.whole.join("lock"))?;
+    ensure!(
+        lock.try_lock().is_err(),
+        "the node got a lock that a pod has"
+    );
+
+    let begun = Instant::now();
+    let wait = format!("(timeout 1 {flock} /v/lock true; echo $?) 2> /dev/null");
+    let waited = shell(&other, &wait)?;
+    same("who waited until a signal came", waited, "143".into())?;
+    let waiter = pods[1].start(&with_volume(&format!("exec {flock} /v/lock true")))?;
+    std::thread::sleep(patience(Duration::from_millis(500)));
+    env.rig
+        .crictl(&["stop", "--timeout", "0", &waiter.id])?
+        .success()?;
+    same("who was killed", waiter.ended()?.0, 137)?;
+    let (took, most) = (begun.elapsed(), patience(Duration::from_secs(10)));
+    ensure!(took < most, "ending who waits for locks took {took:?}");
+
+    env.rig
+        .crictl(&["stop", "--timeout", "0", &holder.id])?
+        .success()?;
+    command::until("the lock", patience(Duration::from_secs(10)), || {
+        Ok(asked()? == 0)
+    })?;
+    lock.lock()?;
+    same("a lock that the node has", asked()?, 1)
+}
+
 /// A filesystem that a daemon serves, which can be stopped.
 struct Hanging {
     daemon: Child,
@@ -404,6 +459,28 @@ fn that_hang(env: &Env) -> Result<()> {
         String::from_utf8_lossy(&read.stdout).trim(),
         "here",
     )?;
+    volume.signal(Signal::SIGSTOP)?;
+    // Who is killed there ends, and nobody else with it.
+    let begun = Instant::now();
+    let late = user.exec_command(&["--sync", "--timeout", "1"], &["cat", "/volume/file"])?;
+    ensure!(
+        !{ late }.output()?.status.success(),
+        "a volume that hangs was read"
+    );
+    let mut reader = user.exec_command(&[], &["cat", "/volume/file"])?.spawn()?;
+    std::thread::sleep(patience(Duration::from_millis(500)));
+    env.rig
+        .crictl(&["stop", "--timeout", "0", &user.id])?
+        .success()?;
+    same("the user's end", user.ended()?.0, 137)?;
+    reader.wait()?;
+    same("the neighbour's", shell(&neighbour, line)?, "x".into())?;
+    let (took, most) = (begun.elapsed(), patience(Duration::from_secs(15)));
+    ensure!(took < most, "ending who waits for a volume took {took:?}");
+    volume.signal(Signal::SIGCONT)?;
+
+    let user = pod.start(&spec)?;
+    same("anew", shell(&user, "cat /volume/file")?, "here".into())?;
     volume.signal(Signal::SIGSTOP)?;
     let mut reader = user.exec_command(&[], &["cat", "/volume/file"])?.spawn()?;
     std::thread::sleep(patience(Duration::from_millis(500)));

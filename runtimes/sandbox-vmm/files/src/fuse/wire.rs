@@ -72,6 +72,15 @@ wire! {
     ForgetOne { nodeid: u64, nlookup: u64 }
     BatchForgetIn { count: u32, dummy: u32 }
     GetattrIn { getattr_flags: u32, dummy: u32, fh: u64 }
+    StatxIn { getattr_flags: u32, reserved: u32, fh: u64, sx_flags: u32, sx_mask: u32 }
+    SxTime { tv_sec: u64, tv_nsec: u32, reserved: u32 }
+    Statx {
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16,
+        spare0: u16, ino: u64, size: u64, blocks: u64, attributes_mask: u64, atime: SxTime,
+        btime: SxTime, ctime: SxTime, mtime: SxTime, rdev_major: u32, rdev_minor: u32,
+        dev_major: u32, dev_minor: u32, spare2: Spare<28>,
+    }
+    StatxOut { attr_valid: u64, attr_valid_nsec: u32, flags: u32, spare: Spare<4>, stat: Statx }
     MknodIn { mode: u32, rdev: u32, umask: u32, padding: u32 }
     MkdirIn { mode: u32, umask: u32 }
     RenameIn { newdir: u64 }
@@ -207,6 +216,7 @@ opcodes! {
     CopyFileRange = 47,
     Syncfs = 50,
     Tmpfile = 51,
+    Statx = 52,
 }
 
 /// Flags of [`InitIn`] and [`InitOut`].

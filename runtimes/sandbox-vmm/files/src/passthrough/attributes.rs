@@ -12,7 +12,9 @@ use super::{Passthrough, open_again, place};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
 use crate::fuse::request::Request;
-use crate::fuse::wire::{Attr, AttrOut, GETATTR_FH, GetattrIn, SetattrIn, Wire, fattr};
+use crate::fuse::wire::{
+    Attr, AttrOut, GETATTR_FH, GetattrIn, SetattrIn, Statx, StatxIn, StatxOut, SxTime, Wire, fattr,
+};
 
 /// What the kernel says of a file.
 #[derive(Clone, Copy, Debug)]
@@ -40,23 +42,7 @@ impl Status {
 
 /// Asks the kernel.
 pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
-    // SAFETY: an all-zero statx is one.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // Not libc::statx: to the standard library that is a function which may be missing, and so it is in
-    // what is linked statically and optimised as a whole.
-    // SAFETY: the path ends with zero, and the kernel writes to the structure; both live through the
-    // call.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_statx,
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW,
-            libc::STATX_BASIC_STATS | libc::STATX_MNT_ID,
-            &raw mut found,
-        )
-    };
-    Errno::result(outcome)?;
+    let found = ask(file, libc::STATX_BASIC_STATS | libc::STATX_MNT_ID)?;
     let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
     // As the kernel packs it for its users since there are more than 255 of each.
     let rdev = libc::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
@@ -87,6 +73,36 @@ pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
     })
 }
 
+/// Asks the kernel for what is in the mask.
+fn ask(file: BorrowedFd<'_>, mask: libc::c_uint) -> Outcome<libc::statx> {
+    // SAFETY: an all-zero statx is one.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // Not libc::statx: to the standard library that is a function which may be missing, and so it is in
+    // what is linked statically and optimised as a whole.
+    // SAFETY: the path ends with zero, and the kernel writes to the structure; both live through the
+    // call.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW,
+            mask,
+            &raw mut found,
+        )
+    };
+    Errno::result(outcome)?;
+    Ok(found)
+}
+
+fn time(found: libc::statx_timestamp) -> SxTime {
+    SxTime {
+        tv_sec: found.tv_sec.cast_unsigned(),
+        tv_nsec: found.tv_nsec,
+        reserved: 0,
+    }
+}
+
 impl Passthrough {
     pub(super) fn getattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let GetattrIn {
@@ -101,6 +117,44 @@ impl Passthrough {
             _ => status(self.handle(fh)?.as_fd())?,
         };
         self.say_attributes(found, changes)
+    }
+
+    /// As `getattr`, and with it when the file came to be.
+    pub(super) fn statx(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
+        const MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+        let StatxIn {
+            getattr_flags, fh, ..
+        } = request.take()?;
+        let inode = self.inode(request.header.nodeid)?;
+        let changes = inode.belongs.shown.changes;
+        let found = match getattr_flags & GETATTR_FH {
+            0 => ask(inode.file.as_fd(), MASK)?,
+            _ => ask(self.handle(fh)?.as_fd(), MASK)?,
+        };
+        StatxOut {
+            attr_valid: super::seconds(changes),
+            stat: Statx {
+                mask: found.stx_mask & MASK,
+                blksize: found.stx_blksize,
+                nlink: found.stx_nlink,
+                uid: found.stx_uid,
+                gid: found.stx_gid,
+                mode: found.stx_mode,
+                ino: found.stx_ino,
+                size: found.stx_size,
+                blocks: found.stx_blocks,
+                atime: time(found.stx_atime),
+                btime: time(found.stx_btime),
+                ctime: time(found.stx_ctime),
+                mtime: time(found.stx_mtime),
+                rdev_major: found.stx_rdev_major,
+                rdev_minor: found.stx_rdev_minor,
+                ..Statx::default()
+            },
+            ..StatxOut::default()
+        }
+        .put(&mut self.said);
+        Ok(Answer::Said)
     }
 
     fn say_attributes(&mut self, found: Status, changes: crate::tree::Changes) -> Outcome<Answer> {

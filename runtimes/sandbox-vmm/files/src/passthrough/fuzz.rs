@@ -94,7 +94,7 @@ fn fixed(opcode: Opcode) -> usize {
         | Opcode::Listxattr => 8,
         Opcode::Read | Opcode::Write | Opcode::Readdir | Opcode::Readdirplus => 40,
         Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => 48,
-        Opcode::Release | Opcode::Releasedir | Opcode::Flush | Opcode::Lseek => 24,
+        Opcode::Release | Opcode::Releasedir | Opcode::Flush | Opcode::Lseek | Opcode::Statx => 24,
         Opcode::Fsync | Opcode::Fsyncdir | Opcode::Setxattr => 16,
         Opcode::Fallocate => 32,
         Opcode::CopyFileRange => 56,

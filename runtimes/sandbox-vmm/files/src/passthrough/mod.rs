@@ -209,6 +209,7 @@ impl Passthrough {
             // What is to be interrupted was done before this was read.
             Opcode::Interrupt => Ok(Answer::Nothing),
             Opcode::Getattr => self.getattr(request),
+            Opcode::Statx => self.statx(request),
             Opcode::Setattr => self.setattr(request),
             Opcode::Readlink => self.readlink(request),
             Opcode::Symlink => self.symlink(request),

@@ -285,6 +285,32 @@ fn what_the_host_changes_is_seen() {
 }
 
 #[test]
+fn a_file_came_to_be_when_it_did_on_the_host() {
+    let tree = tempfile::tempdir().expect("tree");
+    let trees = [("tree", tree.path(), Changes::Anybody)];
+    let shared = Shared::new(&trees, MOST);
+    let on_host = tree.path().join("file");
+    fs::write(&on_host, "content").expect("write");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&on_host, "more content").expect("write");
+    let seen = shared.at().join("tree/file");
+    let (host, guest) = (fs::metadata(&on_host), fs::metadata(&seen));
+    let (host, guest) = (host.expect("host"), guest.expect("guest"));
+    let born = host.created().expect("the host's filesystem tells");
+    assert_eq!(guest.created().expect("told"), born);
+    assert!(born < guest.modified().expect("told"));
+    // All else that came with it.
+    assert_eq!(guest.len(), host.len());
+    assert_eq!(guest.modified().ok(), host.modified().ok());
+    assert_eq!(guest.permissions(), host.permissions());
+    // Asked for by a handle, once the name is gone.
+    let open = File::open(&seen).expect("open");
+    fs::remove_file(&seen).expect("remove");
+    let open = open.metadata().expect("by its handle");
+    assert_eq!(open.created().ok(), Some(born));
+}
+
+#[test]
 fn a_guest_can_only_hold_so_many_files() {
     let tree = tempfile::tempdir().expect("tree");
     for number in 0..100 {

@@ -173,7 +173,7 @@ fn refusals(setting: &Setting) -> Result<()> {
             "/mounts/7/source",
             json!("share:missing"),
             ErrorKind::Internal,
-            "at /volume: no such file or directory",
+            "mount the volume missing: open /run/trefoil/share/missing to mount it: ENOENT",
         ),
         (
             "/linux/namespaces/0",

@@ -301,7 +301,7 @@ fn agent_that_fails(env: &Env) -> Result<()> {
         ),
         (
             Path::new("/nowhere/agent"),
-            "share agent with the guest: open /nowhere/agent to mount it: ENOENT",
+            "share agent with the guest: open /nowhere/agent to mount it: No such file or directory",
         ),
     ] {
         let content = format!("[microvm]\nagent = '{}'\n", agent.display());

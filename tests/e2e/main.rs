@@ -1,6 +1,9 @@
 //! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
 //!
-//!     e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [part of a trial's name]
+//!     e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [--about pods|machines] [part of a trial's name]
+//!
+//! The trials about pods are those of crictl, ctr and containerd's ends; those about machines are of what
+//! a microVM's guest, volumes and disks are like. Without `--about` it is both.
 //!
 //! With `--in-node` and without a part of a name the trials are those that another kernel and cgroup v2
 //! may matter to; `--in-node ::` means all of them.
@@ -217,24 +220,7 @@ fn main() -> Result<ExitCode> {
     }
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
-    let trials: Vec<(&str, Body)> = [
-        pods::TRIALS,
-        streams::TRIALS,
-        ctr::TRIALS,
-        chaos::TRIALS,
-        dispatch::TRIALS,
-        machines::TRIALS,
-        volumes::TRIALS,
-        privileged::TRIALS,
-        clock::TRIALS,
-        sizes::TRIALS,
-        kills::TRIALS,
-        crowd::TRIALS,
-        hostile::TRIALS,
-        // The last, as they give containerd other snapshotters.
-        disks::TRIALS,
-    ]
-    .concat();
+    let trials = options.about.trials();
     let env = if arguments.list {
         None
     } else {
@@ -285,6 +271,59 @@ fn main() -> Result<ExitCode> {
     Ok(conclusion.exit_code())
 }
 
+/// What trials are about.
+#[derive(Clone, Copy)]
+enum About {
+    Pods,
+    Machines,
+    Both,
+}
+
+impl About {
+    fn trials(self) -> Vec<(&'static str, Body)> {
+        let pods = [
+            pods::TRIALS,
+            streams::TRIALS,
+            ctr::TRIALS,
+            chaos::TRIALS,
+            dispatch::TRIALS,
+        ];
+        let machines = [
+            machines::TRIALS,
+            volumes::TRIALS,
+            privileged::TRIALS,
+            clock::TRIALS,
+            sizes::TRIALS,
+            kills::TRIALS,
+            crowd::TRIALS,
+            hostile::TRIALS,
+            // The last, as they give containerd other snapshotters.
+            disks::TRIALS,
+        ];
+        match self {
+            Self::Pods => pods.concat(),
+            Self::Machines => machines.concat(),
+            Self::Both => [pods.concat(), machines.concat()].concat(),
+        }
+    }
+
+    fn named(name: &str) -> Result<Self> {
+        match name {
+            "pods" => Ok(Self::Pods),
+            "machines" => Ok(Self::Machines),
+            _ => bail!("trials are about pods or machines, not about {name}"),
+        }
+    }
+
+    fn argument(self) -> Option<String> {
+        match self {
+            Self::Pods => Some("--about=pods".to_owned()),
+            Self::Machines => Some("--about=machines".to_owned()),
+            Self::Both => None,
+        }
+    }
+}
+
 /// Runs the trials in a node, which has a KVM.
 fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
     options.handler.require()?;
@@ -298,6 +337,7 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
         ..Node::default()
     };
     let mut arguments = vec![format!("--handler={}", options.handler)];
+    arguments.extend(options.about.argument());
     arguments.extend(options.rest.into_iter().skip(1));
     node.run_again("e2e", &arguments)
 }
@@ -324,6 +364,7 @@ fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
 struct Options {
     handler: Handler,
     in_node: bool,
+    about: About,
     /// The harness's, with the program's name.
     rest: Vec<String>,
 }
@@ -333,6 +374,7 @@ fn split_arguments() -> Result<Options> {
     let mut options = Options {
         handler: Handler::Trefoil,
         in_node: false,
+        about: About::Both,
         rest: Vec::new(),
     };
     let mut arguments = std::env::args();
@@ -344,6 +386,11 @@ fn split_arguments() -> Result<Options> {
             options.handler = Handler::from_str(&name)?;
         } else if let Some(name) = argument.strip_prefix("--handler=") {
             options.handler = Handler::from_str(name)?;
+        } else if argument == "--about" {
+            let name = arguments.next().context("--about needs pods or machines")?;
+            options.about = About::named(&name)?;
+        } else if let Some(name) = argument.strip_prefix("--about=") {
+            options.about = About::named(name)?;
         } else {
             options.rest.push(argument);
         }

@@ -179,7 +179,14 @@ pub const STEPS: &[Step] = &[
         "microVM pods end to end",
         45,
         ONE,
-        What::Built("e2e", &["--handler=trefoil-vm"]),
+        What::Built("e2e", &["--handler=trefoil-vm", "--about=pods"]),
+    )
+    .after(MACHINES),
+    Step::tests(
+        "microVMs end to end",
+        45,
+        ONE,
+        What::Built("e2e", &["--handler=trefoil-vm", "--about=machines"]),
     )
     .after(MACHINES),
     // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each

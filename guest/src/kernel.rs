@@ -101,9 +101,12 @@ pub fn ensure_with(features: &[Feature]) -> Result<Kernel> {
     Ok(Kernel::at(directory))
 }
 
-/// The default kernel, if the cache has it.
+/// The default kernel, if the cache has it. Without the tools that build it nobody knows which that is.
 pub fn find() -> Result<Option<Kernel>> {
-    let inputs = inputs(&Options::asked(&[])?, &build::Tools::find()?);
+    let Ok(tools) = build::Tools::find() else {
+        return Ok(None);
+    };
+    let inputs = inputs(&Options::asked(&[])?, &tools);
     Ok(cache::find("kernel", &inputs)?.map(Kernel::at))
 }
 

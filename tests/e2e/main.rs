@@ -110,6 +110,10 @@ const SAME_EVERYWHERE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "one kernel's files are bound into containers, whichever it is",
+        &["volumes::"],
+    ),
+    (
         "the shim decides, before it asks a kernel for anything",
         &[dispatch::PART],
     ),

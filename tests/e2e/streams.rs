@@ -210,7 +210,7 @@ fn exec_reader_stops(env: &Env) -> Result<()> {
         let mut before = 0;
         command::until(
             "the writer's standing still",
-            Duration::from_secs(60),
+            Duration::from_secs(150),
             || {
                 std::thread::sleep(Duration::from_secs(1));
                 let now = written()?;

@@ -152,7 +152,7 @@ fn panic_is_reported(images: &Images) -> Result<()> {
 fn hang_is_reported(images: &Images) -> Result<()> {
     // Where KVM is emulated and other nodes run, a kernel took ten seconds to say
     // what processor it is on.
-    let seconds = if rig::node::inside() { 60 } else { 15 };
+    let seconds = if rig::node::inside() { 45 } else { 15 };
     let guest = Guest {
         // It panics, and stays.
         more_words: "rdinit=/nothing panic=0".into(),

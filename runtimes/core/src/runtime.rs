@@ -83,8 +83,8 @@ pub trait Container: Send + Sync {
 /// A running or ended process of a container.
 #[async_trait]
 pub trait Process: Send + Sync {
-    /// Its number on the host, by which containerd finds its namespaces. For a process inside a guest, the
-    /// number of the guest's own process.
+    /// Its number on the host, by which containerd finds its namespaces. For a process inside a guest,
+    /// that of the guest's VMM.
     fn pid(&self) -> u32;
 
     /// Resolves when the process has ended; at once if it has already. Any number may wait.

@@ -91,37 +91,38 @@ mod tests {
     use super::*;
 
     /// A cgroup below one with these files.
-    fn below(name: &str, files: &[(&str, &str)]) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("limited-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("directory");
+    fn below(parent: &Path, files: &[(&str, &str)]) -> PathBuf {
+        std::fs::create_dir_all(parent).expect("directory");
         for (file, text) in files {
-            std::fs::write(directory.join(file), text).expect("file");
+            std::fs::write(parent.join(file), text).expect("file");
         }
-        directory.join("sandbox")
+        parent.join("sandbox")
     }
 
-    fn of_v2(name: &str, files: &[(&str, &str)]) -> (bool, bool) {
-        let limited = Limited::above(&Hierarchies::V2(below(name, files)));
+    fn of_v2(files: &[(&str, &str)]) -> (bool, bool) {
+        let parent = tempfile::tempdir().expect("directory");
+        let limited = Limited::above(&Hierarchies::V2(below(parent.path(), files)));
         (limited.cpus, limited.memory)
     }
 
     #[test]
     fn a_limit_is_one_that_the_pods_cgroup_has() {
         let none = [("cpu.max", "max 100000\n"), ("memory.max", "max\n")];
-        assert_eq!(of_v2("none", &none), (false, false));
+        assert_eq!(of_v2(&none), (false, false));
         let memory = [("cpu.max", "max 100000\n"), ("memory.max", "67108864\n")];
-        assert_eq!(of_v2("memory", &memory), (false, true));
+        assert_eq!(of_v2(&memory), (false, true));
         let cpus = [("cpu.max", "150000 100000\n"), ("memory.max", "max\n")];
-        assert_eq!(of_v2("cpus", &cpus), (true, false));
-        assert_eq!(of_v2("root", &[]), (false, false));
+        assert_eq!(of_v2(&cpus), (true, false));
+        assert_eq!(of_v2(&[]), (false, false));
     }
 
     #[test]
     fn each_controller_of_v1_is_asked_where_it_is() {
-        let hierarchy = |options: &[&str], name, files: &[(&str, &str)]| Hierarchy {
+        let root = tempfile::tempdir().expect("directory");
+        let hierarchy = |options: &[&str], name: &str, files: &[(&str, &str)]| Hierarchy {
             name: options.join(","),
             options: options.iter().map(|one| (*one).to_owned()).collect(),
-            directory: below(name, files),
+            directory: below(&root.path().join(name), files),
         };
         let of = |quota: &str, limit: &str| {
             let limited = Limited::above(&Hierarchies::V1(vec![

@@ -203,10 +203,14 @@ impl Shares {
             let copied = volume.read_only && apart("volumes", look).await?;
             held.volumes.push(Got {
                 name: name.clone(),
-                copied,
+                copied: false,
             });
             if copied {
                 self.watch(name, volume, guest).await?;
+                // Not before: others may have it watched by then.
+                if let Some(got) = held.volumes.last_mut() {
+                    got.copied = true;
+                }
             }
         }
         Ok(())

@@ -139,8 +139,8 @@ impl Server {
         outcome.map_err(|why| why.context(doing()))
     }
 
-    /// Says whether what is asked of a filesystem that hangs, a dead network mount for instance, is answered
-    /// with EIO instead of waiting for it: the guest's kernel waits for an answer even where the
+    /// Says whether what is asked of a filesystem whose daemon or server does not answer for a second is
+    /// answered with EIO instead of waiting for it: the guest's kernel waits for an answer even where the
     /// process was killed. What is read from a local filesystem straight into the guest's memory is
     /// not answered before it is done.
     pub async fn hurry(&self, on: bool) -> Result<()> {

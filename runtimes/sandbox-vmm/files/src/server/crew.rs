@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,6 +24,9 @@ use super::stalled::Stalled;
 use crate::fuse::answer;
 use crate::message::Change;
 use crate::passthrough::{Asked, Files};
+
+/// How often it is looked for what hangs, while nobody is to wait for that.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What all threads have.
 pub struct Crew {
@@ -63,17 +66,25 @@ impl Crew {
     }
 
     /// Whether nobody is to wait for a filesystem that hangs.
-    pub(super) fn is_hurried(&self) -> bool {
+    fn is_hurried(&self) -> bool {
         self.hurried.load(Ordering::Relaxed)
     }
 
-    /// Answers, if nobody is to wait, all that hangs.
+    /// Answers, if nobody is to wait, all that hangs where a daemon or a server does not answer. A disk of
+    /// the node's may be as slow as it likes: an error of its is one that databases stop for.
     pub(super) fn hurry(&self) -> io::Result<()> {
         if !self.is_hurried() {
             return Ok(());
         }
-        let hanging = self.stalled.domains();
-        self.give_up(|asked| hanging.contains(&asked.domain))
+        let dead = self.stalled.dead(Instant::now());
+        self.give_up(|asked| asked.remote && dead.contains(&asked.domain))
+    }
+
+    /// Whether a request is answered so at once.
+    pub(super) fn is_given_up(&self, asked: &Asked) -> bool {
+        self.is_hurried()
+            && asked.remote
+            && self.stalled.dead(Instant::now()).contains(&asked.domain)
     }
 
     /// Answers all that these words are true of and that can be answered, whatever hangs.
@@ -146,12 +157,15 @@ pub fn wait(crew: &Crew) -> io::Result<Ready> {
             .iter()
             .map(|(_, kick)| PollFd::new(*kick, PollFlags::POLLIN)),
     );
-    let timeout = match crew.locks.any() {
-        false => PollTimeout::NONE,
-        true => crew.locks.due().map_or(PollTimeout::NONE, |due| {
-            PollTimeout::try_from(due + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
-        }),
+    let locks = match crew.locks.any() {
+        false => None,
+        true => crew.locks.due(),
     };
+    let looking = crew.is_hurried().then_some(LOOK);
+    let due = locks.into_iter().chain(looking).min();
+    let timeout = due.map_or(PollTimeout::NONE, |due| {
+        PollTimeout::try_from(due + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
+    });
     match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(why) => return Err(why.into()),

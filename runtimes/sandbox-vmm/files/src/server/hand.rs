@@ -62,9 +62,9 @@ impl Hand {
         let crew = Arc::clone(&self.crew);
         // Whoever led before may have taken what was kicked.
         crew.back_end.kick_again();
-        crew.hurry()?;
         loop {
             let ready = wait(&crew)?;
+            crew.hurry()?;
             if ready.told {
                 crew.lead.begin(self.number, Domain::None, None);
                 let outcome = crew.change();
@@ -179,7 +179,7 @@ impl Hand {
             }
             return Ok(is_stalled);
         }
-        if crew.is_hurried() && crew.stalled.hangs(asked.domain) {
+        if crew.is_given_up(asked) {
             crew.refuse(&self.job, asked.unique, Errno::EIO)?;
             return Ok(true);
         }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::back_end::Job;
 use crate::passthrough::{Asked, Domain};
@@ -16,6 +17,9 @@ use crate::passthrough::{Asked, Domain};
 /// does at a time (`MOST_BACKGROUND`) is for others, too.
 const MOST_EACH: usize = 128;
 const MOST: usize = 256;
+
+/// After which time in one call a filesystem is no longer taken for a slow one.
+const DEAD: Duration = Duration::from_secs(1);
 
 /// A request that waits.
 pub struct Waiting {
@@ -35,13 +39,25 @@ pub enum Put {
     Free,
 }
 
-#[derive(Default)]
 struct Place {
+    /// When the last call there began, or was found to take long.
+    since: Instant,
     /// How many threads are in a call there.
     threads: usize,
     waiting: VecDeque<Waiting>,
     /// What is to be closed there.
     files: Vec<Arc<OwnedFd>>,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            threads: 0,
+            waiting: VecDeque::new(),
+            files: Vec::new(),
+        }
+    }
 }
 
 /// What a thread is to do next where it hung.
@@ -72,14 +88,13 @@ impl Stalled {
         self.any.load(Ordering::Relaxed)
     }
 
-    /// Whether one hangs.
-    pub fn hangs(&self, domain: Domain) -> bool {
-        self.any() && self.places().contains_key(&domain)
-    }
-
-    /// All that hang.
-    pub fn domains(&self) -> Vec<Domain> {
-        self.places().keys().copied().collect()
+    /// Those that had been in one call for a second by then: one that is only slow is none.
+    pub fn dead(&self, by: Instant) -> Vec<Domain> {
+        let places = self.places();
+        let dead = places
+            .iter()
+            .filter(|(_, place)| by.saturating_duration_since(place.since) >= DEAD);
+        dead.map(|(domain, _)| *domain).collect()
     }
 
     /// A thread is in a call there, for long.
@@ -87,7 +102,9 @@ impl Stalled {
         if domain == Domain::None {
             return;
         }
-        self.places().entry(domain).or_default().threads += 1;
+        let mut places = self.places();
+        places.entry(domain).or_insert_with(Place::new).threads += 1;
+        drop(places);
         self.any.store(true, Ordering::Relaxed);
     }
 
@@ -124,6 +141,7 @@ impl Stalled {
         let Some(place) = places.get_mut(&domain) else {
             return Next::Nothing;
         };
+        place.since = Instant::now();
         if let Some(waiting) = place.waiting.pop_front() {
             return Next::Request(waiting);
         }
@@ -203,6 +221,22 @@ mod tests {
         assert!(matches!(stalled.next(Domain::Filesystem(7)), Next::Nothing));
         assert!(matches!(put(&stalled, asked(1, 7, 1)), Put::Free));
         assert!(stalled.any());
+    }
+
+    #[test]
+    fn a_filesystem_that_is_only_slow_is_not_dead() {
+        let stalled = Stalled::default();
+        let domain = Domain::Filesystem(7);
+        stalled.begin(domain);
+        let now = Instant::now();
+        assert_eq!(stalled.dead(now), []);
+        assert_eq!(stalled.dead(now + DEAD), [domain]);
+        // It gets on with what waits.
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(matches!(put(&stalled, asked(1, 7, 1)), Put::Waits));
+        assert!(matches!(stalled.next(domain), Next::Request(_)));
+        assert_eq!(stalled.dead(now + DEAD), []);
+        assert_eq!(stalled.dead(Instant::now() + DEAD), [domain]);
     }
 
     #[test]

@@ -20,8 +20,13 @@ help: ## Show this list
 prerequisites: ## Install the packages that are missing (as root)
 	@tests/rig/prerequisites.sh
 
+# What cargo made of other people's crates in a clone before, if this one is fresh.
+.PHONY: crates
+crates:
+	@tests/suite/crates.sh take
+
 .PHONY: build
-build: ## Build the shim
+build: crates ## Build the shim
 	$(CARGO) build --release
 
 .PHONY: install
@@ -44,7 +49,7 @@ demo: prerequisites build ## Run a pod in a private containerd, on one screen
 	@$(CARGO) run --quiet -p trefoil-tests --bin demo
 
 .PHONY: test
-test: prerequisites ## Run everything that must pass
+test: prerequisites crates ## Run everything that must pass
 	@$(CARGO) run --quiet -p trefoil-suite
 
 .PHONY: bench

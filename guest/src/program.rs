@@ -25,8 +25,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The program of a package, built if anything changed.
 ///
-/// It is in `guest` in cargo's target directory. Cargo has a directory of its own there, because the
-/// program is built with more flags than usual: in one directory, each would be built anew after the other.
+/// It is in `guest` in cargo's target directory. Cargo has a directory of its own there, because it does not
+/// see which compiler, this one or the usual, has built what it finds.
 pub fn ensure(package: &str) -> Result<PathBuf> {
     build(package, &checkout(), &directory())
 }
@@ -93,11 +93,13 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
     let mut build = Command::new(cargo);
     build
         .current_dir(source)
-        .arg("--config")
-        .arg(remapping(source, &target)?)
         .args(["build", "--quiet", "--release", "--locked"])
         .args(["--package", package, "--target", TARGET, "--target-dir"])
         .arg(&target)
+        .env("RUSTC_WRAPPER", checkout().join("guest/placeless-rustc.sh"))
+        .env("TREFOIL_SOURCE", source)
+        .env("TREFOIL_TARGET", &target)
+        .env("TREFOIL_CARGO_HOME", cargo_home()?)
         // These would replace our flags, and so make another program: not even a static one.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -106,26 +108,12 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release").join(package))
 }
 
-/// The configuration that keeps from a program where it was built: the names of source files get
-/// into a program by the places of its panics.
-///
-/// A configuration on cargo's command line adds to the flags of the project's own.
-fn remapping(source: &Path, target: &Path) -> Result<String> {
-    let home = match std::env::var_os("CARGO_HOME") {
+/// Where cargo keeps the source of other people's crates.
+fn cargo_home() -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_HOME") {
         Some(home) if !home.is_empty() => PathBuf::from(home),
         _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
-    };
-    let mut flags = Vec::new();
-    // What build scripts write is under the target, which may be under the source: the last that matches
-    // counts.
-    for (from, to) in [(source, "trefoil"), (&home, "cargo"), (target, "target")] {
-        let from = from
-            .to_str()
-            .with_context(|| format!("{} is not UTF-8", from.display()))?;
-        // Rust quotes what paths have in them as TOML does.
-        flags.push(format!("{:?}", format!("--remap-path-prefix={from}={to}")));
-    }
-    Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")))
+    })
 }
 
 /// Copies what cargo needs of a checkout, and a little more.

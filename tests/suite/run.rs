@@ -134,6 +134,11 @@ fn command(step: &Step) -> Command {
             command.args(arguments);
             command
         }
+        What::Script(path, argument) => {
+            let mut command = Command::new(repository().join(path));
+            command.arg(argument);
+            command
+        }
     };
     command
         .current_dir(repository())

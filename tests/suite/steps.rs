@@ -24,15 +24,17 @@ pub enum What {
     Cargo(&'static [&'static str]),
     /// A program that [`BUILD`] has built, with these arguments.
     Built(&'static str, &'static [&'static str]),
+    /// A script of the repository's, with an argument.
+    Script(&'static str, &'static str),
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (program, arguments) = match self {
-            Self::Cargo(arguments) => ("cargo", arguments),
-            Self::Built(program, arguments) => (*program, arguments),
-        };
-        write!(f, "{program} {}", arguments.join(" "))
+        match self {
+            Self::Cargo(arguments) => write!(f, "cargo {}", arguments.join(" ")),
+            Self::Built(program, arguments) => write!(f, "{program} {}", arguments.join(" ")),
+            Self::Script(path, argument) => write!(f, "{path} {argument}"),
+        }
     }
 }
 
@@ -86,6 +88,7 @@ const KERNEL: &str = "guest kernel";
 const IMAGE: &str = "guest image, built twice";
 const AGENT: &str = "agent";
 const RELEASE: &str = "release build";
+const FUZZ: &str = "fuzz targets, checked";
 
 /// Where the release build is in cargo's target directory: beside the guest's programs, with which it has
 /// most crates in common.
@@ -102,6 +105,18 @@ const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
 /// something to do to the end.
 pub const STEPS: &[Step] = &[
     Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])),
+    Step::check(
+        "lints",
+        BOTH,
+        What::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    ),
     Step::check(
         BUILD,
         BOTH,
@@ -139,18 +154,6 @@ pub const STEPS: &[Step] = &[
         What::Built("conformance", &["--suite=client"]),
     )
     .after(PODS),
-    Step::check(
-        "lints",
-        ONE,
-        What::Cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    ),
     // `--all-targets` leaves out what is no part of `cargo test`: the node's trials, and a fuzz target.
     Step::check(
         "lints of what is built elsewhere",
@@ -169,12 +172,14 @@ pub const STEPS: &[Step] = &[
     )
     .after(&["lints"]),
     // That they can be built; they run in `make fuzz`, and their functions in the crates' tests.
+    Step::check(FUZZ, ONE, What::Built("fuzz", &["check"])).after(&[BUILD]),
+    // What the next fresh clone need not build.
     Step::check(
-        "fuzz targets, checked",
-        ONE,
-        What::Built("fuzz", &["check"]),
+        "crates, kept",
+        HALF,
+        What::Script("tests/suite/crates.sh", "keep"),
     )
-    .after(&[BUILD]),
+    .after(&["lints", RELEASE, AGENT, FUZZ]),
     Step::tests(
         "microVM pods end to end",
         45,

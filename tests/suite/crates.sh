@@ -1,0 +1,51 @@
+#!/bin/sh
+# What cargo makes of other people's crates, for the next fresh clone: most of what a build takes.
+#
+#   crates.sh take    puts it where cargo looks, unless cargo has built something there before
+#   crates.sh keep    keeps it, unless it is kept already
+#
+# It is kept by all that it is made from. Cargo asks each crate for its compiler, flags and features all the
+# same, and builds again what is not as it should be. The crates of this repository are left out: of those
+# cargo asks for the times of their files only, which say nothing in another clone.
+set -eu
+cd "$(dirname "$0")/../.."
+
+target=${CARGO_TARGET_DIR:-target}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/trefoil
+key=$({
+	${CARGO:-cargo} --version --verbose
+	cat .cargo/config.toml Cargo.toml
+	find . -path "./${target#"$PWD/"}" -prune -o -name Cargo.lock -print | sort | xargs cat
+} | sha256sum | cut -c 1-16)
+kept=$cache/crates-$key.tar
+
+case ${1-} in
+take)
+	if [ -e "$target" ] || ! [ -e "$kept" ]; then
+		exit 0
+	fi
+	mkdir -p "$target"
+	tar -xf "$kept" -C "$target"
+	# The time of its last use.
+	touch "$kept"
+	;;
+keep)
+	if [ -e "$kept" ]; then
+		exit 0
+	fi
+	mkdir -p "$cache"
+	# Of what is in `deps`, libraries: what else is there are programs and tests of ours.
+	(cd "$target" && find . \
+		\( -name '*trefoil*' -o -name incremental -o -name tmp -o -name '*.img' \) -prune -o \
+		-path '*/deps/*' ! -name '*.rlib' ! -name '*.rmeta' ! -name '*.so' ! -name '*.d' -prune -o \
+		\( -path '*/.fingerprint/*' -o -path '*/deps/*' -o -path '*/build/*' -o -name '.*' \) \
+		-type f -print0) |
+		tar -C "$target" --null -T - -cf "$kept.$$"
+	mv "$kept.$$" "$kept"
+	find "$cache" -maxdepth 1 -name 'crates-*' -mtime +7 -exec rm -f {} +
+	;;
+*)
+	echo "usage: crates.sh take|keep" >&2
+	exit 2
+	;;
+esac

@@ -46,7 +46,7 @@ install-guest: ## Install what microVMs boot under PREFIX (minutes the first tim
 
 .PHONY: demo
 demo: prerequisites build ## Run a pod in a private containerd, on one screen
-	@$(CARGO) run --quiet -p trefoil-tests --bin demo
+	@$(CARGO) run --quiet -p trefoil-tests -- demo
 
 .PHONY: test
 test: prerequisites crates ## Run everything that must pass
@@ -54,18 +54,18 @@ test: prerequisites crates ## Run everything that must pass
 
 .PHONY: bench
 bench: prerequisites build ## Measure against containerd's own shim with runc, and against QEMU's microvm
-	@$(CARGO) run --quiet -p trefoil-tests --bin bench
-	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- bench
+	@$(CARGO) run --quiet -p trefoil-tests -- bench
+	@$(CARGO) run --quiet -p trefoil-tests -- vmm bench
 
 .PHONY: bench-count
 bench-count: prerequisites build ## Count the instructions of a guest's boot, by QEMU and our VMM, and of pods
-	@$(CARGO) run --quiet -p trefoil-tests --bin count
-	@$(CARGO) run --quiet -p trefoil-tests --bin vmm -- count
-	@$(CARGO) run --quiet -p trefoil-tests --bin bench -- --handler trefoil-vm --n 3
+	@$(CARGO) run --quiet -p trefoil-tests -- count
+	@$(CARGO) run --quiet -p trefoil-tests -- vmm count
+	@$(CARGO) run --quiet -p trefoil-tests -- bench --handler trefoil-vm --n 3
 
 .PHONY: fuzz
 fuzz: prerequisites ## Run the fuzz targets: ten million executions or 30 minutes each
-	@$(CARGO) run --quiet -p trefoil-tests --bin fuzz
+	@$(CARGO) run --quiet -p trefoil-tests -- fuzz
 
 .PHONY: up
 up: prerequisites build ## Start a private containerd to try things on by hand

@@ -12,9 +12,9 @@ use rig::command;
 use rig::counting;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
-use crate::Peers;
-use crate::measure::{self, Measure};
-use crate::table::{Row, Table};
+use crate::bench::Peers;
+use crate::bench::measure::{self, Measure};
+use crate::bench::table::{Row, Table};
 
 /// All of them that are measured in such a node.
 pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {

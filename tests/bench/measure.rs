@@ -15,8 +15,8 @@ use rig::images::BASE;
 use rig::{Handler, Rig, containerd, critest};
 use serde_json::Value;
 
-use crate::Peers;
-use crate::table::{Row, Table, quantile};
+use crate::bench::Peers;
+use crate::bench::table::{Row, Table, quantile};
 
 pub type Measure = fn(&Peers<'_>, usize, &mut Table) -> Result<()>;
 

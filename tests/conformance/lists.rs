@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use rig::{Handler, node};
 
-use crate::Suite;
+use crate::conformance::Suite;
 
 /// A list: `NAME # REASON` on each line, where the line isn't empty or a comment.
 pub struct List {

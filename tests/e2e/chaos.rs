@@ -10,8 +10,8 @@ use rig::Handler;
 use rig::command;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
-use crate::machines::process_of;
-use crate::{Body, Env, same};
+use crate::e2e::machines::process_of;
+use crate::e2e::{Body, Env, same};
 
 /// The trial after which containerd itself may have left something.
 pub const KILLS_CONTAINERD_MIDWAY: &str = "chaos::containerd_killed_in_a_start";

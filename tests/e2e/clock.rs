@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_settime};
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use rig::node;
 
-use crate::{Body, Env, patience};
+use crate::e2e::{Body, Env, patience};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "clock::";

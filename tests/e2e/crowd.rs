@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 
-use crate::{Body, Env, patience, same};
+use crate::e2e::{Body, Env, patience, same};
 
 pub const TRIALS: &[(&str, Body)] = &[("machines::many_at_once", many_at_once)];
 

@@ -8,8 +8,8 @@ use rig::command::{self, Finished};
 use rig::images::BASE;
 use rig::pty::Terminal;
 
-use crate::streams::{large, same_bytes};
-use crate::{Body, Env, same};
+use crate::e2e::streams::{large, same_bytes};
+use crate::e2e::{Body, Env, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("ctr::exit_codes", exit_codes),

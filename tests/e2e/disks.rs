@@ -10,7 +10,7 @@ use rig::command::{self, Finished};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::images::{BASE, WEB};
 
-use crate::{Body, Env, same};
+use crate::e2e::{Body, Env, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "disks::";

@@ -11,7 +11,7 @@ use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::images::BASE;
 use rig::{Handler, Rig};
 
-use crate::{Body, Env, same};
+use crate::e2e::{Body, Env, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "dispatch::";

@@ -11,8 +11,8 @@ use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use rig::{command, images};
 use serde_json::json;
 
-use crate::machines::process_of;
-use crate::{Body, Env, dispatch, patience, same};
+use crate::e2e::machines::process_of;
+use crate::e2e::{Body, Env, dispatch, patience, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "hostile::";

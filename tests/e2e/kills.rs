@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec, shim_side};
 
-use crate::chaos::shoot;
-use crate::machines::{process_of, processes};
-use crate::{Body, Env, patience, same};
+use crate::e2e::chaos::shoot;
+use crate::e2e::machines::{process_of, processes};
+use crate::e2e::{Body, Env, patience, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "kills::";

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::command;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
-use crate::streams::noise;
-use crate::{Body, Env, dispatch, same};
+use crate::e2e::streams::noise;
+use crate::e2e::{Body, Env, dispatch, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "machines::";

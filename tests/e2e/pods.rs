@@ -12,7 +12,7 @@ use nix::unistd::Pid as ProcessId;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::{Handler, command, images};
 
-use crate::{Body, Env, patience, same};
+use crate::e2e::{Body, Env, patience, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("pods::lifecycle", lifecycle),

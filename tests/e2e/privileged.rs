@@ -8,7 +8,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use serde_json::{Value, json};
 
-use crate::{Body, Env, same};
+use crate::e2e::{Body, Env, same};
 
 /// What the names of these trials begin with.
 pub const PART: &str = "privileged::";

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use serde_json::json;
 
-use crate::{Body, Env, same};
+use crate::e2e::{Body, Env, same};
 
 pub const TRIALS: &[(&str, Body)] =
     &[("sizes::unlimited_beside_limited", unlimited_beside_limited)];

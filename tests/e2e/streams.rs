@@ -10,7 +10,7 @@ use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use rig::pty::Terminal;
 
-use crate::{Body, Env, same};
+use crate::e2e::{Body, Env, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("streams::logs", logs),

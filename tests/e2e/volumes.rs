@@ -14,7 +14,7 @@ use rig::command;
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
 use serde_json::json;
 
-use crate::{Body, Env, patience, same};
+use crate::e2e::{Body, Env, patience, same};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("volumes::one_by_any_path", one_by_any_path),

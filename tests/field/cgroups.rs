@@ -7,10 +7,10 @@ use anyhow::Result;
 use rig::cgroup;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, privileged, shell};
-use crate::spec::Spec;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, privileged, shell};
+use crate::field::spec::Spec;
 
 pub const TRIALS: &[Scenario] = &[
     ("cgroups::read_only", read_only),

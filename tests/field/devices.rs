@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 pub const TRIALS: &[Scenario] = &[
     ("devices::outside_dev", outside_dev),

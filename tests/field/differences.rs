@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
-use crate::seen::Difference;
+use crate::field::seen::Difference;
 
 /// `TRIAL/PART # REASON` on each line that isn't empty or a comment.
 const LIST: &str = include_str!("differences.txt");

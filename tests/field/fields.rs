@@ -7,9 +7,9 @@ use std::os::unix::fs::symlink;
 use anyhow::Result;
 use nix::unistd::gethostname;
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 pub const TRIALS: &[Scenario] = &[
     ("fields::process", process),

@@ -5,9 +5,9 @@ use std::fs;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 pub const TRIALS: &[Scenario] = &[
     ("hooks::that_fail", that_fail),

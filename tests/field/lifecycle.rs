@@ -8,9 +8,9 @@ use anyhow::Result;
 use rig::cri::ContainerSpec;
 use serde_json::Value;
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, shell};
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, shell};
 
 /// containerd dies in it, so that the other side has to wait.
 pub const RESTARTS: &str = "lifecycle::restarts";

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 pub const TRIALS: &[Scenario] = &[("messages::of_refusals", of_refusals)];
 

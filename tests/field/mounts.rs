@@ -7,9 +7,9 @@ use anyhow::Result;
 use rig::cri::Container;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, privileged, shell};
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, privileged, shell};
 
 /// What this does to the node's mounts is seen by both sides: one at a time.
 pub const NO_NAMESPACE: &str = "mounts::no_namespace";
@@ -330,7 +330,7 @@ fn options_of_tmpfs(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-fn spec_at(spec: crate::spec::Spec, at: &str) -> crate::spec::Spec {
+fn spec_at(spec: crate::field::spec::Spec, at: &str) -> crate::field::spec::Spec {
     spec.mount(at, "tmpfs", "tmpfs", "size=64k")
 }
 

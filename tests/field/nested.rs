@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, privileged};
-use crate::spec::Spec;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, privileged};
+use crate::field::spec::Spec;
 
 pub const TRIALS: &[Scenario] = &[
     ("nested::systemd", systemd),

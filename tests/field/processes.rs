@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rig::cri::PodSpec;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 /// It changes what numbers the node gives.
 pub const LARGE_NUMBERS: &str = "processes::large_numbers";
@@ -246,7 +246,7 @@ fn exec_whose_child_goes_on(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
 ///
 /// opencontainers/runc#5021
 fn few_descriptors(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
-    let limit = |spec: crate::spec::Spec, most: u64| {
+    let limit = |spec: crate::field::spec::Spec, most: u64| {
         let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": most, "hard": most }]);
         spec.set("/process/rlimits", limits)
     };

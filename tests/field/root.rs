@@ -9,9 +9,9 @@ use rig::archive;
 use rig::cri::ContainerSpec;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, shell};
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, shell};
 
 pub const TRIALS: &[Scenario] = &[
     ("root::dev_is_a_link", dev_is_a_link),
@@ -178,7 +178,7 @@ fn volume_over_proc(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
 }
 
 /// A `/dev` that is a volume, first of the mounts after `/proc`.
-fn dev_volume(side: &Side<'_>) -> Result<(crate::spec::Spec, std::path::PathBuf)> {
+fn dev_volume(side: &Side<'_>) -> Result<(crate::field::spec::Spec, std::path::PathBuf)> {
     let volume = side.directory("dev-volume")?;
     for name in ["pts", "shm", "mqueue"] {
         fs::create_dir_all(volume.join(name))?;

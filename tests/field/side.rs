@@ -15,8 +15,8 @@ use rig::pty::Terminal;
 use rig::{Handler, Rig, archive};
 use serde_json::{Value, json};
 
-use crate::seen::Seen;
-use crate::spec::Spec;
+use crate::field::seen::Seen;
+use crate::field::spec::Spec;
 
 /// How long a container may take that has something short to do.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 /// How a `/dev/pts` is mounted.
 const PTS: &str = "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620";

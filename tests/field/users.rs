@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 pub const TRIALS: &[Scenario] = &[
     ("users::groups_are_exact", groups_are_exact),

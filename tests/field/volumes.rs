@@ -7,9 +7,9 @@ use rig::archive;
 use rig::cri::ContainerSpec;
 use serde_json::{Value, json};
 
-use crate::Scenario;
-use crate::seen::Seen;
-use crate::side::{Side, shell};
+use crate::field::Scenario;
+use crate::field::seen::Seen;
+use crate::field::side::{Side, shell};
 
 pub const TRIALS: &[Scenario] = &[
     ("volumes::dangling_links", dangling_links),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest::Images;
 use crate::node::Node;
+use crate::part;
 
 /// Set in the node.
 const INSIDE: &str = "TREFOIL_COUNT_INSIDE";
@@ -71,7 +72,7 @@ pub fn answer(counts: &impl Serialize) -> Result<()> {
 /// what it did before, and a search that finds a place later takes longer.
 const MOST_NODES: usize = 4;
 
-/// Runs this program again, with these arguments, in nodes one after the other until two agree, and answers
+/// Runs this program's part again, with these arguments, in nodes one after the other until two agree, and answers
 /// what it told in these. The files are there where it is fast.
 pub fn in_two_nodes<T: DeserializeOwned>(
     images: &Images,
@@ -129,7 +130,9 @@ fn in_node<T: DeserializeOwned>(
     let printed = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&printed);
     let program = program.to_string_lossy();
-    let command: Vec<&str> = std::iter::once(&*program)
+    let part = part::named().next().unwrap_or_default();
+    let command: Vec<&str> = [&*program, &part]
+        .into_iter()
         .chain(arguments.iter().copied())
         .collect();
     let ended = node.run(&command, move |bytes| {

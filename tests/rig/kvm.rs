@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::guest::{Guest, Images};
 use crate::node::Node;
+use crate::part;
 
 /// `here` or `node`: overrides the probe.
 pub const VARIABLE: &str = "TREFOIL_KVM";
@@ -66,7 +67,7 @@ fn probe(images: &Images) -> Result<()> {
     Ok(())
 }
 
-/// Runs this program again in a node, with the same arguments; there [`place`] answers "here".
+/// Runs this program again in a node, the same part with the same arguments; there [`place`] answers "here".
 pub fn again_in_node(name: &str, mut node: Node, images: &Images) -> Result<ExitCode> {
     node.environment.push(images.variable()?);
     node.environment
@@ -77,6 +78,6 @@ pub fn again_in_node(name: &str, mut node: Node, images: &Images) -> Result<Exit
         agent,
     } = images;
     node.hot.extend([kernel, image, agent].map(Clone::clone));
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = part::arguments().collect();
     node.run_again(name, &arguments)
 }

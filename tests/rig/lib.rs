@@ -26,6 +26,7 @@ pub mod kvm;
 pub mod leftovers;
 pub mod namespaces;
 pub mod node;
+pub mod part;
 pub mod pod_guest;
 pub mod probe;
 pub mod pty;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::outcome::{self, Outcome, count};
 use crate::slowest::Slowest;
-use crate::steps::{SHIM, Step, What};
+use crate::steps::{SHIM, Step, TEST, What};
 
 /// How long all steps have run, and may run.
 pub struct Clock {
@@ -80,7 +80,7 @@ fn attempt(step: &Step, clock: &Clock, result: &mut Outcome) -> Result<()> {
     drop(done);
     // Of cargo's tests several run at a time.
     let slowest = slowest.to_string();
-    if let (What::Built(..), false) = (step.what, slowest.is_empty()) {
+    if let (What::Test(_), false) = (step.what, slowest.is_empty()) {
         println!("{} | the slowest: {slowest}", step.name);
     }
     let late = watch.join().unwrap_or_default();
@@ -129,11 +129,8 @@ fn command(step: &Step) -> Command {
             command.args(arguments);
             command
         }
-        What::Built(program, arguments) => {
-            let mut command = Command::new(built().join("debug").join(program));
-            command.args(arguments);
-            command
-        }
+        What::Built(program, arguments) => built(program, arguments),
+        What::Test(arguments) => built(TEST, arguments),
         What::Script(path, argument) => {
             let mut command = Command::new(repository().join(path));
             command.arg(argument);
@@ -168,9 +165,12 @@ fn target() -> PathBuf {
     }
 }
 
-/// Where cargo builds for the machines that Trefoil is for.
-fn built() -> PathBuf {
-    target().join("x86_64-unknown-linux-gnu")
+/// A program where cargo builds for the machines that Trefoil is for.
+fn built(program: &str, arguments: &[&str]) -> Command {
+    let debug = target().join("x86_64-unknown-linux-gnu/debug");
+    let mut command = Command::new(debug.join(program));
+    command.args(arguments);
+    command
 }
 
 #[cfg(test)]

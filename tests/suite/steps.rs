@@ -24,6 +24,8 @@ pub enum What {
     Cargo(&'static [&'static str]),
     /// A program that [`BUILD`] has built, with these arguments.
     Built(&'static str, &'static [&'static str]),
+    /// A part of the test program, with these arguments.
+    Test(&'static [&'static str]),
     /// A script of the repository's, with an argument.
     Script(&'static str, &'static str),
 }
@@ -33,10 +35,14 @@ impl fmt::Display for What {
         match self {
             Self::Cargo(arguments) => write!(f, "cargo {}", arguments.join(" ")),
             Self::Built(program, arguments) => write!(f, "{program} {}", arguments.join(" ")),
+            Self::Test(arguments) => write!(f, "{TEST} {}", arguments.join(" ")),
             Self::Script(path, argument) => write!(f, "{path} {argument}"),
         }
     }
 }
+
+/// The test program.
+pub const TEST: &str = "trefoil-test";
 
 /// What cargo can use both processors for, and tests that do.
 const BOTH: u32 = 200;
@@ -137,21 +143,21 @@ pub const STEPS: &[Step] = &[
     // The agent once: it is built as the image is.
     Step::check(AGENT, ONE, What::Built("guest", &["agent"])).after(&[RELEASE]),
     Step::check(IMAGE, ONE, What::Built("guest", &["image", "--verify"])).after(&[AGENT]),
-    Step::tests("end to end", 15, HALF, What::Built("e2e", &[])).after(PODS),
+    Step::tests("end to end", 15, HALF, What::Test(&["e2e"])).after(PODS),
     Step::tests(
         "public reports beside stock",
         15,
         HALF,
-        What::Built("field", &[]),
+        What::Test(&["field"]),
     )
     .after(PODS),
     // The time limits in these two suites are short, and not ours: they get a whole processor.
-    Step::tests("conformance", 30, ONE, What::Built("conformance", &[])).after(PODS),
+    Step::tests("conformance", 30, ONE, What::Test(&["conformance"])).after(PODS),
     Step::tests(
         "containerd's client suite",
         20,
         ONE,
-        What::Built("conformance", &["--suite=client"]),
+        What::Test(&["conformance", "--suite=client"]),
     )
     .after(PODS),
     // `--all-targets` leaves out what is no part of `cargo test`: the node's trials, and a fuzz target.
@@ -172,7 +178,7 @@ pub const STEPS: &[Step] = &[
     )
     .after(&["lints"]),
     // That they can be built; they run in `make fuzz`, and their functions in the crates' tests.
-    Step::check(FUZZ, ONE, What::Built("fuzz", &["check"])).after(&[BUILD]),
+    Step::check(FUZZ, ONE, What::Test(&["fuzz", "check"])).after(&[BUILD]),
     // What the next fresh clone need not build.
     Step::check(
         "crates, kept",
@@ -184,14 +190,14 @@ pub const STEPS: &[Step] = &[
         "microVM pods end to end",
         45,
         ONE,
-        What::Built("e2e", &["--handler=trefoil-vm", "--about=pods"]),
+        What::Test(&["e2e", "--handler=trefoil-vm", "--about=pods"]),
     )
     .after(MACHINES),
     Step::tests(
         "microVMs end to end",
         45,
         ONE,
-        What::Built("e2e", &["--handler=trefoil-vm", "--about=machines"]),
+        What::Test(&["e2e", "--handler=trefoil-vm", "--about=machines"]),
     )
     .after(MACHINES),
     // QEMU's machines have to pass the same trials, which shows the trials to be right, but not each
@@ -200,7 +206,7 @@ pub const STEPS: &[Step] = &[
         "machines and devices",
         45,
         ONE,
-        What::Built("vmm", &["trefoil::"]),
+        What::Test(&["vmm", "trefoil::"]),
     )
     .after(GUESTS),
     // All of critest takes ten minutes: without `--part`, before an issue about microVMs is closed.
@@ -208,31 +214,31 @@ pub const STEPS: &[Step] = &[
         "conformance of microVM pods",
         30,
         ONE,
-        What::Built("conformance", &["--handler", "trefoil-vm", "--part"]),
+        What::Test(&["conformance", "--handler", "trefoil-vm", "--part"]),
     )
     .after(MACHINES),
     Step::tests(
         "end to end, in the node",
         30,
         ONE,
-        What::Built("e2e", &["--in-node"]),
+        What::Test(&["e2e", "--in-node"]),
     )
     .after(MACHINES),
     Step::tests(
         "conformance, in the node",
         20,
         ONE,
-        What::Built("conformance", &["--in-node"]),
+        What::Test(&["conformance", "--in-node"]),
     )
     .after(PODS),
     Step::tests(
         "tests of the crates, in the node",
         25,
         ONE,
-        What::Built("crates-in-node", &[]),
+        What::Test(&["crates"]),
     )
     .after(&[BUILD]),
-    Step::tests("guest boots", 10, ONE, What::Built("guest-boot", &[])).after(GUESTS),
+    Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(GUESTS),
     Step::tests(
         "the node",
         10,

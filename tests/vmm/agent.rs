@@ -8,8 +8,8 @@ use rig::guest::Images;
 use trefoil_agent_protocol::{Ready, Request};
 use trefoil_vmm::exit::Exit;
 
-use crate::machine::{Agent, Machine, Vmm};
-use crate::{Body, Setting};
+use crate::vmm::machine::{Agent, Machine, Vmm};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("agent::processors", processors),

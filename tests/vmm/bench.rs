@@ -18,10 +18,10 @@ use anyhow::{Context, Result, ensure};
 use rig::guest::Images;
 use rig::probe::{DiskLoad, Way, pattern};
 
-use crate::lan::{At, GUEST, Lan, MAC};
-use crate::machine::{Disk, Guest, Machine, Nic, Vmm};
-use crate::scratch::Scratch;
-use crate::{net, peers};
+use crate::vmm::lan::{At, GUEST, Lan, MAC};
+use crate::vmm::machine::{Disk, Guest, Machine, Nic, Vmm};
+use crate::vmm::scratch::Scratch;
+use crate::vmm::{net, peers};
 
 const MIB: u64 = 1 << 20;
 
@@ -75,7 +75,7 @@ type Rates = BTreeMap<(usize, &'static str), Vec<f64>>;
 
 /// Runs all loads and prints a table.
 pub fn run(images: &Images) -> Result<ExitCode> {
-    let mut words = std::env::args().skip(2).filter(|word| word != ICOUNT);
+    let mut words = rig::part::arguments().skip(1).filter(|word| word != ICOUNT);
     let rounds = match words.next() {
         Some(word) => word
             .parse()

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use rig::probe::pattern::ZEROES;
 use rig::probe::{Cache, DiskLoad, Facts, Way, failed};
 
-use crate::machine::{Disk, Guest, Machine};
-use crate::scratch::{Scratch, check};
-use crate::{Body, Setting};
+use crate::vmm::machine::{Disk, Guest, Machine};
+use crate::vmm::scratch::{Scratch, check};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("block::facts", facts),

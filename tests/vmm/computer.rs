@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use trefoil_vmm::exit::Exit;
 
-use crate::{Body, Setting};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("machine::nothing_is_wrong", nothing_is_wrong),
@@ -73,7 +73,7 @@ fn spare_processors(setting: &Setting) -> Result<()> {
     let mut machine = setting.machine();
     machine.most_cpus = 3;
     let mut guest = machine.boot(setting.vmm)?;
-    let online = |guest: &mut crate::machine::Guest| -> Result<String> {
+    let online = |guest: &mut crate::vmm::machine::Guest| -> Result<String> {
         Ok(guest.probe.cpus()?.text("online")?.to_owned())
     };
     ensure!(online(&mut guest)? == "0", "{}", online(&mut guest)?);

@@ -10,10 +10,10 @@ use trefoil_vmm::control::Request;
 use trefoil_vmm::exit::Exit;
 use trefoil_vmm::metrics::{self, Exits};
 
-use crate::machine::Disk;
-use crate::peers::beside;
-use crate::scratch::Scratch;
-use crate::{Body, Setting};
+use crate::vmm::machine::Disk;
+use crate::vmm::peers::beside;
+use crate::vmm::scratch::Scratch;
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("control::pause_and_resume", pause_and_resume),

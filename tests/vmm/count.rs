@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use trefoil_vmm::exit::Exit;
 use trefoil_vmm::metrics;
 
-use crate::agent;
-use crate::machine::{Agent, Machine, Vmm, ours};
+use crate::vmm::agent;
+use crate::vmm::machine::{Agent, Machine, Vmm, ours};
 
 /// The most instructions from the VMM's `main` to the guest's first that we allow ourselves.
 const ALLOWED_BEFORE: u64 = 18_000_000;

@@ -14,9 +14,9 @@ use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
 use trefoil_vmm::process::Start;
 
-use crate::machine::{Guest, Share};
-use crate::scratch::{self, Scratch};
-use crate::{Body, Setting};
+use crate::vmm::machine::{Guest, Share};
+use crate::vmm::scratch::{self, Scratch};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("files::overlay", overlay),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use trefoil_vmm::exit::Exit;
 
-use crate::machine::Share;
-use crate::{Body, Setting};
+use crate::vmm::machine::Share;
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("fs::reset", reset),
@@ -88,7 +88,7 @@ fn serve(mut socket: &UnixStream, hangs_at: Option<u32>) -> Result<Vec<u32>> {
 fn with_server<T>(
     setting: &Setting,
     hangs_at: Option<u32>,
-    body: impl FnOnce(crate::machine::Machine, &UnixStream) -> Result<T>,
+    body: impl FnOnce(crate::vmm::machine::Machine, &UnixStream) -> Result<T>,
 ) -> Result<(T, Vec<u32>)> {
     let (ours, theirs) = UnixStream::pair().context("making a pair of sockets")?;
     let mut machine = setting.machine();

@@ -18,11 +18,11 @@ use rig::{cgroup, command};
 use trefoil_vmm::devices::block::MOST_WORKERS;
 use trefoil_vmm::exit::Exit;
 
-use crate::lan::{Lan, MAC};
-use crate::machine::ours::{DESCRIPTORS, GID, UID};
-use crate::machine::{Disk, Machine, Nic};
-use crate::scratch::Scratch;
-use crate::{Body, Setting};
+use crate::vmm::lan::{Lan, MAC};
+use crate::vmm::machine::ours::{DESCRIPTORS, GID, UID};
+use crate::vmm::machine::{Disk, Machine, Nic};
+use crate::vmm::scratch::Scratch;
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("jail::from_outside", from_outside),
@@ -348,7 +348,7 @@ pub const PARENTS_NAME: &str = "trefoil-vmm-parent";
 /// Boots a machine, says its process's number, and waits to be killed.
 pub fn be_parent() -> Result<()> {
     let images = rig::guest::Images::ensure()?;
-    let mut guest = Machine::new(&images).boot(crate::machine::Vmm::Trefoil)?;
+    let mut guest = Machine::new(&images).boot(crate::vmm::machine::Vmm::Trefoil)?;
     println!("{}", guest.parts()?.1.process.pid());
     loop {
         std::thread::sleep(LIMIT);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use rig::probe::failed;
 
-use crate::lan::{At, GUEST, GUEST_ADDRESS, Lan, MAC, MTU};
-use crate::machine::wires::limit;
-use crate::machine::{Guest, Nic};
-use crate::peers;
-use crate::{Body, Setting};
+use crate::vmm::lan::{At, GUEST, GUEST_ADDRESS, Lan, MAC, MTU};
+use crate::vmm::machine::wires::limit;
+use crate::vmm::machine::{Guest, Nic};
+use crate::vmm::peers;
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("net::facts", facts),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{Body, Setting};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("rng::numbers_are_random", numbers_are_random),

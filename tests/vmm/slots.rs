@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use rig::probe::Cache;
 use trefoil_vmm::control::{Attach, Detach, Request};
 
-use crate::machine::{Guest, Machine};
-use crate::scratch::{Scratch, check};
-use crate::{Body, Setting};
+use crate::vmm::machine::{Guest, Machine};
+use crate::vmm::scratch::{Scratch, check};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     (

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rig::probe::failed;
 
-use crate::machine::wires::Wires;
-use crate::machine::{Guest, Vmm};
-use crate::peers::{self, beside};
-use crate::{Body, Setting};
+use crate::vmm::machine::wires::Wires;
+use crate::vmm::machine::{Guest, Vmm};
+use crate::vmm::peers::{self, beside};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("vsock::both_directions", both_directions),

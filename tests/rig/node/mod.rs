@@ -31,7 +31,7 @@ use crate::containerd::make_directory;
 use crate::leftovers::MARK;
 use crate::qemu::Qemu;
 use crate::transcript::Transcript;
-use crate::{command, guard};
+use crate::{command, guard, part};
 use debian_kernel::DebianKernel;
 use job::{Hot, Job};
 use terminal::Saved;
@@ -139,7 +139,7 @@ impl Node {
         prepared.watch(self, qemu, command.join(" "), show)
     }
 
-    /// Runs this very program again in a new node, with these arguments, as `name` in reports.
+    /// Runs this very program's part again in a new node, with these arguments, as `name` in reports.
     /// What it prints is shown; its exit code is answered.
     pub fn run_again(mut self, name: &str, arguments: &[String]) -> Result<ExitCode> {
         let reports = cache::directory()?.join("reports");
@@ -148,6 +148,7 @@ impl Node {
         self.writable.push(reports);
         let program = std::env::current_exe()?;
         let mut command = vec![program.to_string_lossy().into_owned()];
+        command.extend(part::named().next());
         command.extend_from_slice(arguments);
         self.hot.push(program);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();

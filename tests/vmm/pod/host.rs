@@ -22,10 +22,10 @@ use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{Context as Given, with_duration};
 
-use crate::Setting;
-use crate::agent::hear;
-use crate::machine::wires::Wires;
-use crate::machine::{Agent, Machine, Running, Vmm};
+use crate::vmm::Setting;
+use crate::vmm::agent::hear;
+use crate::vmm::machine::wires::Wires;
+use crate::vmm::machine::{Agent, Machine, Running, Vmm};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -17,7 +17,7 @@ use host::{Ends, Plumbing, Pod, a_process, configuration, container, now, proces
 
 use rig::pod_guest::FATAL;
 
-use crate::{Body, Setting};
+use crate::vmm::{Body, Setting};
 
 pub const TRIALS: &[(&str, Body)] = &[
     ("pod::life", life),

@@ -1,8 +1,8 @@
 //! Every device against the driver of a real Linux, in machines made by QEMU and by our VMM.
 //!
-//!     vmm [part of a trial's name]    such as qemu::block
-//!     vmm bench [--icount] [rounds]   what ours transfers, as ratios to QEMU's
-//!     vmm count                       what a boot by ours costs, in instructions
+//!     trefoil-test vmm [part of a trial's name]    such as qemu::block
+//!     trefoil-test vmm bench [--icount] [rounds]   what ours transfers, as ratios to QEMU's
+//!     trefoil-test vmm count                       what a boot by ours costs, in instructions
 //!
 //! The same trials run on both: that QEMU passes shows that a trial is right, and so a failure of
 //! ours is ours. A few more are about what only ours has.
@@ -36,8 +36,8 @@ use machine::{Vmm, ours};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::{self, Node, init};
-use rig::{guard, probe};
+use rig::node::{self, Node};
+use rig::probe;
 
 /// What a trial is given.
 pub struct Setting {
@@ -63,22 +63,31 @@ impl Setting {
 
 type Body = fn(&Setting) -> Result<()>;
 
-fn main() -> Result<ExitCode> {
+/// If this process is to be a machine, its file server or a machine's parent, it is that, and then ends as is
+/// answered. To be called before anything is opened.
+pub fn take_part() -> Result<Option<ExitCode>> {
     let name = std::env::args_os().next().unwrap_or_default();
     if name == ours::PROGRAM {
         // SAFETY: nothing has been opened yet.
-        return Ok(unsafe { trefoil_vmm::serve() });
+        return Ok(Some(unsafe { trefoil_vmm::serve() }));
     }
     if name == files::PROGRAM {
         // SAFETY: nothing has been opened yet.
-        return Ok(unsafe { trefoil_files::serve() });
+        return Ok(Some(unsafe { trefoil_files::serve() }));
     }
     if name == jail::PARENTS_NAME {
-        return jail::be_parent().map(|()| ExitCode::SUCCESS);
+        return jail::be_parent().map(|()| Some(ExitCode::SUCCESS));
     }
-    init::take_part()?;
-    guard::take_part()?;
-    let asked_for = |what| std::env::args().nth(1).is_some_and(|word| word == what);
+    Ok(None)
+}
+
+/// Runs the trials, or one of the two measurements.
+pub fn main() -> Result<ExitCode> {
+    let asked_for = |what| {
+        rig::part::arguments()
+            .next()
+            .is_some_and(|word| word == what)
+    };
     if asked_for("count") {
         return count::run(&Images::ensure()?);
     }
@@ -87,7 +96,7 @@ fn main() -> Result<ExitCode> {
     let mut arguments = if bench {
         Arguments::default()
     } else {
-        Arguments::from_args()
+        Arguments::from_iter(rig::part::named())
     };
     // One guest at a time.
     arguments.test_threads = Some(1);
@@ -116,7 +125,7 @@ fn main() -> Result<ExitCode> {
                 ..Node::default()
             };
             if bench {
-                node.instructions = std::env::args().any(|word| word == bench::ICOUNT);
+                node.instructions = rig::part::arguments().any(|word| word == bench::ICOUNT);
                 let program = ours::release_build()?;
                 node.environment.push(ours::variable(&program));
                 node.hot.push(program);

@@ -1,8 +1,8 @@
 //! Ours against the stock shim with runc: alternating, in one containerd, in the same run.
 //!
-//!     bench [--n 30] [--only PART OF A ROW'S NAME] [--output FILE]
-//!     bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
-//!     bench --count [--n 3] [--only PART OF A ROW'S NAME]
+//!     trefoil-test bench [--n 30] [--only PART OF A ROW'S NAME] [--output FILE]
+//!     trefoil-test bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
+//!     trefoil-test bench --count [--n 3] [--only PART OF A ROW'S NAME]
 //!
 //! The second is of microVM pods and the third of namespace pods, in a node whose clocks count
 //! instructions: a millisecond is a million of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
@@ -34,8 +34,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use measure::Measure;
 use rig::guest::Images;
-use rig::node::{self, Node, init};
-use rig::{Handler, Rig, containerd, counting, guard};
+use rig::node::{self, Node};
+use rig::{Handler, Rig, containerd, counting};
 use table::Table;
 
 /// Who is measured.
@@ -63,7 +63,7 @@ fn options() -> Result<Options> {
         only: None,
         output: None,
     };
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = rig::part::arguments();
     while let Some(argument) = arguments.next() {
         if argument == "--count" {
             options.count = true;
@@ -83,9 +83,7 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     let options = options()?;
     options.handler.require()?;
     let machines = match options.handler {

@@ -1,6 +1,6 @@
 //! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
 //!
-//!     e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [--about pods|machines] [part of a trial's name]
+//!     trefoil-test e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [--about pods|machines] [part of a trial's name]
 //!
 //! The trials about pods are those of crictl, ctr and containerd's ends; those about machines are of what
 //! a microVM's guest, volumes and disks are like. Without `--about` it is both.
@@ -37,8 +37,8 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{self, Images};
 use rig::kvm::{self, Place};
-use rig::node::{self, Node, init};
-use rig::{Handler, Rig, command, containerd, erofs, guard};
+use rig::node::{self, Node};
+use rig::{Handler, Rig, command, containerd, erofs};
 
 /// What a trial has.
 struct Env {
@@ -201,9 +201,7 @@ const CONTAINERDS_OWN: &[&str] = &[
 
 type Body = fn(&Env) -> Result<()>;
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     let options = split_arguments()?;
     let handler = options.handler;
     let mut arguments = Arguments::from_iter(options.rest.iter().cloned());
@@ -381,7 +379,7 @@ fn split_arguments() -> Result<Options> {
         about: About::Both,
         rest: Vec::new(),
     };
-    let mut arguments = std::env::args();
+    let mut arguments = rig::part::named();
     while let Some(argument) = arguments.next() {
         if argument == "--in-node" {
             options.in_node = true;

@@ -1,6 +1,6 @@
 //! What a guest's boot costs in instructions, counted in a node whose clocks count them.
 //!
-//!     count [--initcalls N]
+//!     trefoil-test count [--initcalls N]
 //!
 //! QEMU boots it; what our VMM's boot costs is counted by `vmm count`. From *kernel entry* (the first
 //! exit at the address where the kernel is loaded: its first page isn't mapped yet) to *agent ready*
@@ -13,9 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::counting::{self, BOOTS, Twice, millions};
-use rig::guard;
 use rig::guest::{Guest, Images};
-use rig::node::init;
 use serde::{Deserialize, Serialize};
 
 /// The most instructions from kernel entry to agent ready that we allow ourselves.
@@ -30,9 +28,7 @@ struct Counts {
     initcalls: BTreeMap<String, u64>,
 }
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     if counting::inside() {
         counting::answer(&inside()?)?;
         return Ok(ExitCode::SUCCESS);
@@ -64,7 +60,7 @@ fn main() -> Result<ExitCode> {
 }
 
 fn shown_initcalls() -> Result<usize> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = rig::part::arguments();
     match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => Ok(20),
         (Some("--initcalls"), Some(number)) => Ok(number.parse()?),

@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
-use rig::node::init;
-use rig::{Handler, Rig, command, containerd, guard, images};
+use rig::{Handler, Rig, command, containerd, images};
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
-    if std::env::args().nth(1).as_deref() != Some(isolations::ARGUMENT) {
+pub fn main() -> Result<ExitCode> {
+    if rig::part::arguments().next().as_deref() != Some(isolations::ARGUMENT) {
         one_pod()?;
     }
     isolations::show_all()

@@ -1,8 +1,8 @@
 //! critest with a handler of ours, beside the stock one: same images, same kind of machine.
 //!
-//!     conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
+//!     trefoil-test conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
 //!                 [--reports DIRECTORY] [--in-turn]
-//!     conformance --suite client [--focus REGEX] [--reports DIRECTORY]
+//!     trefoil-test conformance --suite client [--focus REGEX] [--reports DIRECTORY]
 //!
 //! The second is containerd's own suite of tests of its Go client, with `trefoil` beside stock.
 //!
@@ -32,11 +32,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use rig::critest::{self, Outcome, Report};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::{self, Node, init};
-use rig::{Handler, Rig, client_suite, containerd, guard};
+use rig::node::{self, Node};
+use rig::{Handler, Rig, client_suite, containerd};
 
-use crate::lists::List;
-use crate::verdict::{Verdict, judge};
+use crate::conformance::lists::List;
+use crate::conformance::verdict::{Verdict, judge};
 
 /// The specs whose subject is of the kernel's or of cgroups, or goes through much of a machine. The
 /// others have been asked of the same shim on this machine.
@@ -106,7 +106,7 @@ fn options() -> Result<Options> {
         reports: rig::cache::directory()?.join("reports"),
         in_turn: false,
     };
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = rig::part::arguments();
     while let Some(argument) = arguments.next() {
         let (name, given) = match argument.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -143,9 +143,7 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     let options = options()?;
     // What a machine boots is there in a node, and where it is asked for.
     let images = match options.handler {

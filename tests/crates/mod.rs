@@ -2,15 +2,15 @@
 //! runc runtime, on cgroup v2 and Debian's kernel, the ones that need systemd, under it, and those
 //! of a microVM's network, as what it asks of the kernel are modules there.
 //!
-//!     crates-in-node [argument of the test programs]...
+//!     trefoil-test crates [argument of the test programs]...
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rig::node::{Node, init, show};
-use rig::{cache, guard};
+use rig::cache;
+use rig::node::{Node, show};
 use serde_json::Value;
 
 const PACKAGES: [&str; 2] = ["trefoil-runc", "trefoil-network"];
@@ -29,11 +29,9 @@ const HOSTILE: [(&str, &str); 3] = [
     ("HOSTILE_SECONDS", "120"),
 ];
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     let programs = test_programs()?;
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = rig::part::arguments().collect();
     let all = in_node("crates", false, &programs, &arguments)?;
     let mut with_systemd = arguments;
     with_systemd.push("--ignored".into());

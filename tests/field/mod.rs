@@ -1,7 +1,7 @@
 //! Public reports of what went wrong with containers, as trials: what was reported of other
 //! runtimes is tried with ours, and the stock handler beside it says what is right.
 //!
-//!     field [--in-node] [part of a trial's name]
+//!     trefoil-test field [--in-node] [part of a trial's name]
 //!
 //! Each trial plays a small scenario twice in one containerd, under the stock handler and under
 //! ours, and compares what was seen. Where ours isn't as stock, and is meant not to be,
@@ -36,11 +36,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, setgroups};
-use rig::node::{Node, init};
-use rig::{Handler, Rig, containerd, guard};
+use rig::node::Node;
+use rig::{Handler, Rig, containerd};
 
-use crate::seen::Seen;
-use crate::side::Side;
+use crate::field::seen::Seen;
+use crate::field::side::Side;
 
 /// A scenario's name, and what it does.
 type Scenario = (&'static str, fn(&Side<'_>, &mut Seen) -> Result<()>);
@@ -55,11 +55,9 @@ const ONE_BY_ONE: &[&str] = &[
     processes::LARGE_NUMBERS,
 ];
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
+pub fn main() -> Result<ExitCode> {
     let (ours, rest): (Vec<String>, Vec<String>) =
-        std::env::args().partition(|argument| argument == "--in-node");
+        rig::part::named().partition(|argument| argument == "--in-node");
     let mut arguments = Arguments::from_iter(&rest);
     if !ours.is_empty() && !arguments.list {
         return again_in_node(&rest[1..]);

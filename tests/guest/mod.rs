@@ -1,16 +1,15 @@
 //! The guest kernel and the guest image, booted on a real KVM by QEMU.
 //!
-//!     guest-boot [part of a trial's name]
+//!     trefoil-test guest [part of a trial's name]
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rig::guard;
 use rig::guest::{Guest, Images};
 use rig::kvm::{self, Place};
-use rig::node::{Node, init};
+use rig::node::Node;
 
 type Body = fn(&Images) -> Result<()>;
 
@@ -28,10 +27,8 @@ const TRIALS: &[(&str, Body)] = &[
     ("guest::many_in_a_row", many_in_a_row),
 ];
 
-fn main() -> Result<ExitCode> {
-    init::take_part()?;
-    guard::take_part()?;
-    let mut arguments = Arguments::from_args();
+pub fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_iter(rig::part::named());
     // One guest at a time.
     arguments.test_threads = Some(1);
     if arguments.list {

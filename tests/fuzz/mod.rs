@@ -1,8 +1,8 @@
 //! The fuzz targets of the namespace runtime, the VMM and the file server, built once and run two at a time.
 //!
-//!     fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
-//!     fuzz replay target FILE...                   an input again, with a backtrace
-//!     fuzz check                                   whether they could be built, without running any
+//!     trefoil-test fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
+//!     trefoil-test fuzz replay target FILE...                   an input again, with a backtrace
+//!     trefoil-test fuzz check                                   whether they could be built, without running any
 //!
 //! What was found to reach something new is kept in `fuzz/corpus` of the cache, and is where the next
 //! run begins; an input that was too much is kept in `fuzz/findings`, and named. The last line is
@@ -48,8 +48,8 @@ struct Limits {
     seconds: u64,
 }
 
-fn main() -> Result<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
+pub fn main() -> Result<ExitCode> {
+    let mut arguments = rig::part::arguments();
     let mut limits = Limits {
         runs: RUNS,
         seconds: SECONDS,

@@ -11,6 +11,7 @@ use trefoil_core::{Context, Error, Mount, Result, detached};
 
 use crate::configuration;
 use crate::disks::Driven;
+use crate::volumes;
 
 /// Where those on disks are mounted, each in a directory of its container's.
 const ROOTS: &str = "/run/trefoil/roots";
@@ -73,7 +74,20 @@ impl Root {
     pub(super) fn remove(&mut self) -> Result<()> {
         match &mut self.made {
             Some(made) => made.remove(),
-            None => Ok(()),
+            // The kernel has mounted it there when it was first walked to. While that is so it keeps in memory
+            // what was read of it.
+            None => volumes::detach(&self.path),
+        }
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        // One on disks sees to itself.
+        if self.made.is_none()
+            && let Err(why) = self.remove()
+        {
+            log::warn!("{why}");
         }
     }
 }

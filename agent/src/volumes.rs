@@ -281,7 +281,11 @@ fn unmount(place: &Path) -> Result<()> {
     }
 }
 
-fn detach(place: &Path) -> Result<()> {
+/// Unmounts what is mounted at a place, if anything is. Who has it open keeps it.
+///
+/// # Errors
+/// What the kernel says; it may be tried again.
+pub(crate) fn detach(place: &Path) -> Result<()> {
     match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(why) => Err(why).context(|| format!("unmount {}", place.display())),

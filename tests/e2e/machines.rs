@@ -25,6 +25,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::shared_memory_of_two", shared_memory_of_two),
     ("machines::processes_in_its_cgroup", processes_in_its_cgroup),
     ("machines::much_each_way", much_each_way),
+    ("machines::crash_loop", crash_loop),
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
     ("machines::agent_that_fails", agent_that_fails),
@@ -217,6 +218,39 @@ fn much_each_way(env: &Env) -> Result<()> {
     outcome?;
     fed?;
     ensure!(status.success(), "ctr ended with {status}");
+    Ok(())
+}
+
+/// A container that crashes is made again as long as its pod lives: what was read of each one's root doesn't
+/// stay in the machine's memory.
+fn crash_loop(env: &Env) -> Result<()> {
+    const TIMES: u64 = 5;
+    let pod = run(env, PodSpec::default())?;
+    let stays = pod.start(&ContainerSpec::idle())?;
+    let crash = || -> Result<()> {
+        let container = pod.start(&ContainerSpec::shell("cat /bin/* > /dev/null; exit 3"))?;
+        same("end", container.ended()?.0, 3)?;
+        env.rig.crictl(&["rm", &container.id])?.success()?;
+        Ok(())
+    };
+    // In kB; what the kernel could free is in it, too.
+    let used = || -> Result<u64> {
+        let line = "awk '/^MemTotal/ { all = $2 } /^MemFree/ { print all - $2 }' /proc/meminfo";
+        Ok(stays.exec(&["sh", "-c", line])?.text()?.parse()?)
+    };
+    // What the first ones need is there for all that follow.
+    for _ in 0..2 {
+        crash()?;
+    }
+    let before = used()?;
+    for _ in 0..TIMES {
+        crash()?;
+    }
+    let each = used()?.saturating_sub(before) / TIMES;
+    ensure!(
+        each < 1024,
+        "each time {each} kB of the machine's memory are gone"
+    );
     Ok(())
 }
 

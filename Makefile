@@ -48,6 +48,10 @@ install-guest: ## Install what microVMs boot under PREFIX (minutes the first tim
 demo: prerequisites build ## Run a pod in a private containerd, on one screen
 	@$(CARGO) run --quiet -p trefoil-tests -- demo
 
+.PHONY: check
+check: prerequisites crates ## Run what is asked before each commit, in minutes
+	@$(CARGO) run --quiet -p trefoil-suite -- --check
+
 .PHONY: test
 test: prerequisites crates ## Run everything that must pass
 	@$(CARGO) run --quiet -p trefoil-suite
@@ -78,5 +82,5 @@ node: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIO
 	@$(CARGO) run --quiet -p trefoil-tests --bin node -- $(OPTIONS) $${CMD:+"$$CMD"}
 
 .PHONY: deny
-deny: ## Check licences, advisories and duplicates (needs cargo-deny)
-	$(CARGO) deny check
+deny: ## Check licences, advisories and duplicates
+	@tests/suite/deny.sh

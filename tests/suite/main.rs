@@ -1,7 +1,10 @@
 //! Everything that must pass, in one go, with one number at the end.
 //!
-//!     suite [part of a step's name]
+//!     suite [--list] [--check] [part of a step's name]
 //!     TREFOIL_SUITE_SECONDS=N suite      as long as all of it may take
+//!
+//! With `--check` it is what is asked before each commit: what needs neither containerd nor a guest.
+//! `--list` names the steps and runs none.
 //!
 //! Steps run beside each other as far as two processors go ([`schedule`]), each line of theirs under the
 //! step's name. When one ends, a line says what it came to and how far the whole run is: one that is cut
@@ -20,7 +23,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use outcome::Outcome;
 use run::Clock;
 use steps::STEPS;
@@ -33,7 +36,19 @@ const LIMIT: Duration = Duration::from_secs(5280);
 const LIMIT_VARIABLE: &str = "TREFOIL_SUITE_SECONDS";
 
 fn main() -> Result<ExitCode> {
-    let part = std::env::args().nth(1).unwrap_or_default();
+    let (mut list, mut check, mut part) = (false, false, String::new());
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--list" => list = true,
+            "--check" => check = true,
+            option if option.starts_with("--") => {
+                bail!(
+                    "unknown option {option}; usage: suite [--list] [--check] [part of a step's name]"
+                )
+            }
+            _ => part = argument,
+        }
+    }
     let limit = match std::env::var(LIMIT_VARIABLE) {
         Ok(seconds) => Duration::from_secs(
             seconds
@@ -42,7 +57,15 @@ fn main() -> Result<ExitCode> {
         ),
         Err(_) => LIMIT,
     };
-    let steps = schedule::chosen(STEPS, &part);
+    let steps = schedule::chosen(STEPS, |step| {
+        step.name.contains(&part) && (step.in_check || !check)
+    });
+    if list {
+        for step in steps {
+            println!("{}: {}", step.name, step.what);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     println!(
         "{} steps; what runs after {} s is killed",
         steps.len(),

@@ -185,6 +185,7 @@ mod tests {
             minutes: 1,
             takes: 100,
             after: &[],
+            in_check: false,
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Step {
     pub takes: u32,
     /// The steps, further up, that make what it needs.
     pub after: &'static [&'static str],
+    /// It is part of what is asked before each commit.
+    pub in_check: bool,
 }
 
 /// What a step runs.
@@ -61,6 +63,7 @@ impl Step {
             minutes: 30,
             takes,
             after: &[],
+            in_check: false,
         }
     }
 
@@ -74,6 +77,13 @@ impl Step {
 
     const fn after(self, after: &'static [&'static str]) -> Self {
         Self { after, ..self }
+    }
+
+    const fn in_check(self) -> Self {
+        Self {
+            in_check: true,
+            ..self
+        }
     }
 
     /// How many processors it may count on.
@@ -110,7 +120,7 @@ const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
 /// In this order as far as they can; what takes long begins early, so that both processors have
 /// something to do to the end.
 pub const STEPS: &[Step] = &[
-    Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])),
+    Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])).in_check(),
     Step::check(
         "lints",
         BOTH,
@@ -122,7 +132,8 @@ pub const STEPS: &[Step] = &[
             "-D",
             "warnings",
         ]),
-    ),
+    )
+    .in_check(),
     Step::check(
         BUILD,
         BOTH,
@@ -137,7 +148,8 @@ pub const STEPS: &[Step] = &[
         ONE,
         What::Cargo(&["test", "--workspace", "--no-fail-fast"]),
     )
-    .after(&[BUILD]),
+    .after(&[BUILD])
+    .in_check(),
     // Eight minutes of a processor where it isn't in the cache.
     Step::check(KERNEL, ONE, What::Built("guest", &["kernel"])).after(&[BUILD]),
     // The agent once: it is built as the image is.
@@ -176,9 +188,33 @@ pub const STEPS: &[Step] = &[
             "warnings",
         ]),
     )
-    .after(&["lints"]),
+    .after(&["lints"])
+    .in_check(),
+    // For those who work on it, so with what is private.
+    Step::check(
+        "documentation",
+        ONE,
+        What::Cargo(&[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--config",
+            "build.rustdocflags=['-D','warnings']",
+        ]),
+    )
+    .after(&["lints"])
+    .in_check(),
     // That they can be built; they run in `make fuzz`, and their functions in the crates' tests.
-    Step::check(FUZZ, ONE, What::Test(&["fuzz", "check"])).after(&[BUILD]),
+    Step::check(FUZZ, ONE, What::Test(&["fuzz", "check"]))
+        .after(&[BUILD])
+        .in_check(),
+    Step::check(
+        "licences, duplicates and sources",
+        HALF,
+        What::Script("tests/suite/deny.sh", "--offline"),
+    )
+    .in_check(),
     // What the next fresh clone need not build.
     Step::check(
         "crates, kept",

@@ -39,7 +39,7 @@ const LONGEST_WHY: usize = 1024;
 
 /// An agent that serves.
 pub(crate) struct Agent {
-    /// Its requests; see [`Agent::ask`].
+    /// Its requests; how long each may take, [`asking`] and its neighbours say.
     pub client: AgentClient,
     /// The connection once more, to see its end.
     connection: AsyncFd<std::os::fd::OwnedFd>,

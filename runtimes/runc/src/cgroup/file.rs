@@ -78,7 +78,7 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
         })
 }
 
-/// Like [`write`]; tells by `false` that the file does not exist.
+/// Like [`write()`]; tells by `false` that the file does not exist.
 pub(super) fn write_if_present(path: &Path, value: &str) -> Result<bool> {
     match write(path, value) {
         Ok(()) => Ok(true),

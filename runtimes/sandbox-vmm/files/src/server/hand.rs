@@ -35,7 +35,7 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// The calling thread's, with a number of its own below [`THREADS`]. Number 0 leads.
+    /// The calling thread's, with a number of its own below [`THREADS`](super::lead::THREADS). Number 0 leads.
     pub fn new(crew: Arc<Crew>, number: usize) -> Self {
         Self {
             files: Passthrough::of(crew.files.clone()),

@@ -14,7 +14,8 @@ target=${CARGO_TARGET_DIR:-target}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trefoil
 key=$({
 	${CARGO:-cargo} --version --verbose
-	cat .cargo/config.toml Cargo.toml
+	cat .cargo/config.toml
+	sed -n '/^\[profile/,$p' Cargo.toml
 	find . -path "./${target#"$PWD/"}" -prune -o -name Cargo.lock -print | sort | xargs cat
 } | sha256sum | cut -c 1-16)
 kept=$cache/crates-$key.tar

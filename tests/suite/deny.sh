@@ -11,8 +11,9 @@ version=0.20.2
 cargo=${CARGO:-cargo}
 kept=${XDG_CACHE_HOME:-$HOME/.cache}/trefoil/cargo-deny-$version
 if ! [ -x "$kept/bin/cargo-deny" ]; then
+	# It runs for seconds, and is not worth optimising.
 	echo "building cargo-deny $version: some minutes, once"
-	"$cargo" install --quiet --locked --root "$kept" "cargo-deny@$version"
+	"$cargo" install --quiet --debug --locked --root "$kept" "cargo-deny@$version"
 fi
 
 case ${1-} in

@@ -14,7 +14,6 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
 use trefoil_core::{Context, Error, Isolation, Result, annotations};
-use trefoil_runc::cgroup;
 use trefoil_sandbox_vmm::Settings;
 
 use crate::config::{self, Config};
@@ -199,7 +198,7 @@ fn begin_grace_period() {
     if let Ok(ForkResult::Child) = unsafe { fork() } {
         detach();
         close_inherited();
-        let _ = cgroup::pass_grace_period();
+        let _ = trefoil_cgroups::pass_grace_period();
         // SAFETY: ends this process at once; nothing of the process it was forked from runs.
         unsafe { libc::_exit(0) }
     }

@@ -1,6 +1,6 @@
-//! Tests of the crates that mean something else on another machine, run in the node: those of the
-//! runc runtime, on cgroup v2 and Debian's kernel, the ones that need systemd, under it, and those
-//! of a microVM's network, as what it asks of the kernel are modules there.
+//! Tests of the crates that mean something else on another machine, run in the node: those of
+//! cgroups and of the runc runtime, on cgroup v2 and Debian's kernel, the ones that need systemd, under
+//! it, and those of a microVM's network, as what it asks of the kernel are modules there.
 //!
 //!     trefoil-test crates [argument of the test programs]...
 
@@ -13,7 +13,7 @@ use rig::cache;
 use rig::node::{Node, show};
 use serde_json::Value;
 
-const PACKAGES: [&str; 2] = ["trefoil-runc", "trefoil-network"];
+const PACKAGES: [&str; 3] = ["trefoil-cgroups", "trefoil-runc", "trefoil-network"];
 
 /// They take a fraction of it.
 const LIMIT: Duration = Duration::from_secs(12 * 60);

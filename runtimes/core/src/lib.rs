@@ -18,6 +18,7 @@ pub mod mountinfo;
 pub mod record;
 pub mod relay;
 pub mod relays;
+pub mod rootless;
 mod runtime;
 pub mod selinux;
 pub mod stats;

@@ -10,10 +10,10 @@ use tokio::sync::Mutex;
 use trefoil_core::stats::Stats;
 use trefoil_core::{Container, Context, Error, ExecConfig, Process, Result, RuntimeOptions};
 
-use crate::cgroup::{Cgroup, OomWatch};
 use crate::gate::Gate;
 use crate::launcher::{Delete, Exec, Launcher, Poststart, Request};
 use crate::process::{RuncProcess, Streams};
+use trefoil_cgroups::{Cgroup, OomWatch};
 
 /// A container, until it is deleted.
 pub(crate) struct RuncContainer {

@@ -8,7 +8,6 @@
 //!
 //! Start reading at [`launcher`], then [`container_create`], [`init`] and [`root`].
 
-pub mod cgroup;
 mod container;
 mod container_create;
 mod container_exec;
@@ -25,7 +24,6 @@ pub mod own_program;
 mod process;
 mod root;
 mod rootfs;
-mod rootless;
 mod runtime;
 mod setup;
 mod spec;

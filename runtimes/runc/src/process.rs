@@ -13,9 +13,9 @@ use trefoil_core::{
     Context, Error, ExitStatus, Input, Output, Process, Result, Stdio, TerminalSize,
 };
 
-use crate::cgroup::Cgroup;
 use crate::launcher::{GivenStreams, Launcher, Request};
 use crate::terminal;
+use trefoil_cgroups::Cgroup;
 
 /// The server's side of a process's streams.
 ///

@@ -20,11 +20,11 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use trefoil_core::{Context, Error, Result, record};
 
-use crate::cgroup::Cgroup;
 use crate::init::Container;
 use crate::rootfs;
 use crate::setup::rdt;
 use crate::spec::load_spec;
+use trefoil_cgroups::Cgroup;
 
 /// How long killed processes may take to go.
 const DYING: Duration = Duration::from_secs(5);

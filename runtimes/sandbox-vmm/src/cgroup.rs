@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
+use trefoil_cgroups::{Cgroup, Origin};
 use trefoil_core::{Context, Error, Result};
-use trefoil_runc::cgroup::{Cgroup, Origin};
 
 /// How long what was killed may take to leave it.
 const LEAVING: Duration = Duration::from_secs(5);

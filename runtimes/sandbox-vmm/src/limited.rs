@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::Path;
 
-use trefoil_runc::cgroup::{Cgroup, Hierarchies};
+use trefoil_cgroups::{Cgroup, Hierarchies};
 
 /// Limits of cgroup v1 from here on are none: the kernel's own word for none is the largest number of
 /// bytes that is whole pages.
@@ -86,7 +86,7 @@ fn says(directory: &Path, file: &str, what: impl Fn(&str) -> bool) -> bool {
 mod tests {
     use std::path::PathBuf;
 
-    use trefoil_runc::cgroup::Hierarchy;
+    use trefoil_cgroups::Hierarchy;
 
     use super::*;
 

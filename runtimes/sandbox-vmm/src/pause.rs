@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::watch;
+use trefoil_cgroups::Cgroup;
 use trefoil_core::stats::Stats;
 use trefoil_core::{
     Container, Context, Error, ErrorKind, ExecConfig, ExitStatus, Process, Result, TerminalSize,
 };
-use trefoil_runc::cgroup::Cgroup;
 
 use crate::guest::Guest;
 

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 use tokio::time::timeout;
 use trefoil_agent_protocol::service::SetUpRequest;
+use trefoil_cgroups::{Cgroup, Origin};
 use trefoil_core::selinux::ExecLabel;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     annotations,
 };
-use trefoil_runc::cgroup::{Cgroup, Origin};
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
 use trefoil_agent_protocol::{AGENT_SHARE, COPY_SOURCE, SHARE_SOURCE, service};
+use trefoil_cgroups::Cgroup;
 use trefoil_core::{ContainerConfig, ErrorKind, Result, apart};
 use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
-use trefoil_runc::cgroup::Cgroup;
 use trefoil_vmm::process::Start;
 
 use crate::disks::{Disks, Places};

@@ -31,13 +31,13 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Pid, Uid};
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::cgroup::Cgroup;
 use crate::setup::error::{Doing, Failure};
 use crate::setup::line::Line;
 use crate::setup::netdevices;
 use crate::setup::null::Null;
 use crate::setup::rdt;
 use crate::setup::stage::Stage;
+use trefoil_cgroups::Cgroup;
 
 use namespaces::PidNamespace;
 pub(crate) use plan::{Container, Plan};
@@ -148,7 +148,7 @@ fn place(
     owner: Option<(Uid, Gid)>,
     is_born_there: bool,
 ) -> Result<(), Failure> {
-    let failed = |why: crate::cgroup::Error| Failure::new(why.to_string());
+    let failed = |why: trefoil_cgroups::Error| Failure::new(why.to_string());
     if !is_born_there {
         cgroup.add(stage.pid()).map_err(failed)?;
     }

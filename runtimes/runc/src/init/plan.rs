@@ -8,7 +8,6 @@ use oci_spec::runtime::{Hook, LinuxIdMapping, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::namespaces::Namespaces;
-use crate::cgroup::{Cgroup, Hierarchies};
 use crate::hooks;
 use crate::root;
 use crate::setup;
@@ -16,6 +15,7 @@ use crate::setup::error::{Doing, Failure};
 use crate::setup::hostproc::HostProc;
 use crate::setup::seccomp::listener::Listener;
 use crate::sysctls::{self, Sysctls};
+use trefoil_cgroups::{Cgroup, Hierarchies};
 
 /// A container that is to be made.
 #[derive(Debug)]

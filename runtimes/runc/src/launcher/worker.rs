@@ -9,7 +9,7 @@ use trefoil_core::{Error, Result};
 
 use super::helper::{die_with, fork_sibling};
 use super::protocol::{self, Answer, Failure, Request};
-use crate::{cgroup, container_create, container_exec, state};
+use crate::{container_create, container_exec, state};
 
 /// What a request leads to: an answer, and descriptors that go with it.
 pub type Outcome = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
@@ -43,7 +43,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
     };
     match request {
         Request::Create(create) => {
-            if !cgroup::is_v2() || create.options.systemd_cgroup {
+            if !trefoil_cgroups::is_v2() || create.options.systemd_cgroup {
                 begin_grace_period();
             }
             container_create::create(&create, streams(create.streams, given)?)
@@ -79,7 +79,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
 /// born in a cgroup there is no move.
 fn begin_grace_period() {
     if let Ok(true) = fork_sibling() {
-        let _ = cgroup::pass_grace_period();
+        let _ = trefoil_cgroups::pass_grace_period();
         // SAFETY: ends this process at once; nothing of the process it was forked from runs.
         unsafe { libc::_exit(0) }
     }

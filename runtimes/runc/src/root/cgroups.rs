@@ -16,7 +16,7 @@ use trefoil_core::detached::{Change, Depth, Filesystem, Tree};
 use super::filesystem::New;
 use super::options::{Attributes, Options};
 use super::reason::{Outcome, Reason};
-use crate::cgroup::Hierarchies;
+use trefoil_cgroups::Hierarchies;
 
 /// What runc gives every mount of cgroup v1, whether asked or not.
 const ALWAYS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;

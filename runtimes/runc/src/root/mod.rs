@@ -40,9 +40,9 @@ use self::mounts::{Host, Late, Planned, Stage};
 use self::path::Confined;
 use self::propagation::OfRoot;
 use self::reason::{Outcome, Reason};
-use crate::cgroup::Hierarchies;
-use crate::rootless::in_user_namespace;
 use crate::setup::error::Failure;
+use trefoil_cgroups::Hierarchies;
+use trefoil_core::rootless::in_user_namespace;
 
 /// How often a mount is tried to be made read-only that a hook's process is still writing to, and how
 /// long to wait in between.

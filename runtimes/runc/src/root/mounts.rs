@@ -17,8 +17,8 @@ use super::filesystem::{New, label_root};
 use super::options::{Bind, Options};
 use super::path::{Confined, cleaned};
 use super::reason::{Outcome, Reason};
-use crate::cgroup::Hierarchies;
 use crate::setup::error::Failure;
+use trefoil_cgroups::Hierarchies;
 
 /// What all mounts are planned with.
 pub(super) struct Host<'a> {

@@ -13,10 +13,10 @@ use nix::unistd::pipe2;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime as Events;
 use tokio::time::timeout;
+use trefoil_cgroups::Cgroup;
 use trefoil_core::{
     Container, ContainerConfig, Output, Runtime, RuntimeOptions, Sandbox, SandboxConfig, Stdio,
 };
-use trefoil_runc::cgroup::{self, Cgroup};
 use trefoil_runc::{Launcher, Runc};
 
 use crate::place::Place;
@@ -275,5 +275,5 @@ fn said(read: OwnedFd) -> String {
 
 /// Whether this machine has cgroup v2 alone.
 pub fn is_v2() -> bool {
-    cgroup::is_v2()
+    trefoil_cgroups::is_v2()
 }

@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use super::world::{isolated, mount_at, usual_and};
-use crate::cgroup::{Hierarchies, Hierarchy};
+use trefoil_cgroups::{Hierarchies, Hierarchy};
 
 /// A cgroup of this machine's, removed at the end.
 struct Cgroups(Vec<PathBuf>);

@@ -9,9 +9,9 @@ use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use super::world::{World, isolated, usual_and};
-use crate::cgroup::Hierarchies;
 use crate::idmap::Mappings;
 use crate::root::{Input, Plan};
+use trefoil_cgroups::Hierarchies;
 
 const HOST: u32 = 200_000;
 

@@ -11,9 +11,9 @@ use oci_spec::runtime::LinuxIdMappingBuilder;
 use serde_json::json;
 
 use super::world::{World, isolated, open_proc, usual_and};
-use crate::cgroup::Hierarchies;
 use crate::idmap::Mappings;
 use crate::root::Root;
+use trefoil_cgroups::Hierarchies;
 
 const FIRST: u32 = 100_000;
 

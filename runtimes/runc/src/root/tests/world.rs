@@ -15,9 +15,9 @@ use nix::unistd::{ForkResult, fork};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-use crate::cgroup::Hierarchies;
 use crate::root::{Input, Plan, Root};
 use crate::setup::error::Failure;
+use trefoil_cgroups::Hierarchies;
 
 /// Runs `test` in a child with namespaces of its own, and fails as it does.
 pub(super) fn isolated(test: impl FnOnce(&World)) {

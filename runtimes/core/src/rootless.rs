@@ -4,7 +4,7 @@ use std::fs;
 
 /// Whether this process is in a user namespace other than the first, which maps all ids there are. Source:
 /// user_namespaces(7).
-pub(crate) fn in_user_namespace() -> bool {
+pub fn in_user_namespace() -> bool {
     fs::read_to_string("/proc/thread-self/uid_map").is_ok_and(|map| !maps_all(&map))
 }
 

@@ -15,9 +15,9 @@ use oci_spec::runtime::LinuxDeviceCgroup;
 use super::error::{Doing, Error, Result};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
-use crate::rootless::in_user_namespace;
 use lists::Lists;
 use rules::Rule;
+use trefoil_core::rootless::in_user_namespace;
 
 impl Cgroup {
     /// Makes the rules of `linux.resources.devices` the ones that hold for the cgroup, with the

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, listen, socket,
 };
-use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request};
+use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request, command_line};
 use trefoil_guest::{image, kernel, program};
 
 use crate::command;
@@ -174,9 +174,9 @@ impl Guest {
         let machine = format!(
             "microvm,acpi=off,accel=kvm,pit=off,pic=off,rtc=off,isa-serial={serial},auto-kernel-cmdline=on"
         );
-        let mut words = kernel::COMMAND_LINE.to_owned() + kernel::TRIPLE_FAULT;
+        let mut words = command_line::COMMAND_LINE.to_owned() + command_line::TRIPLE_FAULT;
         if self.console {
-            words.push_str(kernel::CONSOLE);
+            words.push_str(command_line::CONSOLE);
         }
         words.push(' ');
         words.push_str(&self.more_words);

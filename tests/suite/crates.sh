@@ -16,7 +16,8 @@ key=$({
 	${CARGO:-cargo} --version --verbose
 	cat .cargo/config.toml
 	sed -n '/^\[profile/,$p' Cargo.toml
-	find . -path "./${target#"$PWD/"}" -prune -o -name Cargo.lock -print | sort | xargs cat
+	# Which of other people's crates there are.
+	find . -path "./${target#"$PWD/"}" -prune -o -name Cargo.lock -print | xargs grep -h '^checksum' | sort -u
 } | sha256sum | cut -c 1-16)
 kept=$cache/crates-$key.tar
 

@@ -1,6 +1,7 @@
 //! Everything that must pass, in one go, with one number at the end.
 //!
 //!     suite [--list] [--check] [part of a step's name]
+//!     suite --graph                      which of our crates uses which
 //!     TREFOIL_SUITE_SECONDS=N suite      as long as all of it may take
 //!
 //! With `--check` it is what is asked before each commit: what needs neither containerd nor a guest.
@@ -13,6 +14,7 @@
 //! The last line is `N passed, N failed`, with `, N skipped` if any were; all that was skipped
 //! everywhere is listed before, with its reason, and so is what failed: the last lines alone tell.
 
+mod graph;
 mod outcome;
 mod run;
 mod schedule;
@@ -23,7 +25,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use outcome::Outcome;
 use run::Clock;
 use steps::STEPS;
@@ -41,6 +43,13 @@ fn main() -> Result<ExitCode> {
         match argument.as_str() {
             "--list" => list = true,
             "--check" => check = true,
+            "--graph" => {
+                let packages = graph::packages()?;
+                print!("{}", graph::show(&packages));
+                let faults = graph::faults(&packages);
+                ensure!(faults.is_empty(), "{}", faults.join("; "));
+                return Ok(ExitCode::SUCCESS);
+            }
             option if option.starts_with("--") => {
                 bail!(
                     "unknown option {option}; usage: suite [--list] [--check] [part of a step's name]"

@@ -16,6 +16,7 @@
 //! parsed with it: a line that lacks it may have been cut short, and a number cut short is another
 //! number.
 
+pub mod command_line;
 mod number;
 mod ready;
 mod request;

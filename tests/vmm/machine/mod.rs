@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use rig::guest::Images;
 use rig::probe::{PORT, Probe};
 use rig::transcript::Transcript;
-use trefoil_guest::kernel;
+use trefoil_agent_protocol::command_line;
 use trefoil_vmm::exit::Exit;
 
 use ours::Ours;
@@ -246,9 +246,9 @@ impl Machine {
 
     /// The kernel's command line, with what this machine and `vmm` add to ours.
     fn words(&self, more: &str) -> String {
-        let mut words = kernel::COMMAND_LINE.to_owned() + more;
+        let mut words = command_line::COMMAND_LINE.to_owned() + more;
         if self.console {
-            words.push_str(kernel::CONSOLE);
+            words.push_str(command_line::CONSOLE);
             // A panic is said, and little else.
             words.push_str(" quiet");
         }

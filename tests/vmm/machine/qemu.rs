@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rig::command;
 use rig::qemu::Qemu;
 use rig::transcript::Transcript;
-use trefoil_guest::kernel;
+use trefoil_agent_protocol::command_line;
 
 use super::wires::Wires;
 use super::{End, LAST_LINES, Machine, Process};
@@ -42,7 +42,7 @@ pub(super) fn start(machine: &Machine) -> Result<(Box<dyn Process>, Wires)> {
 
 fn command(machine: &Machine, cid: u32) -> Result<Command> {
     let serial = if machine.console { "on" } else { "off" };
-    let mut words = machine.words(kernel::TRIPLE_FAULT);
+    let mut words = machine.words(command_line::TRIPLE_FAULT);
     if machine.cpus < machine.most_cpus {
         words.push_str(&format!(" maxcpus={}", machine.cpus));
     }

@@ -113,7 +113,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Text in messages: a sentence is never longer than [`sentence::MOST`] characters, whoever wrote it.
+/// Text in messages: a sentence is never longer than `MOST` characters, whoever wrote it.
 pub(crate) mod sentence {
     use serde::{Deserialize, Deserializer, Serializer};
 

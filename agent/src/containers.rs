@@ -11,7 +11,7 @@ use oci_spec::runtime::{Process as ProcessConfig, Spec};
 use tokio::sync::watch;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, ExecConfig, ExitStatus, Mount, Process,
-    Result, RuntimeOptions, Sandbox, Stdio,
+    Result, RuntimeOptions, Sandbox, Stdio, apart,
 };
 
 use crate::roots::Root;
@@ -22,6 +22,9 @@ const MOST: usize = 1024;
 
 /// Where the containers' directories are.
 const BUNDLES: &str = "/run/trefoil/containers";
+
+/// What a thread is called that takes a root down.
+const ROOT_THREAD: &str = "root";
 
 /// All containers of the pod.
 pub(crate) struct Containers {
@@ -106,7 +109,26 @@ impl Containers {
     ) -> Result<(Arc<dyn Container>, Root)> {
         let stdio = stdio.await?;
         // Not before the name is taken, as its directory has that name.
-        let root = root()?;
+        let mut root = root()?;
+        match self.make_in(id, bundle, spec, &root, stdio).await {
+            Ok(inner) => Ok((inner, root)),
+            Err(why) => {
+                if let Err(also) = apart(ROOT_THREAD, move || root.remove()).await {
+                    log::warn!("{also}");
+                }
+                Err(why)
+            }
+        }
+    }
+
+    async fn make_in(
+        &self,
+        id: &str,
+        bundle: &Path,
+        spec: Spec,
+        root: &Root,
+        stdio: Stdio,
+    ) -> Result<Arc<dyn Container>> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o711)
@@ -115,8 +137,7 @@ impl Containers {
         let file = bundle.join("config.json");
         spec.save(&file)
             .context(|| format!("write {}", file.display()))?;
-        let inner = self
-            .sandbox
+        self.sandbox
             .create_container(ContainerConfig {
                 id: id.to_owned(),
                 bundle: bundle.to_owned(),
@@ -130,8 +151,7 @@ impl Containers {
                 stdio,
                 options: RuntimeOptions::default(),
             })
-            .await?;
-        Ok((inner, root))
+            .await
     }
 
     /// Brings the copy of a volume that the host has changed.
@@ -168,7 +188,8 @@ impl Containers {
         }
         container.inner.delete().await?;
         remove(&container.bundle)?;
-        lock(&container.root).remove()?;
+        let kept = Arc::clone(&container);
+        apart(ROOT_THREAD, move || lock(&kept.root).remove()).await?;
         container.volumes.release().await?;
         lock(&self.all).remove(id);
         Ok(())

@@ -67,7 +67,8 @@ impl Root {
         &self.path
     }
 
-    /// Takes it down, so that its disks can go: all that was written is on them then.
+    /// Takes it down, so that its disks can go: all that was written is on them then. It waits for a
+    /// filesystem of the host's that hangs.
     ///
     /// # Errors
     /// What the kernel says; it may be tried again.
@@ -77,17 +78,6 @@ impl Root {
             // The kernel has mounted it there when it was first walked to. While that is so it keeps in memory
             // what was read of it.
             None => volumes::detach(&self.path),
-        }
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        // One on disks sees to itself.
-        if self.made.is_none()
-            && let Err(why) = self.remove()
-        {
-            log::warn!("{why}");
         }
     }
 }

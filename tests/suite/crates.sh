@@ -12,12 +12,15 @@ cd "$(dirname "$0")/../.."
 
 target=${CARGO_TARGET_DIR:-target}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/trefoil
+mkdir -p "$cache"
 key=$({
 	${CARGO:-cargo} --version --verbose
 	cat .cargo/config.toml
 	sed -n '/^\[profile/,$p' Cargo.toml
 	# Which of other people's crates there are.
-	find . -path "./${target#"$PWD/"}" -prune -o -name Cargo.lock -print | xargs grep -h '^checksum' | sort -u
+	find . -name target -prune -o -name Cargo.lock -print | xargs grep -h '^checksum' | sort -u
+	# Which cargo doesn't look at.
+	cat guest/placeless-rustc.sh
 } | sha256sum | cut -c 1-16)
 kept=$cache/crates-$key.tar
 
@@ -26,16 +29,21 @@ take)
 	if [ -e "$target" ] || ! [ -e "$kept" ]; then
 		exit 0
 	fi
-	mkdir -p "$target"
-	tar -xf "$kept" -C "$target"
+	# Whole or not at all: cargo believes what it finds.
+	rm -rf "$target.partial"
+	mkdir -p "$target.partial"
+	tar -xf "$kept" -C "$target.partial"
+	mv "$target.partial" "$target"
 	# The time of its last use.
 	touch "$kept"
 	;;
 keep)
+	# Of somebody who was killed.
+	find "$cache" -maxdepth 1 -name 'crates-*.tar.*' -mmin +60 -exec rm -f {} +
 	if [ -e "$kept" ]; then
 		exit 0
 	fi
-	mkdir -p "$cache"
+	trap 'rm -f "$kept.$$"' EXIT
 	# Of what is in `deps`, libraries: what else is there are programs and tests of ours.
 	(cd "$target" && find . \
 		\( -name '*trefoil*' -o -name incremental -o -name tmp -o -name '*.img' \) -prune -o \

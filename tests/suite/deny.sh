@@ -16,6 +16,9 @@ if ! [ -x "$kept/bin/cargo-deny" ]; then
 	"$cargo" install --quiet --debug --locked --root "$kept" "cargo-deny@$version"
 fi
 
+# It looks at the crates for other systems as well, which a build leaves out.
+"$cargo" fetch --quiet --locked
+
 case ${1-} in
 --offline)
 	"$kept/bin/cargo-deny" --offline check bans licenses sources

@@ -14,6 +14,8 @@
 //! The last line is `N passed, N failed`, with `, N skipped` if any were; all that was skipped
 //! everywhere is listed before, with its reason, and so is what failed: the last lines alone tell.
 
+#[cfg(test)]
+mod crates;
 mod graph;
 mod outcome;
 mod run;

@@ -28,6 +28,7 @@ pub const TRIALS: &[(&str, Body)] = &[
         watched_while_kubelet_changes_them,
     ),
     ("volumes::locks_of_two_pods", locks_of_two_pods),
+    ("volumes::locks_end_with_a_close", locks_end_with_a_close),
     ("volumes::that_hang", that_hang),
 ];
 
@@ -381,6 +382,29 @@ fn locks_of_two_pods(env: &Env) -> Result<()> {
     })?;
     lock.lock()?;
     same("a lock that the node has", asked()?, 1)
+}
+
+/// POSIX locks end when their process closes the file, by whatever descriptor, and with the process.
+/// What was written by a mapping is on the node when the file is closed.
+fn locks_end_with_a_close(env: &Env) -> Result<()> {
+    let volume = Volume::make(env, "locks-end-with-a-close")?;
+    let source = include_str!("../rig/programs/locks.c");
+    rig::images::compile(&volume.whole, "locks", source)?;
+    let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
+    let mut spec = ContainerSpec::shell("exec /v/locks /v/locked /v/mapped > /v/said");
+    spec.mounts = vec![(volume.whole.clone(), "/v".into())];
+    let container = pod.start(&spec)?;
+    let read = |name: &str| fs::read(volume.whole.join(name)).unwrap_or_default();
+    command::until("a word", patience(Duration::from_secs(20)), || {
+        Ok(read("said").ends_with(b"\n"))
+    })?;
+    same("what it says", read("said"), b"ok\n".to_vec())?;
+    let mapped = read("mapped");
+    same("what was mapped", mapped.get(..6), Some(&b"mapped"[..]))?;
+    env.rig
+        .crictl(&["stop", "--timeout", "0", &container.id])?
+        .success()?;
+    Ok(())
 }
 
 /// A filesystem that a daemon serves, which can be stopped.

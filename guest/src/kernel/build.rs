@@ -27,9 +27,10 @@ const PROGRAMS: [(&str, &str); 11] = [
 ];
 
 /// What is changed in the kernel's source: each says why.
-pub const PATCHES: [&str; 2] = [
+pub const PATCHES: [&str; 3] = [
     include_str!("../../kernel/layout.patch"),
     include_str!("../../kernel/interrupt.patch"),
+    include_str!("../../kernel/flush.patch"),
 ];
 
 /// What decides about the bytes beside the source and its configuration.

@@ -67,7 +67,10 @@ impl Passthrough {
             let flags = OFlag::from_bits_retain((flags & PASSED).cast_signed());
             fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         }
-        if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
+        // At close, some servers tell what became of what was written. Who closes a file that was locked is
+        // told all the same, by the guest kernel's `flush.patch`.
+        let is_read = flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned();
+        if is_read || kind.local {
             open_flags |= FOPEN_NOFLUSH;
         }
         if belongs.shown.changes == Changes::GuestOnly {

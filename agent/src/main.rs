@@ -32,14 +32,12 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use nix::sys::prctl;
 use nix::sys::socket::{VsockAddr, getpeername};
 use nix::unistd::dup2_stdin;
-use oci_spec::runtime::Spec;
 use tokio::sync::Notify;
 use trefoil_agent_common::kernel_log;
 use trefoil_agent_protocol::HOST;
@@ -120,14 +118,7 @@ async fn serve(host: OwnedFd, launcher: Launcher) -> Result<()> {
     streams.serve()?;
     forward::serve()?;
     let runtime = Runc::new(launcher).relaying_output();
-    let sandbox = runtime
-        .create_sandbox(SandboxConfig {
-            id: String::new(),
-            namespace: String::new(),
-            bundle: PathBuf::new(),
-            spec: Arc::new(Spec::default()),
-        })
-        .await?;
+    let sandbox = runtime.create_sandbox(SandboxConfig::default()).await?;
     let power_off = Arc::new(Notify::new());
     let pod = Pod::new(sandbox, streams, power_off.clone());
     let (connection, ended) = Connection::new(host).context(|| "watch the host's connection")?;

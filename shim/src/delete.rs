@@ -10,14 +10,15 @@ use containerd_shim::util::convert_to_timestamp;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::Message;
 use nix::sys::signal::Signal;
-use trefoil_core::{Context, ExitStatus, Result};
+use trefoil_core::{Context, Error, ExitStatus, Result};
 
-use crate::record::{self, ContainerRecord};
+use crate::dispatch::Handler;
 use crate::start::{is_served, pod_of, socket_path};
+use crate::{record, runtimes};
 
 /// Serves containerd's `delete`: clears away, says on stderr what it removed, and answers with the
 /// exit status that the container's init must have had.
-pub fn delete(flags: &Flags) -> Result<()> {
+pub fn delete(flags: &Flags, handler: &Handler) -> Result<()> {
     let bundle = match flags.bundle.as_str() {
         "" => std::env::current_dir().context(|| "find the bundle")?,
         given => given.into(),
@@ -31,19 +32,25 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let own = record.containers.get(&flags.id);
     let pid = own.and_then(|own| own.pid).unwrap_or_default();
 
+    let runtime = match record.containers.is_empty() && record.sandbox.is_empty() {
+        true => runtimes::provider_of_floor(handler.floor),
+        false => runtimes::provider(record.isolation()),
+    };
+    let runtime =
+        runtime.ok_or_else(|| Error::internal(runtimes::not_built(record.isolation())))?;
     let mut outcomes = vec![match own {
-        Some(own) => clean(&flags.id, own),
-        None => trefoil_runc::clean_up_unknown(&flags.id, &bundle),
+        Some(own) => runtime.clean_up_container(&flags.id, own),
+        None => runtime.clean_up_bundle(&flags.id, &bundle),
     }];
     let dead = !record.address.is_empty() && !is_served(&record.address);
-    if let (true, Some(sandbox)) = (dead, &record.sandbox) {
-        outcomes.push(sandbox.clean_up());
+    if let (true, Some(sandbox)) = (dead, record.sandbox.values().next()) {
+        outcomes.push(runtime.clean_up_sandbox(sandbox));
     }
     if dead && pod == flags.id {
         // Not every containerd asks for each container of a dead pod, so all go with it.
         for (id, container) in &record.containers {
             if *id != flags.id {
-                outcomes.push(clean(id, container));
+                outcomes.push(runtime.clean_up_container(id, container));
             }
         }
         outcomes.push(Ok(remove_socket(&record.address)));
@@ -68,15 +75,6 @@ pub fn delete(flags: &Flags) -> Result<()> {
         Some(why) => Err(why),
         None => answer(pid),
     }
-}
-
-fn clean(id: &str, container: &ContainerRecord) -> Result<Vec<String>> {
-    trefoil_runc::clean_up(
-        id,
-        &container.bundle,
-        container.cgroups_path.as_deref(),
-        container.systemd_cgroup,
-    )
 }
 
 fn remove_socket(address: &str) -> Vec<String> {

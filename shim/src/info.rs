@@ -6,13 +6,13 @@ use std::io::Write;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
-use trefoil_core::{Context, Result};
+use trefoil_core::{Context, Error, Result};
 
 use crate::dispatch::Handler;
 use crate::{bootstrap, runtimes};
 
 /// Which mounts of a root filesystem containerd (from 2.2 on) is to leave to us as they are.
-const OWN_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
+const ALLOW_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
 
 /// What `-v` prints.
 pub fn version_text(handler: &Handler) -> String {
@@ -28,10 +28,12 @@ pub fn version_text(handler: &Handler) -> String {
 /// what it may ask for in a container's configuration.
 pub fn print(handler: &Handler) -> Result<()> {
     let input = bootstrap::read_stdin()?;
-    let features = runtimes::features(handler.floor);
+    let runtime = runtimes::provider_of_floor(handler.floor)
+        .ok_or_else(|| Error::internal(runtimes::not_built(handler.floor)))?;
+    let features = runtime.features();
     let mut annotations = HashMap::new();
-    if let Some(mounts) = runtimes::own_mounts(handler.floor) {
-        annotations.insert(OWN_MOUNTS.to_owned(), mounts.to_owned());
+    if let Some(mounts) = runtime.rootfs_mounts() {
+        annotations.insert(ALLOW_MOUNTS.to_owned(), mounts.to_owned());
     }
     let info = RuntimeInfo {
         annotations,

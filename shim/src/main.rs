@@ -45,18 +45,14 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode> {
     let mut args = std::env::args_os();
     let name = args.next();
-    // SAFETY: the process has just begun, and has opened nothing.
-    if let Some(end) = unsafe { trefoil_sandbox_vmm::serve_as(name.as_deref().unwrap_or_default()) }
-    {
-        return Ok(end);
+    let (program, action) = (name.as_deref().unwrap_or_default(), args.next());
+    for runtime in runtimes::PROVIDERS {
+        // SAFETY: the process has just begun, and has opened nothing.
+        if let Some(end) = unsafe { runtime.serve_as(program, action.as_deref()) } {
+            return Ok(end);
+        }
     }
-    let args: Vec<_> = args.collect();
-    if args
-        .first()
-        .is_some_and(|arg| arg == trefoil_runc::HELPER_ACTION)
-    {
-        trefoil_runc::run_as_helper();
-    }
+    let args: Vec<_> = action.into_iter().chain(args).collect();
     let handler = Handler::called(name.as_deref())?;
     let flags = containerd_shim::parse(&args).context(|| "read the command line")?;
     if flags.version {
@@ -76,12 +72,12 @@ fn act(flags: &Flags, handler: &'static Handler) -> Result<()> {
         "start" => {
             check(flags)?;
             // The server, its helper and all that they make are this process's forks.
-            trefoil_runc::own_program::run_read_only()?;
+            runtimes::own_program::run_read_only()?;
             start::start(flags, handler)
         }
         "delete" => {
             check(flags)?;
-            delete::delete(flags)
+            delete::delete(flags, handler)
         }
         "" => Err(Error::invalid(
             "no action given: containerd calls `start` or `delete`; by hand try -info or -v",

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Result, record};
+use serde_json::Value;
+use trefoil_core::{ContainerRecord, Context, Isolation, Result, record};
 
-use crate::runtimes::Remains;
 use crate::start::is_served;
 
 const FILE: &str = "trefoil.json";
@@ -26,24 +26,20 @@ pub struct Contents {
     version: u32,
     /// Where the pod's server listens.
     pub address: String,
-    /// What the pod leaves beside its containers, if there may be anything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<Remains>,
+    /// What the pod's runtime must know to clean up after it, by its isolation: one entry, or none where
+    /// there is nothing beside the containers of a namespace pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sandbox: BTreeMap<Isolation, Value>,
     /// The pod's containers that have been asked for and not yet deleted.
     pub containers: BTreeMap<String, ContainerRecord>,
 }
 
-/// What is known of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerRecord {
-    /// Its bundle. containerd may remove it before it asks for a cleaning.
-    pub bundle: PathBuf,
-    /// Its cgroup, as its configuration names it.
-    pub cgroups_path: Option<PathBuf>,
-    /// Whether its handler has cgroups made by systemd.
-    pub systemd_cgroup: bool,
-    /// Its init process, once there is one.
-    pub pid: Option<u32>,
+impl Contents {
+    /// The isolation of the pod.
+    pub fn isolation(&self) -> Isolation {
+        let noted = self.sandbox.keys().next().copied();
+        noted.unwrap_or(Isolation::Namespace)
+    }
 }
 
 /// The file of a living pod.
@@ -78,12 +74,13 @@ impl Record {
         Ok(record)
     }
 
-    /// Notes what a sandbox will leave that is about to be made, or that one has left nothing.
-    pub fn sandbox(&self, remains: Option<Remains>) -> Result<()> {
-        if self.lock().sandbox == remains {
+    /// Notes how to clean up after a sandbox that is about to be made, or that one has left nothing.
+    pub fn sandbox(&self, sandbox: Option<(Isolation, Value)>) -> Result<()> {
+        let sandbox = BTreeMap::from_iter(sandbox);
+        if self.lock().sandbox == sandbox {
             return Ok(());
         }
-        self.change(|contents| contents.sandbox = remains)
+        self.change(|contents| contents.sandbox = sandbox)
     }
 
     /// Notes a container that is about to be made.
@@ -147,24 +144,17 @@ mod tests {
     fn a_sandbox_is_noted_and_an_older_record_has_none() {
         let older = r#"{"address": "unix:///s", "containers": {}}"#;
         let older: Contents = serde_json::from_str(older).expect("read");
-        assert_eq!((older.address.as_str(), older.sandbox), ("unix:///s", None));
-        assert_eq!(older.version, 1);
-
-        let remains = Remains::MicroVm(trefoil_sandbox_vmm::Remains {
-            pod: "pod".into(),
-            ..Default::default()
-        });
-        let contents = Contents {
-            sandbox: Some(remains),
-            ..Default::default()
-        };
-        let text = serde_json::to_string(&contents).expect("write");
-        assert!(
-            text.contains(r#""sandbox":{"microvm":{"pod":"pod""#),
-            "{text}"
+        assert_eq!(older.address, "unix:///s");
+        assert_eq!(
+            (older.version, older.isolation()),
+            (1, Isolation::Namespace)
         );
-        let again: Contents = serde_json::from_str(&text).expect("read");
-        assert_eq!(again, contents);
+
+        let text =
+            r#"{"version":2,"address":"","sandbox":{"microvm":{"pod":"pod"}},"containers":{}}"#;
+        let contents: Contents = serde_json::from_str(text).expect("read");
+        assert_eq!(contents.isolation(), Isolation::MicroVm);
+        assert_eq!(serde_json::to_string(&contents).expect("write"), text);
     }
 
     #[test]

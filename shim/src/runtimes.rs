@@ -1,115 +1,68 @@
-//! The runtimes that this binary holds, one for each isolation: the one place that knows them apart.
+//! The runtimes that this binary holds: the one place that names them. A further isolation is a line here.
 
-use std::fs::File;
-use std::sync::Arc;
+use trefoil_core::{Isolation, Provider};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use trefoil_core::{Context, Error, ErrorKind, Isolation, Result, Runtime, SandboxConfig};
-use trefoil_runc::{Launcher, Runc};
-use trefoil_sandbox_vmm::{MicroVm, Settings};
+/// Reading what containerd hands over in the runtime specification's form, and running from a read-only
+/// mount of the own program.
+pub use trefoil_runc::{load_spec, own_program, parse_process};
+
+/// All runtimes, by rising isolation.
+pub static PROVIDERS: &[&dyn Provider] = &[
+    &trefoil_runc::Namespaces,
+    &trefoil_sandbox_vmm::MicroVms {
+        containers: trefoil_runc::features,
+    },
+];
+
+/// The runtime of an isolation, if there is one.
+pub fn provider(isolation: Isolation) -> Option<&'static dyn Provider> {
+    find(PROVIDERS, isolation)
+}
+
+fn find(
+    providers: &'static [&'static dyn Provider],
+    isolation: Isolation,
+) -> Option<&'static dyn Provider> {
+    let found = providers
+        .iter()
+        .find(|provider| provider.isolation() == isolation);
+    found.copied()
+}
+
+/// The weakest runtime of at least this isolation, by what it says of itself: a handler's, though the
+/// pods of that handler can't be had.
+pub fn provider_of_floor(floor: Isolation) -> Option<&'static dyn Provider> {
+    let at_least = |provider: &&&dyn Provider| provider.isolation() >= floor;
+    let strongest = PROVIDERS.last();
+    PROVIDERS.iter().find(at_least).or(strongest).copied()
+}
 
 /// Why an isolation can't be had of this binary on this node, if it can't.
-pub fn lack(isolation: Isolation) -> Option<String> {
-    match isolation {
-        Isolation::Namespace => None,
-        Isolation::MicroVm => File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .err()
-            .map(|why| format!("this node's /dev/kvm can't be opened: {why}")),
-        Isolation::Confidential => Some(not_built(isolation)),
+pub fn unavailable(isolation: Isolation) -> Option<String> {
+    match provider(isolation) {
+        Some(provider) => provider.unavailable(),
+        None => Some(not_built(isolation)),
     }
 }
 
-fn not_built(isolation: Isolation) -> String {
+/// That this binary has no such runtime.
+pub fn not_built(isolation: Isolation) -> String {
     format!("this build has no {isolation} runtime")
 }
 
-/// What containers of a pod that is at least `floor` can have, in the words of the OCI runtime
-/// specification's `features` document. In a guest it is the same code that makes them, but the host's
-/// users, hooks and AppArmor stay outside.
-pub fn features(floor: Isolation) -> Value {
-    let mut features = trefoil_runc::features();
-    if floor >= Isolation::MicroVm {
-        features["hooks"] = json!([]);
-        let linux = &mut features["linux"];
-        linux["namespaces"] = json!(["cgroup", "ipc", "mount", "network", "pid", "time", "uts"]);
-        linux["cgroup"]["v1"] = json!(false);
-        linux["cgroup"]["systemd"] = json!(false);
-        linux["apparmor"]["enabled"] = json!(false);
-        linux["mountExtensions"]["idmap"]["enabled"] = json!(false);
-    }
-    features
-}
-
-/// The types of mounts, as containerd names them, that pods of at least `floor` make of a root filesystem's
-/// themselves. `None`: they get what containerd has mounted.
-pub fn own_mounts(floor: Isolation) -> Option<&'static str> {
-    (floor >= Isolation::MicroVm).then_some(trefoil_sandbox_vmm::OWN_MOUNTS)
-}
-
-/// A runtime as far as it can be made while the process has one thread and no event loop.
-pub enum Prepared {
-    /// Namespaces, with their helper.
-    Namespace(Launcher),
-    /// MicroVMs.
-    MicroVm(Settings),
-}
-
-impl Prepared {
-    /// Prepares the runtime of an isolation. `microvm` is what its machine is like, if it gets one.
-    pub fn new(isolation: Isolation, microvm: &Settings) -> Result<Self> {
-        match isolation {
-            // The helper is a fork of this process while it is still small and single-threaded.
-            Isolation::Namespace => Launcher::spawn()
-                .map(Self::Namespace)
-                .context(|| "start the helper process"),
-            Isolation::MicroVm => Ok(Self::MicroVm(microvm.clone())),
-            Isolation::Confidential => {
-                Err(Error::new(ErrorKind::Unimplemented, not_built(isolation)))
-            }
-        }
-    }
-
-    /// The runtime. Must be called within the event loop.
-    pub fn runtime(self) -> Arc<dyn Runtime> {
-        match self {
-            Self::Namespace(launcher) => Arc::new(Runc::new(launcher)),
-            Self::MicroVm(settings) => Arc::new(MicroVm::new(settings)),
-        }
-    }
-}
-
-/// What a pod leaves beside its containers when its shim is killed, by its isolation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Remains {
-    /// Of a microVM.
-    MicroVm(trefoil_sandbox_vmm::Remains),
-}
-
-impl Remains {
-    /// Of a pod of this isolation that is about to be made; `None` if there will be nothing.
-    pub fn of(isolation: Isolation, config: &SandboxConfig) -> Option<Self> {
-        match isolation {
-            Isolation::Namespace => None,
-            Isolation::MicroVm | Isolation::Confidential => {
-                Some(Self::MicroVm(trefoil_sandbox_vmm::Remains::of(config)))
-            }
-        }
-    }
-
-    /// Removes it; what isn't there is no failure. Says what it removed.
-    ///
-    /// # Errors
-    /// What could not be removed. The rest has been.
-    pub fn clean_up(&self) -> Result<Vec<String>> {
-        match self {
-            Self::MicroVm(remains) => trefoil_sandbox_vmm::clean_up(remains),
-        }
-    }
+/// All keys that a pod may say by an annotation: the table, the key and the annotation.
+pub fn annotations() -> impl Iterator<
+    Item = (
+        &'static str,
+        &'static trefoil_core::settings::Key,
+        &'static str,
+    ),
+> {
+    let tables = PROVIDERS.iter().filter_map(|provider| provider.table());
+    tables.flat_map(|table| {
+        let keys = table.keys.iter();
+        keys.filter_map(|key| Some((table.name, key, key.annotation?)))
+    })
 }
 
 #[cfg(test)]
@@ -117,14 +70,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_has_no_users_of_the_hosts() {
-        let idmap = |floor| features(floor)["linux"]["mountExtensions"]["idmap"]["enabled"].clone();
-        assert_eq!(idmap(Isolation::Namespace), json!(true));
-        for floor in [Isolation::MicroVm, Isolation::Confidential] {
-            let features = features(floor);
-            assert_eq!(idmap(floor), json!(false));
-            assert_eq!(features["linux"]["seccomp"]["enabled"], json!(true));
-            assert!(!features["linux"]["namespaces"].to_string().contains("user"));
+    fn each_isolation_has_one_runtime_in_rising_order() {
+        let isolations = || PROVIDERS.iter().map(|provider| provider.isolation());
+        assert!(isolations().is_sorted_by(|one, next| one < next));
+        for isolation in isolations() {
+            let found = provider(isolation).expect("it is in the list");
+            assert_eq!(found.isolation(), isolation);
         }
+        assert!(provider(Isolation::Confidential).is_none());
+        let why = unavailable(Isolation::Confidential).expect("there is none");
+        assert_eq!(why, "this build has no confidential runtime");
+        let floor = provider_of_floor(Isolation::Confidential).expect("the strongest");
+        assert_eq!(floor.isolation(), Isolation::MicroVm);
+    }
+
+    #[test]
+    fn no_two_keys_have_one_annotation() {
+        let names = || annotations().map(|(_, _, annotation)| annotation);
+        for name in names() {
+            assert_eq!(names().filter(|other| *other == name).count(), 1, "{name}");
+            assert!(name.starts_with("trefoil.dev/"), "{name}");
+        }
+        assert!(names().count() >= 2);
     }
 }

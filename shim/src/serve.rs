@@ -7,14 +7,13 @@ use std::time::Duration;
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use trefoil_core::{Context, Error, Isolation, Result};
-use trefoil_sandbox_vmm::Settings;
+use trefoil_core::settings::Settings;
+use trefoil_core::{Context, Error, Prepared, Provider, Result, ShimCgroup};
 
 use crate::bootstrap::Request;
 use crate::dispatch::Handler;
 use crate::pod::Pod;
 use crate::record::Record;
-use crate::runtimes::Prepared;
 use crate::service::{self, events::Publisher};
 use crate::start::socket_path;
 use crate::{footprint, logger};
@@ -30,10 +29,10 @@ pub struct Task<'a> {
     pub handler: &'static Handler,
     /// The pod's name.
     pub pod: &'a str,
-    /// What was decided on: at least the handler's.
-    pub isolation: Isolation,
-    /// What its machine is like, if it gets one.
-    pub microvm: Settings,
+    /// The runtime that was decided on: of at least the handler's isolation.
+    pub runtime: &'static dyn Provider,
+    /// What the node's configuration and the pod say to it.
+    pub settings: Settings,
     /// Where to listen.
     pub address: &'a str,
 }
@@ -54,7 +53,11 @@ pub fn serve(task: &Task<'_>, listener: UnixListener) -> ! {
 }
 
 fn run(task: &Task<'_>, listener: UnixListener) -> Result<()> {
-    let prepared = Prepared::new(task.isolation, &task.microvm)?;
+    let shim = match task.request.shim_cgroup.is_empty() {
+        true => ShimCgroup::Pod,
+        false => ShimCgroup::Own,
+    };
+    let prepared = task.runtime.prepare(&task.settings, shim)?;
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // A pod ends when containerd says so. SAFETY: ignoring a signal runs no code of ours.
         unsafe { signal(ignored, SigHandler::SigIgn) }.context(|| "ignore signals")?;
@@ -69,15 +72,15 @@ fn run(task: &Task<'_>, listener: UnixListener) -> Result<()> {
 async fn serve_until_done(
     task: &Task<'_>,
     listener: UnixListener,
-    prepared: Prepared,
+    prepared: Box<dyn Prepared>,
 ) -> Result<()> {
     let opts = &task.request.opts;
     let runtime = prepared.runtime();
-    if runtime.isolation() < task.isolation {
+    let isolation = task.runtime.isolation();
+    if isolation < task.handler.floor {
         return Err(Error::internal(format!(
-            "the pod is to be {}, but its runtime makes it {}",
-            task.isolation,
-            runtime.isolation()
+            "the pod is to be at least {}, and its runtime is {isolation}",
+            task.handler.floor
         )));
     }
     let events = Publisher::new(&opts.ttrpc_address, &opts.namespace);
@@ -86,7 +89,7 @@ async fn serve_until_done(
     let pod = Arc::new(Pod::new(
         task.pod,
         &opts.namespace,
-        runtime,
+        (task.runtime, runtime),
         events.clone(),
         record,
     ));

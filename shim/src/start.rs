@@ -13,8 +13,8 @@ use containerd_shim::Flags;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
-use trefoil_core::{Context, Error, Isolation, Result, annotations};
-use trefoil_sandbox_vmm::Settings;
+use trefoil_core::settings::Settings;
+use trefoil_core::{Context, Error, Provider, Result, annotations};
 
 use crate::config::{self, Config};
 use crate::dispatch::{self, Annotations, Handler};
@@ -77,16 +77,13 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
         return answer();
     };
     let decided = decide(handler, &annotations, &pod, &request.opts.id);
-    let outcome = decided.and_then(|(isolation, microvm)| {
+    let outcome = decided.and_then(|(runtime, settings)| {
         let task = Task {
             request: &request,
             handler,
             pod: &pod,
-            isolation,
-            microvm: Settings {
-                count_shim: request.shim_cgroup.is_empty(),
-                ..microvm
-            },
+            runtime,
+            settings,
             address: &address,
         };
         let server = fork_server(&task, listener)?;
@@ -101,14 +98,13 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     outcome
 }
 
-/// Which isolation the pod gets that begins with the container `id`, and what its machine is like, if it
-/// gets one.
+/// Which runtime the pod gets that begins with the container `id`, and what is said to that.
 fn decide(
     handler: &Handler,
     annotations: &Annotations,
     pod: &str,
     id: &str,
-) -> Result<(Isolation, Settings)> {
+) -> Result<(&'static dyn Provider, Settings)> {
     let kind = annotations.get(annotations::CONTAINER_TYPE);
     if pod != id && kind.is_some_and(|kind| kind == "container") {
         // A pod begins with its own container, whose annotations are the ones that decide.
@@ -118,8 +114,10 @@ fn decide(
     }
     let config = Config::load(&config::directory())?;
     let allowed = &config.allowed_annotations;
-    let decision = dispatch::decide(handler.floor, annotations, allowed, runtimes::lack)?;
-    Ok((decision.isolation, config.microvm_of(decision.own)))
+    let decision = dispatch::decide(handler.floor, annotations, allowed, runtimes::unavailable)?;
+    let runtime = runtimes::provider(decision.isolation)
+        .ok_or_else(|| Error::internal(runtimes::not_built(decision.isolation)))?;
+    Ok((runtime, config.of_pod(runtime, &decision.settings)?))
 }
 
 /// The path in an address like `unix:///run/containerd/s/…`.

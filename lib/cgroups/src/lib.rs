@@ -62,6 +62,24 @@ pub fn is_v2() -> bool {
     )
 }
 
+/// Whether the cgroup at this path is systemd's to make: if that was asked for, or the path has the form
+/// `slice:prefix:name`, where systemd runs.
+#[must_use]
+pub fn is_systemd(cgroups_path: Option<&Path>, asked: bool) -> bool {
+    asked || (cgroups_path.is_some_and(is_unit) && systemd_runs())
+}
+
+fn is_unit(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let mut parts = text.split(':');
+    parts.next().is_some_and(|slice| slice.ends_with(".slice")) && parts.count() == 2
+}
+
+/// As sd_booted(3) tells it.
+fn systemd_runs() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
 /// A container's cgroup. It need not exist.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
@@ -90,6 +108,20 @@ impl Cgroup {
             spec_path: layout::effective_path(cgroups_path, container_id),
             id: container_id.to_owned(),
         })
+    }
+
+    /// As [`Cgroup::new`], by systemd if that was asked for or the path has the form `slice:prefix:name` that
+    /// systemd's have, where systemd runs.
+    ///
+    /// # Errors
+    /// As [`Cgroup::new`].
+    pub fn find(
+        cgroups_path: Option<&Path>,
+        container_id: &str,
+        systemd_asked: bool,
+    ) -> Result<Self> {
+        let systemd = is_systemd(cgroups_path, systemd_asked);
+        Self::new(cgroups_path, container_id, systemd)
     }
 
     /// Which kind of hierarchy it is under.

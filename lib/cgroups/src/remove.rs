@@ -15,6 +15,9 @@ const REMOVE_WAIT: Duration = Duration::from_millis(300);
 /// memory, which takes it a second for some gigabytes.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
+/// How long killed processes may take to end in [`Cgroup::kill_and_remove`].
+const DYING_WAIT: Duration = Duration::from_secs(5);
+
 impl Cgroup {
     /// Tries once to remove the cgroup and all below it, in every hierarchy; `false` if a process (or
     /// one that is still dying) is in it. What does not exist is removed already. Never kills: that is
@@ -61,6 +64,32 @@ impl Cgroup {
             }
             Ok(false)
         })
+    }
+
+    /// Kills what still runs in the cgroup, waits until it has ended, at most 5 s, and removes the cgroup.
+    /// Returns how many processes there were. Each of both is tried.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub fn kill_and_remove(&self) -> Result<usize> {
+        let killed = self.kill_left_behind();
+        self.remove()?;
+        killed
+    }
+
+    fn kill_left_behind(&self) -> Result<usize> {
+        if !self.exists() {
+            return Ok(0);
+        }
+        let left = self.processes()?.len();
+        if left == 0 {
+            return Ok(0);
+        }
+        self.wait("kill the processes in", DYING_WAIT, |_| {
+            self.kill_all(libc::SIGKILL)?;
+            Ok(self.processes()?.is_empty())
+        })?;
+        Ok(left)
     }
 
     /// Stops the systemd unit that this is the cgroup of; does nothing for other cgroups and for a

@@ -1,8 +1,11 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// How strongly a pod is kept away from its host and its neighbours. Ordered: a greater value is a
 /// stronger isolation, so "never weaker than" is `>=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Linux namespaces on the host's kernel.
     Namespace,

@@ -15,12 +15,15 @@ mod error;
 mod exit;
 mod isolation;
 pub mod mountinfo;
+pub mod provider;
 pub mod record;
 pub mod relay;
 pub mod relays;
 pub mod rootless;
 mod runtime;
+mod sandbox_config;
 pub mod selinux;
+pub mod settings;
 pub mod stats;
 mod stdio;
 pub mod watched;
@@ -29,8 +32,10 @@ pub use apart::apart;
 pub use error::{Context, Error, ErrorKind, Result};
 pub use exit::ExitStatus;
 pub use isolation::Isolation;
+pub use provider::{ContainerRecord, Prepared, Provider, ShimCgroup};
 pub use runtime::{
     Container, ContainerConfig, ExecConfig, Mount, Process, Runtime, RuntimeOptions, Sandbox,
-    SandboxConfig, TerminalSize, annotations, sandbox_id,
+    TerminalSize, annotations, sandbox_id,
 };
+pub use sandbox_config::{Limits, NodeNamespaces, SandboxConfig, SandboxKind};
 pub use stdio::{Input, Output, Stdio};

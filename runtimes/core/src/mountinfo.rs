@@ -2,7 +2,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use crate::{Context, Error, Result};
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +26,30 @@ pub struct MountInfo {
     pub kind: String,
     /// The filesystem's options.
     pub super_options: Vec<String>,
+}
+
+/// Mounts lie upon each other in one place at most this often; more is a loop of our own making.
+const MOST_IN_ONE_PLACE: usize = 128;
+
+/// Unmounts all that is mounted at `target`, and with it what is mounted below. Returns how many lay
+/// upon each other there; 0 if none did or there is no such place.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn unmount_all(target: &Path) -> Result<usize> {
+    for done in 0..MOST_IN_ONE_PLACE {
+        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(done),
+            Err(why) => {
+                return Err(why).context(|| format!("unmount {}", target.display()));
+            }
+        }
+    }
+    Err(Error::internal(format!(
+        "unmount {}: there is always one more",
+        target.display()
+    )))
 }
 
 /// Reads a table, in its order. What is no line of such a table is left out.

@@ -10,14 +10,11 @@ use oci_spec::runtime as oci;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Stats;
-use crate::{ExitStatus, Isolation, Result, Stdio};
+use crate::{ExitStatus, Result, SandboxConfig, Stdio};
 
 /// One kind of isolation.
 #[async_trait]
 pub trait Runtime: Send + Sync {
-    /// Which isolation this is.
-    fn isolation(&self) -> Isolation;
-
     /// Makes the place that a pod's containers live in, ready for the first of them. For namespaces
     /// that is nothing yet; for a microVM it boots the machine.
     async fn create_sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>>;
@@ -30,12 +27,24 @@ pub trait Sandbox: Send + Sync {
     /// of the container is left.
     async fn create_container(&self, config: ContainerConfig) -> Result<Arc<dyn Container>>;
 
+    /// The process on the host whose end is the sandbox's, and which holds its namespaces as far as the
+    /// host has any of them. `None` where the pod's own container, which holds them, is a container like
+    /// its others.
+    fn pid(&self) -> Option<u32>;
+
     /// Resolves, with the reason in one sentence, when the sandbox has ended without being asked to,
     /// and its containers with it. Never resolves where only containers can die.
     async fn ended(&self) -> String;
 
-    /// Ends the sandbox. Its containers have been deleted before.
+    /// What the pod as a whole uses on the host now; `None` where only its containers are measured.
+    async fn stats(&self) -> Result<Option<Stats>>;
+
+    /// Ends the sandbox's own process, and every process of its containers with it. May be called again.
     async fn stop(&self) -> Result<()>;
+
+    /// Removes what is left of the sandbox, stopping it first if need be. Its containers have been deleted
+    /// before. May be called again.
+    async fn delete(&self) -> Result<()>;
 }
 
 /// A container, from its creation to its deletion.
@@ -141,19 +150,6 @@ pub struct RuntimeOptions {
     pub no_pivot_root: bool,
     /// Leave the container in the session keyring of whoever started containerd.
     pub no_new_keyring: bool,
-}
-
-/// What is known of a pod when it begins.
-#[derive(Clone, Debug)]
-pub struct SandboxConfig {
-    /// The pod's name, as containerd gave it.
-    pub id: String,
-    /// The containerd namespace it is in.
-    pub namespace: String,
-    /// The directory of its first container.
-    pub bundle: PathBuf,
-    /// The configuration of its first container: under CRI that of the pod itself.
-    pub spec: Arc<oci::Spec>,
 }
 
 /// A container to be made.

@@ -4,14 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 use trefoil_core::{Context, Error, Mount, Result};
 
 use crate::idmap;
-
-/// Mounts lie upon each other in one place at most this often; more is a loop of our own making.
-const MOST_MOUNTS: usize = 128;
 
 /// Mounts `mounts` at `target`, each upon the one before. Runs in a worker: long overlay options make
 /// the library change the working directory.
@@ -63,24 +58,6 @@ fn is_upwards(component: std::path::Component<'_>) -> bool {
     component == std::path::Component::ParentDir
 }
 
-/// Unmounts all that is mounted at `target`, and with it what is mounted below. Returns how many lay
-/// upon each other there; 0 if none did or there is no such place.
-pub fn unmount(target: &Path) -> Result<usize> {
-    for done in 0..MOST_MOUNTS {
-        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(done),
-            Err(why) => {
-                return Err(why).context(|| format!("unmount {}", target.display()));
-            }
-        }
-    }
-    Err(Error::internal(format!(
-        "unmount {}: there is always one more",
-        target.display()
-    )))
-}
-
 /// Removes what an init has left at `target` that was still preparing its root when containerd had
 /// unmounted it already: then it makes its mount points in the bare directory, and containerd can't remove
 /// that. Only such things go: directories, empty files, links and devices, all of the directory's own
@@ -124,6 +101,8 @@ fn remove_empty(directory: &Path, device: u64) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use trefoil_core::mountinfo;
+
     use super::*;
 
     #[test]
@@ -167,7 +146,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("rootfs-below-{}", std::process::id()));
         mount(&[bind("/proc", "")], &root.join("proc")).expect("mount");
         let why = remove_mount_points(&root).expect_err("a mount");
-        unmount(&root.join("proc")).expect("unmount");
+        mountinfo::unmount_all(&root.join("proc")).expect("unmount");
         remove_mount_points(&root).expect("unmounted");
         fs::remove_dir(&root).expect("it is empty");
         assert!(why.to_string().contains("is mounted"), "{why}");
@@ -187,10 +166,10 @@ mod tests {
         let target = std::env::temp_dir().join(format!("rootfs-{}", std::process::id()));
         mount(&[bind("/usr", ""), bind("/etc", "/")], &target).expect("mount");
         assert!(target.join("passwd").exists());
-        assert_eq!(unmount(&target).expect("unmount"), 2);
-        assert_eq!(unmount(&target).expect("again"), 0);
+        assert_eq!(mountinfo::unmount_all(&target).expect("unmount"), 2);
+        assert_eq!(mountinfo::unmount_all(&target).expect("again"), 0);
         fs::remove_dir(&target).expect("it is empty");
-        assert_eq!(unmount(&target).expect("no such place"), 0);
+        assert_eq!(mountinfo::unmount_all(&target).expect("no such place"), 0);
     }
 
     #[test]

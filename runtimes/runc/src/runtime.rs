@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use trefoil_core::stats::Stats;
 use trefoil_core::{
-    Container, ContainerConfig, Error, Isolation, Result, Runtime, Sandbox, SandboxConfig, Stdio,
+    Container, ContainerConfig, Error, Result, Runtime, Sandbox, SandboxConfig, Stdio,
 };
 
 use crate::container::RuncContainer;
@@ -51,10 +52,6 @@ impl Runc {
 
 #[async_trait]
 impl Runtime for Runc {
-    fn isolation(&self) -> Isolation {
-        Isolation::Namespace
-    }
-
     async fn create_sandbox(&self, _: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
         Ok(Arc::new(RuncSandbox {
             launcher: self.launcher.clone(),
@@ -107,11 +104,23 @@ impl Sandbox for RuncSandbox {
         )))
     }
 
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    async fn stats(&self) -> Result<Option<Stats>> {
+        Ok(None)
+    }
+
     async fn ended(&self) -> String {
         std::future::pending().await
     }
 
     async fn stop(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self) -> Result<()> {
         Ok(())
     }
 }

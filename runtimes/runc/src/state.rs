@@ -13,21 +13,17 @@ mod legacy;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Error, Result, record};
+use trefoil_core::{Context, Error, Result, mountinfo, record};
 
 use crate::init::Container;
 use crate::rootfs;
 use crate::setup::rdt;
 use crate::spec::load_spec;
 use trefoil_cgroups::Cgroup;
-
-/// How long killed processes may take to go.
-const DYING: Duration = Duration::from_secs(5);
 
 /// The version of [`Record`] that this build writes, and the newest that it understands.
 const VERSION: u32 = 2;
@@ -141,35 +137,13 @@ pub fn cgroup(id: &str, spec: &Spec, systemd_asked: bool) -> Result<Cgroup> {
     find_cgroup(id, cgroups_path(spec), systemd_asked)
 }
 
+fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
+    Cgroup::find(path, id, systemd_asked).context(|| format!("find the cgroup of container {id}"))
+}
+
 /// Whether the cgroup of a container with this configuration is made by systemd.
 pub fn by_systemd(spec: &Spec, asked: bool) -> bool {
-    asks_systemd(cgroups_path(spec), asked)
-}
-
-/// A path of the form `slice:prefix:name` is systemd's to make, where systemd runs.
-fn asks_systemd(path: Option<&Path>, asked: bool) -> bool {
-    asked || (path.is_some_and(is_unit) && systemd_runs())
-}
-
-/// The cgroup that a configuration names by this path, by systemd if it was asked for or the path has
-/// its form.
-///
-/// # Errors
-/// If the path can't be a cgroup's.
-pub fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
-    Cgroup::new(path, id, asks_systemd(path, systemd_asked))
-        .context(|| format!("find the cgroup of container {id}"))
-}
-
-fn is_unit(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    let mut parts = text.split(':');
-    parts.next().is_some_and(|slice| slice.ends_with(".slice")) && parts.count() == 2
-}
-
-/// As sd_booted(3) tells it.
-fn systemd_runs() -> bool {
-    Path::new("/run/systemd/system").is_dir()
+    trefoil_cgroups::is_systemd(cgroups_path(spec), asked)
 }
 
 /// Runs the hooks that follow a container's start.
@@ -208,7 +182,7 @@ pub fn clean_up_unknown(id: &str, bundle: &Path) -> Result<Vec<String>> {
             record.cgroups_path.as_deref(),
             record.systemd_cgroup,
         ),
-        None => Ok(match rootfs::unmount(&bundle.join("rootfs"))? {
+        None => Ok(match mountinfo::unmount_all(&bundle.join("rootfs"))? {
             0 => Vec::new(),
             n => vec![format!("{n} mounts of container {id}")],
         }),
@@ -240,13 +214,8 @@ pub fn clean_up(
     };
     match find_cgroup(id, cgroups_path, systemd) {
         Ok(cgroup) => {
-            note(kill_processes(&cgroup));
-            note(
-                cgroup
-                    .remove()
-                    .context(|| "remove the cgroup")
-                    .map(|()| None),
-            );
+            let killed = cgroup.kill_and_remove().context(|| "remove the cgroup");
+            note(killed.map(|n| (n > 0).then(|| format!("{n} processes"))));
         }
         Err(why) => note(Err(why)),
     }
@@ -259,7 +228,7 @@ pub fn clean_up(
         run_poststop_hooks(id, bundle);
     }
     let root = bundle.join("rootfs");
-    note(rootfs::unmount(&root).map(|n| (n > 0).then(|| format!("{n} mounts"))));
+    note(mountinfo::unmount_all(&root).map(|n| (n > 0).then(|| format!("{n} mounts"))));
     if record.is_some_and(|record| record.root_is_mounted) {
         note(rootfs::remove_mount_points(&root).map(|()| None));
     }
@@ -289,39 +258,6 @@ fn run_poststop_hooks(id: &str, bundle: &Path) {
     }
 }
 
-/// Kills what still runs in the cgroup and waits until it is gone.
-fn kill_processes(cgroup: &Cgroup) -> Result<Option<String>> {
-    if !cgroup.exists() {
-        return Ok(None);
-    }
-    let left = cgroup
-        .processes()
-        .context(|| "look for processes left behind")?
-        .len();
-    if left == 0 {
-        return Ok(None);
-    }
-    let deadline = Instant::now() + DYING;
-    loop {
-        cgroup
-            .kill_all(libc::SIGKILL)
-            .context(|| "kill the processes left behind")?;
-        let remaining = cgroup
-            .processes()
-            .context(|| "look for processes left behind")?;
-        if remaining.is_empty() {
-            return Ok(Some(format!("{left} processes")));
-        }
-        if Instant::now() > deadline {
-            return Err(Error::internal(format!(
-                "{} processes survive SIGKILL: {remaining:?}",
-                remaining.len()
-            )));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,19 +267,6 @@ mod tests {
         let bundle = std::env::temp_dir().join(format!("state-{name}-{}", std::process::id()));
         fs::create_dir_all(&bundle).expect("bundle");
         bundle
-    }
-
-    #[test]
-    fn systemd_paths_are_told_from_plain_ones() {
-        for (path, unit) in [
-            ("kubepods.slice:cri-containerd:abc", true),
-            ("/kubepods/abc", false),
-            ("a:b:c", false),
-            ("x.slice:b", false),
-            ("x.slice:b:c:d", false),
-        ] {
-            assert_eq!(is_unit(Path::new(path)), unit, "{path}");
-        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use trefoil_core::{Container, ErrorKind, Process, Stdio};
 use crate::container::GuestContainer;
 use crate::guest::{Guest, KILLED};
 use crate::testing::{Fake, Manners, PID, guest};
-use crate::tests::{SOON, all_is_over, container, pause, with_exec};
+use crate::tests::{SOON, all_is_over, container, with_exec};
 
 /// How long containerd's CRI gives the shim to delete a container that has ended.
 const DELETING: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ async fn a_container_is_deleted_whatever_its_guest_says() {
         deleted.expect("in time").expect("deleted");
         assert_eq!(guest.machine.end(), None, "{manners:?}");
         // The pod's end does not hang on it either.
-        let stopped = timeout(DELETING, pause(&guest).delete()).await;
+        let stopped = timeout(DELETING, guest.stop()).await;
         stopped.expect("in time").expect("stopped");
     }
 }

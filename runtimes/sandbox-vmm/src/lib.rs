@@ -11,6 +11,7 @@
 
 mod agent;
 mod cgroup;
+mod cleanup;
 mod clock;
 mod console;
 mod container;
@@ -25,10 +26,9 @@ mod limited;
 mod machine;
 mod network;
 mod parts;
-mod pause;
 mod phases;
 mod process;
-mod remains;
+mod provider;
 mod rootfs;
 mod runtime;
 mod sandbox;
@@ -43,7 +43,4 @@ mod testing;
 mod tests;
 mod watch;
 
-pub use parts::serve_as;
-pub use remains::{Remains, clean_up};
-pub use rootfs::OWN_MOUNTS;
-pub use runtime::{MicroVm, Settings};
+pub use provider::MicroVms;

@@ -23,7 +23,7 @@ use trefoil_files::tree::{Changes, Source, Tree};
 
 /// What containerd is told that we make of mounts ourselves, in the runtime's description: without it
 /// containerd mounts layers on the host, and hands us an overlay of directories.
-pub const OWN_MOUNTS: &str = "erofs,format/*,mkdir/*";
+pub const ROOTFS_MOUNTS: &str = "erofs,format/*,mkdir/*";
 
 /// Where a root filesystem comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use trefoil_core::{Isolation, Result, Runtime, Sandbox, SandboxConfig};
+use trefoil_core::{Result, Runtime, Sandbox, SandboxConfig};
 
 use crate::sandbox::MicroVmSandbox;
 
 /// What the node's configuration says of microVMs.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// The initramfs that holds the guest's init.
@@ -32,7 +32,7 @@ pub struct Settings {
 
 /// The runtime of microVM pods.
 #[derive(Debug)]
-pub struct MicroVm {
+pub(crate) struct MicroVm {
     settings: Settings,
 }
 
@@ -45,10 +45,6 @@ impl MicroVm {
 
 #[async_trait]
 impl Runtime for MicroVm {
-    fn isolation(&self) -> Isolation {
-        Isolation::MicroVm
-    }
-
     async fn create_sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
         let sandbox = MicroVmSandbox::boot(&self.settings, &config).await?;
         Ok(Arc::new(sandbox))

@@ -9,13 +9,15 @@ use tokio::time::timeout;
 use trefoil_agent_protocol::service::SetUpRequest;
 use trefoil_cgroups::{Cgroup, Origin};
 use trefoil_core::selinux::ExecLabel;
+use trefoil_core::stats::Stats;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
-    annotations,
+    SandboxKind,
 };
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
+use crate::cleanup::CleanupRecord;
 use crate::clock;
 use crate::container::{self, GuestContainer, OwnPids, Parts};
 use crate::disks::Places;
@@ -25,13 +27,11 @@ use crate::identity::Identity;
 use crate::limited::Limited;
 use crate::machine::{Embryo, Machine, Plan};
 use crate::network::{self, Network};
-use crate::pause::Pause;
 use crate::phases::Phases;
-use crate::remains::Remains;
 use crate::runtime::Settings;
 use crate::share::Shares;
 use crate::size::{self, Bounds, Size};
-use crate::specification::{self, Needs, Pod};
+use crate::specification::{self, Pod};
 
 /// How many bytes the guest's random number generator begins with.
 const SEED: usize = 32;
@@ -49,7 +49,7 @@ pub(crate) struct MicroVmSandbox {
     cgroup: Cgroup,
     /// Where the shim was before it entered the cgroup, if it has.
     origin: Option<Origin>,
-    remains: Remains,
+    record: CleanupRecord,
     /// Whether the pod is one container that knows nothing of pods.
     lone: bool,
     /// Held as well by each container that has a pid namespace of its own.
@@ -63,16 +63,15 @@ impl MicroVmSandbox {
     pub async fn boot(settings: &Settings, config: &SandboxConfig) -> Result<Self> {
         let begun = Instant::now();
         let mut phases = Phases::begin();
-        let needs = specification::needs(&config.spec)?;
-        let remains = Remains::of(config);
-        let path = remains.cgroups_path.as_deref();
-        let cgroup = trefoil_runc::find_cgroup(&config.id, path, false)?;
+        specification::check_pod(config)?;
+        let record = CleanupRecord::of(config);
+        let cgroup = record.cgroup()?;
         let limited = Limited::find(&cgroup);
         let bounds = bounds(settings);
-        let size = size::of(&config.spec, limited, &bounds)?;
+        let size = size::of(config, limited, &bounds);
         let mut origin = None;
         let booted = async {
-            let network = match &needs.netns {
+            let network = match &config.netns {
                 Some(netns) => network::attach(netns)?,
                 None => Network::default(),
             };
@@ -83,14 +82,13 @@ impl MicroVmSandbox {
                 origin = Some(cgroup::enter(&cgroup).await?);
             }
             phases.done("cgroup");
-            let found = (&needs, network);
-            Self::boot_in(settings, config, found, size, &cgroup, &mut phases).await
+            Self::boot_in(settings, config, network, size, &cgroup, &mut phases).await
         };
         let booted = booted.await;
         let (guest, shares, identity) = match booted {
             Ok(booted) => booted,
             Err(why) => {
-                if let Err(and) = leave(&remains, &cgroup, origin.as_ref()).await {
+                if let Err(and) = leave(&record, &cgroup, origin.as_ref()).await {
                     log::warn!("{and}");
                 }
                 return Err(why.context(format!("boot the machine of pod {}", config.id)));
@@ -108,7 +106,7 @@ impl MicroVmSandbox {
             log::warn!("{why}");
         }
         log::debug!("milliseconds of the boot of {}: {phases}", config.id);
-        let forwarding = remains
+        let forwarding = record
             .netns
             .as_deref()
             .map(|netns| Forwarding::start(netns, &guest.machine));
@@ -129,8 +127,8 @@ impl MicroVmSandbox {
             forwarding: Mutex::new(forwarding),
             cgroup,
             origin,
-            remains,
-            lone: !is_of_cri(&config.spec),
+            record,
+            lone: config.kind == SandboxKind::SingleContainer,
             own_pids: OwnPids::default(),
             identity: Mutex::new(Some(identity)),
         })
@@ -139,7 +137,7 @@ impl MicroVmSandbox {
     async fn boot_in(
         settings: &Settings,
         config: &SandboxConfig,
-        (needs, Network { nics, told }): (&Needs, Network),
+        Network { nics, told }: Network,
         size: Size,
         cgroup: &Cgroup,
         phases: &mut Phases,
@@ -147,8 +145,8 @@ impl MicroVmSandbox {
         let pod = &config.id;
         let identity = Identity::claim()?;
         let embryo = {
-            let _label = label(needs)?;
-            Embryo::start(pod, oom_score_adj(&config.spec))?
+            let _label = label(config)?;
+            Embryo::start(pod, config.oom_score_adj)?
         };
         if !settings.count_shim {
             // It does nothing yet: all that the machine will use counts as the pod's. Otherwise it has
@@ -156,7 +154,7 @@ impl MicroVmSandbox {
             cgroup::add(cgroup, embryo.pid()).await?;
         }
         let (shares, files) = {
-            let _label = label(needs)?;
+            let _label = label(config)?;
             Shares::start(pod, &embryo, &identity, size, cgroup)?
         };
         phases.done("processes");
@@ -176,7 +174,7 @@ impl MicroVmSandbox {
             phases.done_at("VMM", machine.metrics().phases.running.get());
             phases.done("guest");
             let guest = Guest::new(machine.clone(), agent, Some(shares.server()));
-            set_up(&guest, needs, told).await?;
+            set_up(&guest, config, told).await?;
             phases.done("set-up");
             Ok(guest)
         };
@@ -214,18 +212,18 @@ async fn ready(settings: &Settings, machine: &Machine) -> Result<Agent> {
 }
 
 /// Makes the guest the pod's.
-async fn set_up(guest: &Guest, needs: &Needs, network: Vec<u8>) -> Result<()> {
+async fn set_up(guest: &Guest, config: &SandboxConfig, network: Vec<u8>) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context(|| "tell the guest the time")?;
     // A pod without a name of its own has the node's, as it would on the host.
-    let hostname = match needs.hostname.as_str() {
+    let hostname = match config.hostname.as_str() {
         "" => nodes_hostname()?,
         own => own.to_owned(),
     };
     let request = SetUpRequest {
         hostname,
-        sysctls: needs.sysctls.clone(),
+        sysctls: config.sysctls.clone(),
         network,
         time: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         seed: seed()?,
@@ -259,24 +257,10 @@ fn bounds(settings: &Settings) -> Bounds {
     }
 }
 
-fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
-    spec.annotations().as_ref()?.get(name).map(String::as_str)
-}
-
 /// The pod's label, for the processes that a guest's doings reach: the VMM and the file server.
-fn label(needs: &Needs) -> Result<Option<ExecLabel>> {
-    let label = needs.selinux_label.as_deref();
+fn label(config: &SandboxConfig) -> Result<Option<ExecLabel>> {
+    let label = config.selinux_label.as_deref();
     label.map(ExecLabel::set).transpose()
-}
-
-/// Whether CRI has made this configuration, and so the pod has a container of its own.
-fn is_of_cri(spec: &Spec) -> bool {
-    annotation(spec, annotations::CONTAINER_TYPE).is_some()
-}
-
-/// Whether this is the pod's own container, which holds its namespaces on the host.
-fn is_pods_own(spec: &Spec) -> bool {
-    annotation(spec, annotations::CONTAINER_TYPE) == Some("sandbox")
 }
 
 fn oom_score_adj(spec: &Spec) -> Option<i16> {
@@ -285,8 +269,8 @@ fn oom_score_adj(spec: &Spec) -> Option<i16> {
 }
 
 /// Takes away what of a pod is no process.
-async fn leave(remains: &Remains, cgroup: &Cgroup, origin: Option<&Origin>) -> Result<()> {
-    let left = match &remains.netns {
+async fn leave(record: &CleanupRecord, cgroup: &Cgroup, origin: Option<&Origin>) -> Result<()> {
+    let left = match &record.netns {
         Some(netns) => network::detach(netns),
         None => Ok(()),
     };
@@ -305,9 +289,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sandbox for MicroVmSandbox {
     async fn create_container(&self, config: ContainerConfig) -> Result<Arc<dyn Container>> {
         let id = config.id.clone();
-        if is_pods_own(&config.spec) {
-            return Ok(Arc::new(Pause::new(id, &self.guest, self.cgroup.clone())));
-        }
         let doing = || format!("create container {id}");
         if let Some(reason) = self.guest.machine.end() {
             return Err(Error::precondition(format!(
@@ -319,7 +300,7 @@ impl Sandbox for MicroVmSandbox {
             log::warn!("{}: {shortage}", doing());
         }
         let pod = Pod {
-            id: &self.remains.pod,
+            id: &self.record.pod,
             pid: self.guest.machine.pid(),
             lone: self.lone,
             apart: Arc::strong_count(&self.own_pids) > 1,
@@ -343,15 +324,30 @@ impl Sandbox for MicroVmSandbox {
         Ok(Arc::new(container))
     }
 
+    fn pid(&self) -> Option<u32> {
+        Some(self.guest.machine.pid())
+    }
+
+    async fn stats(&self) -> Result<Option<Stats>> {
+        self.cgroup
+            .stats()
+            .map(Some)
+            .context(|| format!("read what pod {} uses", self.record.pod))
+    }
+
     async fn ended(&self) -> String {
         self.guest.ended().await
     }
 
     async fn stop(&self) -> Result<()> {
+        self.guest.stop().await
+    }
+
+    async fn delete(&self) -> Result<()> {
         let stopped = self.guest.stop().await;
         lock(&self.forwarding).take();
         self.shares.stop().await;
-        leave(&self.remains, &self.cgroup, self.origin.as_ref()).await?;
+        leave(&self.record, &self.cgroup, self.origin.as_ref()).await?;
         stopped?;
         lock(&self.identity).take();
         Ok(())

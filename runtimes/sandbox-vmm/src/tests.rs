@@ -16,7 +16,6 @@ use trefoil_core::{
 use crate::agent::Agent;
 use crate::container::{GuestContainer, Parts};
 use crate::guest::Guest;
-use crate::pause::Pause;
 use crate::share::Shared;
 use crate::size::Size;
 use crate::testing::{Gate, Manners, guest, machine};
@@ -322,10 +321,10 @@ async fn an_agent_that_does_not_answer_can_be_stopped() {
     timeout(Duration::from_millis(100), kill)
         .await
         .expect_err("it does not answer");
-    let machine = pause(&guest).init();
-    machine.kill(libc::SIGKILL).await.expect("killed");
-    let (pod, its) = tokio::join!(machine.wait(), init.wait());
-    assert_eq!((pod.code, its.code), (137, 137));
+    let (stopped, its) = tokio::join!(guest.stop(), init.wait());
+    stopped.expect("stopped");
+    assert_eq!(its.code, 137);
+    assert!(guest.machine.end().is_some(), "its machine runs on");
     timeout(SOON, guest.ended())
         .await
         .expect_err("that was asked for");
@@ -354,47 +353,6 @@ async fn a_kill_for_want_of_memory_is_told_once() {
     timeout(at_once, container.out_of_memory())
         .await
         .expect("one");
-}
-
-pub(crate) fn pause(guest: &Arc<Guest>) -> Pause {
-    let cgroup = Cgroup::new(Some("/trefoil-test/none".as_ref()), "p", false).expect("cgroup");
-    Pause::new("p".into(), guest, cgroup)
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn the_pods_own_container_ends_as_the_program_it_stands_for() {
-    for (signal, code) in [(libc::SIGTERM, 0), (libc::SIGINT, 0), (libc::SIGKILL, 137)] {
-        let (guest, _gate, _fake, _server) = guest().await;
-        let pause = pause(&guest);
-        let init = pause.init();
-        assert_eq!(init.pid(), guest.machine.pid());
-        assert_eq!(pause.processes().await.expect("one"), [init.pid()]);
-        pause.start().await.expect("started");
-        init.kill(libc::SIGHUP).await.expect("ignored");
-        timeout(Duration::from_millis(50), init.wait())
-            .await
-            .expect_err("it ignores that");
-        init.kill(signal).await.expect("killed");
-        assert_eq!(init.wait().await.code, code);
-        assert!(guest.machine.end().is_some(), "its machine runs on");
-        let why = init.kill(signal).await.expect_err("it has ended");
-        assert_eq!(why.kind(), ErrorKind::NotFound);
-        pause.kill_all(signal).await.expect("nobody is left");
-        assert_eq!(pause.processes().await.expect("none"), [0; 0]);
-        pause.delete().await.expect("deleted");
-    }
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn the_pods_own_container_is_no_place_to_run_something() {
-    let (guest, _gate, _fake, _server) = guest().await;
-    let config = ExecConfig {
-        id: "e".into(),
-        process: oci_spec::runtime::Process::default(),
-        stdio: Stdio::default(),
-    };
-    let why = pause(&guest).exec(config).await.err().expect("refused");
-    assert_eq!(why.kind(), ErrorKind::Unimplemented);
 }
 
 #[tokio::test(flavor = "current_thread")]

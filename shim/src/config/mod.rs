@@ -6,25 +6,27 @@
 //!
 //! [`files`] finds and reads what there is, [`schema`] says what may stand there.
 
-pub mod amount;
 mod files;
 mod schema;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use trefoil_core::Result;
-use trefoil_sandbox_vmm::Settings;
+use trefoil_core::settings::{Settings, Table};
+use trefoil_core::{Provider, Result};
 
-use crate::dispatch::Own;
+use crate::dispatch::PodSetting;
+use crate::runtimes::{self, PROVIDERS};
 
 /// What is in effect on this node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The annotations under `trefoil.dev/` that pods may use.
     pub allowed_annotations: BTreeSet<String>,
-    /// What microVMs are like.
-    pub microvm: Settings,
+    /// What a table says that no file mentions.
+    settings: Settings,
+    /// The runtimes' tables, by their names.
+    tables: BTreeMap<&'static str, Settings>,
 }
 
 impl Config {
@@ -33,21 +35,52 @@ impl Config {
     /// # Errors
     /// A file that can't be read or isn't to be trusted, and anything in it that is not right.
     pub fn load(directory: &Path) -> Result<Self> {
-        let mut keys = schema::Keys::default();
+        let mut config = schema::defaults(share());
         for file in files::read(directory)? {
-            keys = schema::parse(&file)?.over(keys);
+            schema::add(&mut config, &file)?;
         }
-        keys.check()
+        for provider in PROVIDERS {
+            provider.check(&config.settings(*provider))?;
+        }
+        Ok(config)
     }
 
-    /// What the microVM of a pod is like that says this of itself.
-    pub fn microvm_of(&self, own: Own) -> Settings {
-        let node = &self.microvm;
-        Settings {
-            default_cpus: own.default_cpus.unwrap_or(node.default_cpus),
-            default_memory: own.default_memory.unwrap_or(node.default_memory),
-            ..node.clone()
+    /// What the node says to a runtime.
+    fn settings(&self, provider: &dyn Provider) -> Settings {
+        let own = provider
+            .table()
+            .and_then(|table| self.tables.get(table.name));
+        own.unwrap_or(&self.settings).clone()
+    }
+
+    /// What a pod that says this of itself has a runtime do.
+    ///
+    /// # Errors
+    /// If it says anything, to whatever runtime, that is not right.
+    pub fn of_pod(&self, provider: &dyn Provider, own: &[PodSetting]) -> Result<Settings> {
+        let mut its = self.settings(provider);
+        for one in PROVIDERS {
+            let mut settings = self.settings(*one);
+            for own in own
+                .iter()
+                .filter(|own| Some(own.table) == one.table().map(|table| table.name))
+            {
+                let origin = format!("the annotation {}", own.annotation);
+                settings.set(own.key, own.value.clone(), origin);
+            }
+            one.check(&settings)?;
+            if one.isolation() == provider.isolation() {
+                its = settings;
+            }
         }
+        Ok(its)
+    }
+
+    fn table(&mut self, table: &'static Table) -> &mut Settings {
+        let empty = &self.settings;
+        self.tables
+            .entry(table.name)
+            .or_insert_with(|| empty.clone())
     }
 }
 
@@ -59,15 +92,15 @@ pub fn directory() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/etc/trefoil"))
 }
 
-/// Where a file is that was installed together with the program.
-fn installed(name: &str) -> PathBuf {
+/// Where the files are that were installed together with the program.
+fn share() -> PathBuf {
     let prefix = prefix().unwrap_or_else(|| PathBuf::from("/usr/local"));
-    prefix.join("share/trefoil").join(name)
+    prefix.join("share/trefoil")
 }
 
 /// What the program is installed under.
 fn prefix() -> Option<PathBuf> {
-    prefix_of(&trefoil_runc::own_program::path().ok()?)
+    prefix_of(&runtimes::own_program::path().ok()?)
 }
 
 fn prefix_of(program: &Path) -> Option<PathBuf> {
@@ -79,6 +112,9 @@ fn prefix_of(program: &Path) -> Option<PathBuf> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
+
+    use trefoil_core::settings::Value;
+    use trefoil_core::{Isolation, ShimCgroup};
 
     use super::*;
     use crate::dispatch::ISOLATION;
@@ -114,10 +150,7 @@ mod tests {
             defaults.allowed_annotations,
             BTreeSet::from([ISOLATION.to_owned()])
         );
-        let microvm = &defaults.microvm;
-        assert_eq!((microvm.default_cpus, microvm.default_memory), (1, 512));
-        assert!(microvm.kernel.ends_with("share/trefoil/vmlinux"));
-        assert!(microvm.agent.ends_with("share/trefoil/agent"));
+        assert!(defaults.settings.share.ends_with("share/trefoil"));
         let empty = load("empty", &[("config.toml", "")]).expect("empty");
         assert_eq!(format!("{empty:?}"), format!("{defaults:?}"));
     }
@@ -129,7 +162,24 @@ mod tests {
         let example = std::fs::read_to_string(example).expect("the example");
         let said = load("example", &[("config.toml", &example)]).expect("right");
         let defaults = Config::load(Path::new("/nowhere/trefoil")).expect("no file at all");
-        assert_eq!(format!("{said:?}"), format!("{defaults:?}"));
+        assert_eq!(said.allowed_annotations, defaults.allowed_annotations);
+        for provider in PROVIDERS {
+            let Some(table) = provider.table() else {
+                continue;
+            };
+            for key in table.keys {
+                assert!(
+                    example.contains(&format!("\n{} = ", key.name)),
+                    "{}",
+                    key.name
+                );
+            }
+            let of = |config: &Config| {
+                let prepared = provider.prepare(&config.settings(*provider), ShimCgroup::Pod);
+                format!("{:?}", prepared.expect("right"))
+            };
+            assert_eq!(of(&said), of(&defaults));
+        }
     }
 
     #[test]
@@ -172,23 +222,23 @@ mod tests {
             (
                 "config.toml",
                 "# ours\n[annotations]\nalowed = []\n",
-                "config.toml:3: unknown field `alowed`, expected `allowed`",
+                "config.toml:3: unknown key alowed in [annotations]; supported: allowed",
             ),
             (
                 "config.d/50-lower.toml",
                 "\n[isolation]\nfloor = 'namespace'\n",
-                "config.d/50-lower.toml:2: unknown field `isolation`, expected `annotations` or `microvm`",
+                "config.d/50-lower.toml:2: unknown table [isolation]; supported: annotations, microvm",
             ),
             (
                 "config.d/a.toml",
                 "[annotations]\nallowed = ['trefoil.dev/isolation',\n'trefoil.dev/no']",
-                "config.d/a.toml:3: there is no annotation trefoil.dev/no: there are trefoil.dev/isolation, \
+                "config.d/a.toml:3: unknown annotation trefoil.dev/no; supported: trefoil.dev/isolation, \
                  trefoil.dev/default-cpus, trefoil.dev/default-memory-mib",
             ),
             (
                 "config.toml",
                 "[annotations]\nallowed = true\n",
-                "config.toml:2: invalid type: boolean `true`, expected a sequence",
+                "config.toml:2: allowed must be a list of strings, not boolean",
             ),
             (
                 "config.toml",
@@ -201,35 +251,26 @@ mod tests {
         for (line, expected) in [
             (
                 "default-cpus = 0",
-                "default-cpus is 0, but there may be from 1 to 64",
-            ),
-            (
-                "default-cpus = 65",
-                "default-cpus is 65, but there may be from 1 to 64",
+                "default-cpus is 0; it must be from 1 to 64",
             ),
             (
                 "default-cpus = '2'",
-                "invalid type: string \"2\", expected u64",
+                "default-cpus must be a number, not string",
             ),
             (
-                "default-memory-mib = 0",
-                "default-memory-mib is 0, but it may be from 1 to 16777216",
+                "default-cpus = -2",
+                "default-cpus must be a number, zero or more, not -2",
             ),
-            (
-                "overhead-memory-mib = 99999999",
-                "overhead-memory-mib is 99999999, but it may be from 1 to 16777216",
-            ),
-            (
-                "boot-timeout-seconds = 0",
-                "boot-timeout-seconds is 0, but it may be from 1 to 600",
-            ),
+            ("kernel = 7", "kernel must be a string, not integer"),
             (
                 "kernel = 'vmlinux'",
-                "kernel is \"vmlinux\", but it is to be a path from the root",
+                "kernel is \"vmlinux\"; it must be an absolute path",
             ),
+            ("image = ''", "image is \"\"; it must be an absolute path"),
             (
-                "image = ''",
-                "image is \"\", but it is to be a path from the root",
+                "boot-timeout = 1",
+                "unknown key boot-timeout in [microvm]; supported: kernel, image, agent, default-cpus, \
+                 default-memory-mib, overhead-memory-mib, boot-timeout-seconds",
             ),
         ] {
             let content = format!("[microvm]\n\n{line}\n");
@@ -257,12 +298,17 @@ mod tests {
             ),
             ("config.d/b.toml", "[microvm]\nimage = '/i'\nagent = '/a'"),
         ];
-        let microvm = load("tables", &files).expect("right").microvm;
-        assert_eq!(microvm.kernel, Path::new("/k"));
-        assert_eq!(microvm.initramfs, Path::new("/i"));
-        assert_eq!(microvm.agent, Path::new("/a"));
-        assert_eq!((microvm.default_cpus, microvm.overhead), (4, 50));
-        assert_eq!(microvm.boot_limit.as_secs(), 7);
+        let config = load("tables", &files).expect("right");
+        let microvm = &config.tables["microvm"];
+        let number = |key| microvm.number(key, 0, Ok).expect("a number");
+        assert_eq!(microvm.path("kernel", ""), Ok("/k".into()));
+        assert_eq!(microvm.path("image", ""), Ok("/i".into()));
+        assert_eq!(microvm.path("agent", ""), Ok("/a".into()));
+        assert_eq!(
+            (number("default-cpus"), number("overhead-memory-mib")),
+            (4, 50)
+        );
+        assert_eq!(number("boot-timeout-seconds"), 7);
     }
 
     #[test]
@@ -272,16 +318,28 @@ mod tests {
             "[microvm]\ndefault-cpus = 2\ndefault-memory-mib = 99",
         )];
         let config = load("own", &files).expect("right");
-        let of = |own| {
-            let settings = config.microvm_of(own);
-            (settings.default_cpus, settings.default_memory)
+        let provider = runtimes::provider(Isolation::MicroVm).expect("a runtime");
+        let own = |cpus| PodSetting {
+            table: "microvm",
+            key: "default-cpus",
+            annotation: "trefoil.dev/default-cpus",
+            value: Value::Number(cpus),
         };
-        assert_eq!(of(Own::default()), (2, 99));
-        let own = Own {
-            default_cpus: Some(3),
-            ..Own::default()
+        let of = |own: &[PodSetting]| {
+            let settings = config.of_pod(provider, own).expect("right");
+            let number = |key| settings.number(key, 0, Ok).expect("a number");
+            (number("default-cpus"), number("default-memory-mib"))
         };
-        assert_eq!(of(own), (3, 99));
+        assert_eq!(of(&[]), (2, 99));
+        assert_eq!(of(&[own(3)]), (3, 99));
+        // To whatever runtime it is said.
+        for provider in PROVIDERS {
+            let why = config.of_pod(*provider, &[own(65)]).expect_err("refused");
+            assert_eq!(
+                why.to_string(),
+                "the annotation trefoil.dev/default-cpus is 65; it must be from 1 to 64"
+            );
+        }
     }
 
     #[test]

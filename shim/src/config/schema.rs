@@ -1,246 +1,161 @@
-//! What may stand in a file of the configuration, and what it means.
-//!
-//! A file is read into [`Keys`], where each key is there or not and knows where it was set; files are
-//! laid over each other key by key, and what remains is checked as a whole.
+//! What may stand in a file of the configuration: `[annotations]`, and the tables that the runtimes
+//! declare. Names and types are checked here, values by the runtime that they are for.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use trefoil_core::settings::{Kind, Settings, Table, Value};
 use trefoil_core::{Error, Result};
-use trefoil_sandbox_vmm::Settings;
 
+use super::Config;
 use super::files::Text;
-use super::{Config, amount, installed};
 use crate::dispatch;
+use crate::runtimes::PROVIDERS;
 
-/// What holds where no file says anything.
-mod default {
-    use std::time::Duration;
+/// The table that is the shim's own.
+const ANNOTATIONS: &str = "annotations";
+/// Its one key: the annotations that pods may use, by their full names.
+const ALLOWED: &str = "allowed";
 
-    pub const CPUS: u8 = 1;
-    pub const MEMORY: u32 = 512;
-    pub const OVERHEAD: u32 = 40;
-    pub const BOOT_LIMIT: Duration = Duration::from_secs(30);
-}
-
-/// A guest that takes longer never comes, in seconds.
-const LONGEST_BOOT: u64 = 600;
-
-/// Where a value was set.
-#[derive(Clone, Debug)]
-struct Origin {
-    file: PathBuf,
+/// Where something stands.
+struct Origin<'a> {
+    file: &'a Path,
     /// Counted from 1.
     line: usize,
 }
 
-impl Origin {
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+impl Text {
     /// The place of a byte of the file.
-    fn new(text: &Text, offset: usize) -> Self {
-        let before = text.content.bytes().take(offset);
-        Self {
-            file: text.path.clone(),
+    fn origin(&self, offset: usize) -> Origin<'_> {
+        let before = self.content.bytes().take(offset);
+        Origin {
+            file: &self.path,
             line: 1 + before.filter(|byte| *byte == b'\n').count(),
         }
     }
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", Path::display(&self.file), self.line)
+/// The configuration where there is no file. Files that were installed with the shim are in `share`.
+pub fn defaults(share: PathBuf) -> Config {
+    Config {
+        // It makes pods' isolation stronger only.
+        allowed_annotations: BTreeSet::from([dispatch::ISOLATION.to_owned()]),
+        settings: Settings::new(share),
+        tables: Default::default(),
     }
 }
 
-/// A value and where it was set.
-#[derive(Clone, Debug)]
-struct Set<T> {
-    value: T,
-    origin: Origin,
-}
-
-impl<T> Set<T> {
-    fn new(spanned: Spanned<T>, text: &Text) -> Self {
-        Self {
-            origin: Origin::new(text, spanned.span().start),
-            value: spanned.into_inner(),
-        }
-    }
-}
-
-/// A file, as it stands there.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct File {
-    annotations: AnnotationsTable,
-    microvm: MicroVmTable,
-}
-
-/// `[annotations]`.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct AnnotationsTable {
-    /// The annotations that pods may use, by their full names.
-    allowed: Option<Vec<Spanned<String>>>,
-}
-
-/// `[microvm]`.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct MicroVmTable {
-    /// The guest's kernel.
-    kernel: Option<Spanned<PathBuf>>,
-    /// The initramfs that holds the guest's init.
-    image: Option<Spanned<PathBuf>>,
-    /// The program that makes containers in the guest.
-    agent: Option<Spanned<PathBuf>>,
-    /// Virtual CPUs of a pod without a limit.
-    default_cpus: Option<Spanned<u64>>,
-    /// Memory of a pod without a limit.
-    default_memory_mib: Option<Spanned<u64>>,
-    /// Memory that the guest's kernel and agent have beside the containers.
-    overhead_memory_mib: Option<Spanned<u64>>,
-    /// How long a guest may take to be ready.
-    boot_timeout_seconds: Option<Spanned<u64>>,
-}
-
-/// The keys that are set, each at most once.
-#[derive(Debug, Default)]
-pub struct Keys {
-    allowed_annotations: Option<Vec<Set<String>>>,
-    kernel: Option<Set<PathBuf>>,
-    image: Option<Set<PathBuf>>,
-    agent: Option<Set<PathBuf>>,
-    default_cpus: Option<Set<u64>>,
-    default_memory_mib: Option<Set<u64>>,
-    overhead_memory_mib: Option<Set<u64>>,
-    boot_timeout_seconds: Option<Set<u64>>,
-}
-
-/// Reads one file.
-pub fn parse(text: &Text) -> Result<Keys> {
-    let file: File = toml::from_str(&text.content).map_err(|why| {
-        let origin = Origin::new(text, why.span().unwrap_or_default().start);
+/// Lays one file over what the files before it have set.
+///
+/// # Errors
+/// What can't be read, and anything in it that is unknown or of another type.
+pub fn add(config: &mut Config, text: &Text) -> Result<()> {
+    let root = DeTable::parse(&text.content).map_err(|why| {
+        let origin = text.origin(why.span().unwrap_or_default().start);
         Error::invalid(format!("{origin}: {}", why.message().replace('\n', " ")))
     })?;
-    let all = |values: Vec<Spanned<String>>| {
-        values
-            .into_iter()
-            .map(|value| Set::new(value, text))
-            .collect()
-    };
-    let path = |value| Set::new(value, text);
-    let number = |value| Set::new(value, text);
-    let microvm = file.microvm;
-    Ok(Keys {
-        allowed_annotations: file.annotations.allowed.map(all),
-        kernel: microvm.kernel.map(path),
-        image: microvm.image.map(path),
-        agent: microvm.agent.map(path),
-        default_cpus: microvm.default_cpus.map(number),
-        default_memory_mib: microvm.default_memory_mib.map(number),
-        overhead_memory_mib: microvm.overhead_memory_mib.map(number),
-        boot_timeout_seconds: microvm.boot_timeout_seconds.map(number),
-    })
-}
-
-impl Keys {
-    /// These, and of `below` what these don't set.
-    pub fn over(self, below: Self) -> Self {
-        Self {
-            allowed_annotations: self.allowed_annotations.or(below.allowed_annotations),
-            kernel: self.kernel.or(below.kernel),
-            image: self.image.or(below.image),
-            agent: self.agent.or(below.agent),
-            default_cpus: self.default_cpus.or(below.default_cpus),
-            default_memory_mib: self.default_memory_mib.or(below.default_memory_mib),
-            overhead_memory_mib: self.overhead_memory_mib.or(below.overhead_memory_mib),
-            boot_timeout_seconds: self.boot_timeout_seconds.or(below.boot_timeout_seconds),
+    for (name, value) in root.get_ref() {
+        let origin = text.origin(name.span().start);
+        let (name, table) = (name.get_ref().as_ref(), value.get_ref().as_table());
+        let runtimes = PROVIDERS.iter().filter_map(|provider| provider.table());
+        let runtimes = runtimes.collect::<Vec<_>>();
+        let runtime = runtimes.iter().find(|table| table.name == name);
+        let table_of =
+            || table.ok_or_else(|| Error::invalid(format!("{origin}: {name} must be a table")));
+        match runtime {
+            _ if name == ANNOTATIONS => add_annotations(config, text, table_of()?)?,
+            Some(runtime) => add_table(config, text, table_of()?, runtime)?,
+            None => {
+                let supported = runtimes.iter().map(|table| table.name);
+                let supported: Vec<_> = [ANNOTATIONS].into_iter().chain(supported).collect();
+                return Err(Error::invalid(format!(
+                    "{origin}: unknown table [{name}]; supported: {}",
+                    supported.join(", ")
+                )));
+            }
         }
     }
+    Ok(())
+}
 
-    /// What is in effect; keys that nobody set have their defaults.
-    pub fn check(self) -> Result<Config> {
-        let allowed_annotations = match self.allowed_annotations {
-            Some(names) => names
-                .into_iter()
-                .map(known_annotation)
-                .collect::<Result<_>>()?,
-            // It makes pods' isolation stronger only.
-            None => BTreeSet::from([dispatch::ISOLATION.to_owned()]),
+fn add_annotations(config: &mut Config, text: &Text, table: &DeTable<'_>) -> Result<()> {
+    for (key, value) in table {
+        if key.get_ref() != ALLOWED {
+            let origin = text.origin(key.span().start);
+            return Err(unknown(&origin, key.get_ref(), ANNOTATIONS, &[ALLOWED]));
+        }
+        let names = value.get_ref().as_array();
+        let wrong = |value: &Spanned<DeValue<'_>>| {
+            let origin = text.origin(value.span().start);
+            let is = value.get_ref().type_str();
+            Error::invalid(format!(
+                "{origin}: {ALLOWED} must be a list of strings, not {is}"
+            ))
         };
-        let file = |key, set: Option<Set<PathBuf>>, name| match set {
-            Some(set) => set.check(key, absolute),
-            None => Ok(installed(name)),
+        let names = names.ok_or_else(|| wrong(value))?;
+        let known = names.iter().map(|value| {
+            let name = value.get_ref().as_str().ok_or_else(|| wrong(value))?;
+            match dispatch::is_known(name) {
+                true => Ok(name.to_owned()),
+                false => Err(Error::invalid(format!(
+                    "{}: unknown annotation {name}; supported: {}",
+                    text.origin(value.span().start),
+                    dispatch::names()
+                ))),
+            }
+        });
+        config.allowed_annotations = known.collect::<Result<_>>()?;
+    }
+    Ok(())
+}
+
+fn add_table(
+    config: &mut Config,
+    text: &Text,
+    table: &DeTable<'_>,
+    runtime: &'static Table,
+) -> Result<()> {
+    for (name, value) in table {
+        let key = runtime.keys.iter().find(|key| key.name == name.get_ref());
+        let Some(key) = key else {
+            let origin = text.origin(name.span().start);
+            let supported: Vec<_> = runtime.keys.iter().map(|key| key.name).collect();
+            return Err(unknown(&origin, name.get_ref(), runtime.name, &supported));
         };
-        let memory = |key, set: Option<Set<u64>>, default| match set {
-            Some(set) => set.check(key, amount::mebibytes),
-            None => Ok(default),
-        };
-        Ok(Config {
-            allowed_annotations,
-            microvm: Settings {
-                kernel: file("kernel", self.kernel, "vmlinux")?,
-                initramfs: file("image", self.image, "initramfs")?,
-                agent: file("agent", self.agent, "agent")?,
-                default_cpus: match self.default_cpus {
-                    Some(set) => set.check("default-cpus", amount::cpus)?,
-                    None => default::CPUS,
-                },
-                default_memory: memory(
-                    "default-memory-mib",
-                    self.default_memory_mib,
-                    default::MEMORY,
-                )?,
-                overhead: memory(
-                    "overhead-memory-mib",
-                    self.overhead_memory_mib,
-                    default::OVERHEAD,
-                )?,
-                boot_limit: match self.boot_timeout_seconds {
-                    Some(set) => set.check("boot-timeout-seconds", boot_limit)?,
-                    None => default::BOOT_LIMIT,
-                },
-                count_shim: true,
-            },
-        })
+        let origin = format!("{}: {}", text.origin(value.span().start), key.name);
+        let value = typed(value.get_ref(), key.kind)
+            .map_err(|why| Error::invalid(format!("{origin} must be {why}")))?;
+        config.table(runtime).set(key.name, value, origin);
     }
+    Ok(())
 }
 
-impl<T: fmt::Debug + Clone> Set<T> {
-    /// What `right` makes of the value of `key`, or an error that says where it was set.
-    fn check<U>(self, key: &str, right: impl FnOnce(T) -> Result<U, String>) -> Result<U> {
-        let Self { value, origin } = self;
-        right(value.clone())
-            .map_err(|why| Error::invalid(format!("{origin}: {key} is {value:?}, but {why}")))
-    }
+fn unknown(origin: &Origin<'_>, key: &str, table: &str, supported: &[&str]) -> Error {
+    Error::invalid(format!(
+        "{origin}: unknown key {key} in [{table}]; supported: {}",
+        supported.join(", ")
+    ))
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, String> {
-    match path.is_absolute() {
-        true => Ok(path),
-        false => Err("it is to be a path from the root".into()),
+/// A value of this kind, or what it must be, to be read after "must be".
+fn typed(value: &DeValue<'_>, kind: Kind) -> Result<Value, String> {
+    match (kind, value) {
+        (Kind::Text, DeValue::String(text)) => Ok(Value::Text(text.to_string())),
+        (Kind::Number, DeValue::Integer(number)) => {
+            u64::from_str_radix(number.as_str(), number.radix())
+                .map(Value::Number)
+                .map_err(|_| format!("a number, zero or more, not {}", number.as_str()))
+        }
+        (Kind::Text, other) => Err(format!("a string, not {}", other.type_str())),
+        (Kind::Number, other) => Err(format!("a number, not {}", other.type_str())),
     }
-}
-
-fn boot_limit(seconds: u64) -> Result<Duration, String> {
-    match seconds {
-        1..=LONGEST_BOOT => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("it may be from 1 to {LONGEST_BOOT}")),
-    }
-}
-
-fn known_annotation(name: Set<String>) -> Result<String> {
-    if dispatch::ALL.iter().any(|(known, _)| *known == name.value) {
-        return Ok(name.value);
-    }
-    Err(Error::invalid(format!(
-        "{}: there is no annotation {}: there are {}",
-        name.origin,
-        name.value,
-        dispatch::names()
-    )))
 }

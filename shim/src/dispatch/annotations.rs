@@ -1,10 +1,13 @@
-//! What a pod says of itself by annotations under `trefoil.dev/`: one table, and nothing beside it.
+//! What a pod says of itself by annotations under `trefoil.dev/`: its isolation, and those keys of the
+//! runtimes' tables that a pod may say for itself.
 
 use std::collections::BTreeMap;
 
 use trefoil_core::Isolation;
+use trefoil_core::settings::{Key, Value};
 
 use super::Refusal;
+use crate::runtimes;
 
 /// What the names of our annotations begin with.
 pub const PREFIX: &str = "trefoil.dev/";
@@ -12,31 +15,25 @@ pub const PREFIX: &str = "trefoil.dev/";
 /// Asks for a stronger isolation than the handler's: `namespace`, `microvm` or `confidential`.
 pub const ISOLATION: &str = "trefoil.dev/isolation";
 
-/// All annotations there are.
-pub const ALL: [(&str, Meaning); 3] = [
-    (ISOLATION, Meaning::Isolation),
-    ("trefoil.dev/default-cpus", Meaning::DefaultCpus),
-    ("trefoil.dev/default-memory-mib", Meaning::DefaultMemory),
-];
-
-/// What an annotation means. All but the first stand, for their pod, in place of the key of the same name
-/// in the configuration's `[microvm]`, and say nothing to a pod that is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// The least isolation.
-    Isolation,
-    /// Virtual CPUs of a pod without a limit.
-    DefaultCpus,
-    /// Memory of a pod without a limit, in MiB.
-    DefaultMemory,
-}
-
 /// A container's annotations.
 pub type Annotations = BTreeMap<String, String>;
 
-/// An annotation of ours.
+/// What a pod says in place of a key of the node's configuration, to a pod of another isolation nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSetting {
+    /// The table of the key.
+    pub table: &'static str,
+    /// The key.
+    pub key: &'static str,
+    /// The annotation by which it says so.
+    pub annotation: &'static str,
+    /// What it says.
+    pub value: Value,
+}
+
+/// An annotation under [`PREFIX`].
 #[derive(Clone, Copy, Debug)]
-pub struct Ours<'a> {
+pub struct Known<'a> {
     /// Its name.
     pub name: &'static str,
     /// What it means.
@@ -45,27 +42,73 @@ pub struct Ours<'a> {
     pub value: &'a str,
 }
 
-/// The names of all annotations there are, in one line.
-pub fn names() -> String {
-    ALL.map(|(name, _)| name).join(", ")
+/// What an annotation means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meaning {
+    /// The least isolation.
+    Isolation,
+    /// A key of this table.
+    Setting(&'static str, &'static Key),
 }
 
-/// Those of ours among `annotations`.
+impl Known<'_> {
+    /// What is said to a runtime by the annotation of this key.
+    ///
+    /// # Errors
+    /// If it is of another type.
+    pub fn setting(&self, table: &'static str, key: &'static Key) -> Result<PodSetting, Refusal> {
+        let value = key
+            .kind
+            .read(self.value)
+            .map_err(|must| Refusal::BadValue {
+                name: self.name,
+                value: self.value.to_owned(),
+                must,
+            })?;
+        Ok(PodSetting {
+            table,
+            key: key.name,
+            annotation: self.name,
+            value,
+        })
+    }
+}
+
+/// All annotations there are.
+pub fn all() -> impl Iterator<Item = (&'static str, Meaning)> {
+    let settings = runtimes::annotations();
+    let settings = settings.map(|(table, key, name)| (name, Meaning::Setting(table, key)));
+    [(ISOLATION, Meaning::Isolation)]
+        .into_iter()
+        .chain(settings)
+}
+
+/// Whether there is an annotation of this name.
+pub fn is_known(name: &str) -> bool {
+    all().any(|(known, _)| known == name)
+}
+
+/// The names of all annotations there are, in one line.
+pub fn names() -> String {
+    all().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// Those under [`PREFIX`] among `annotations`.
 ///
 /// # Errors
 /// One that there is not: a pod that asks for what nobody understands doesn't get something else.
-pub fn ours<'a>(
+pub fn known<'a>(
     annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
-) -> Result<Vec<Ours<'a>>, Refusal> {
+) -> Result<Vec<Known<'a>>, Refusal> {
     annotations
         .into_iter()
         .filter(|(name, _)| name.starts_with(PREFIX))
         .map(|(given, value)| {
-            let known = ALL.iter().find(|(name, _)| name == given);
-            known
-                .map(|(name, meaning)| Ours {
+            all()
+                .find(|(name, _)| name == given)
+                .map(|(name, meaning)| Known {
                     name,
-                    meaning: *meaning,
+                    meaning,
                     value,
                 })
                 .ok_or_else(|| Refusal::UnknownAnnotation {
@@ -90,11 +133,4 @@ pub fn isolation(value: &str) -> Result<Isolation, Refusal> {
     .ok_or_else(|| Refusal::UnknownIsolation {
         value: value.to_owned(),
     })
-}
-
-/// The number that a value is.
-pub fn number(value: &str) -> Result<u64, String> {
-    value
-        .parse()
-        .map_err(|_| "it is to be a number, in digits".into())
 }

@@ -12,27 +12,22 @@ use std::collections::BTreeSet;
 
 use trefoil_core::{Error, ErrorKind, Isolation};
 
-pub use annotations::{ALL, Annotations, ISOLATION, names};
-use annotations::{Meaning, Ours};
+use annotations::Meaning;
+pub use annotations::{Annotations, ISOLATION, PodSetting, is_known, names};
 pub use handler::Handler;
-
-use crate::config::amount;
 
 /// Why a pod is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// An annotation under `trefoil.dev/` that there is not.
-    #[error(
-        "the annotation {name} is none of ours: there are {}",
-        annotations::names()
-    )]
+    #[error("unknown annotation {name}; supported: {}", annotations::names())]
     UnknownAnnotation {
         /// The annotation.
         name: String,
     },
     /// An annotation that the node's configuration keeps from pods.
     #[error(
-        "this node's configuration doesn't allow the annotation {name} (see `allowed` in [annotations])"
+        "the annotation {name} is not allowed by this node's configuration (see `allowed` in [annotations])"
     )]
     NotAllowed {
         /// The annotation.
@@ -40,7 +35,7 @@ pub enum Refusal {
     },
     /// A value that names no isolation.
     #[error(
-        "the annotation {ISOLATION} is {value:?}: it may be {}, {} or {}",
+        "the annotation {ISOLATION} is {value:?}; it must be {}, {} or {}",
         Isolation::Namespace,
         Isolation::MicroVm,
         Isolation::Confidential
@@ -59,19 +54,19 @@ pub enum Refusal {
         /// What the annotation asks for.
         asked: Isolation,
     },
-    /// A value that its annotation can't have.
-    #[error("the annotation {name} is {value:?}, but {why}")]
+    /// A value of another type than its annotation's.
+    #[error("the annotation {name} is {value:?}; it must be {must}")]
     BadValue {
         /// The annotation.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
-        why: String,
+        /// What it must be.
+        must: &'static str,
     },
     /// An isolation that can't be had here.
     #[error("the pod is to be {isolation}, but {why}")]
-    Lacking {
+    Unavailable {
         /// What it is to be.
         isolation: Isolation,
         /// Why it can't be had.
@@ -95,7 +90,7 @@ impl From<Refusal> for Error {
             Refusal::UnknownAnnotation { .. }
             | Refusal::UnknownIsolation { .. }
             | Refusal::BadValue { .. } => ErrorKind::InvalidArgument,
-            Refusal::Lacking { .. } => ErrorKind::Unimplemented,
+            Refusal::Unavailable { .. } => ErrorKind::Unimplemented,
             Refusal::NotAllowed { .. } | Refusal::Lowered { .. } | Refusal::OfContainer { .. } => {
                 ErrorKind::FailedPrecondition
             }
@@ -105,25 +100,17 @@ impl From<Refusal> for Error {
 }
 
 /// What was decided on for a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Its isolation.
     pub isolation: Isolation,
-    /// What it says of its machine, if it gets one, in place of the node's configuration.
-    pub own: Own,
-}
-
-/// What a pod may say in place of the configuration's `[microvm]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Own {
-    /// Virtual CPUs without a limit.
-    pub default_cpus: Option<u8>,
-    /// Memory without a limit, in MiB.
-    pub default_memory: Option<u32>,
+    /// What it says to the runtimes, in place of the node's configuration.
+    pub settings: Vec<PodSetting>,
 }
 
 /// Decides on a pod: `floor` is its handler's, `annotations` are its own container's, `allowed` are the
-/// names of those that the node lets pods use, `lack` says why an isolation can't be had here, if it can't.
+/// names of those that the node lets pods use, `unavailable` says why an isolation can't be had here, if
+/// it can't.
 ///
 /// # Errors
 /// What the pod asks for and doesn't get. It never gets something else instead.
@@ -131,47 +118,30 @@ pub fn decide(
     floor: Isolation,
     annotations: &Annotations,
     allowed: &BTreeSet<String>,
-    lack: impl FnOnce(Isolation) -> Option<String>,
+    unavailable: impl FnOnce(Isolation) -> Option<String>,
 ) -> Result<Decision, Refusal> {
     let mut decision = Decision {
         isolation: floor,
-        own: Own::default(),
+        settings: Vec::new(),
     };
-    for Ours {
-        name,
-        meaning,
-        value,
-    } in annotations::ours(annotations)?
-    {
-        if !allowed.contains(name) {
-            return Err(Refusal::NotAllowed { name });
+    for one in annotations::known(annotations)? {
+        if !allowed.contains(one.name) {
+            return Err(Refusal::NotAllowed { name: one.name });
         }
-        let bad = |why| Refusal::BadValue {
-            name,
-            value: value.to_owned(),
-            why,
-        };
-        match meaning {
+        match one.meaning {
             Meaning::Isolation => {
-                let asked = annotations::isolation(value)?;
+                let asked = annotations::isolation(one.value)?;
                 if asked < floor {
                     return Err(Refusal::Lowered { floor, asked });
                 }
                 decision.isolation = asked;
             }
-            Meaning::DefaultCpus => {
-                let cpus = annotations::number(value).and_then(amount::cpus);
-                decision.own.default_cpus = Some(cpus.map_err(bad)?);
-            }
-            Meaning::DefaultMemory => {
-                let mebibytes = annotations::number(value).and_then(amount::mebibytes);
-                decision.own.default_memory = Some(mebibytes.map_err(bad)?);
-            }
+            Meaning::Setting(table, key) => decision.settings.push(one.setting(table, key)?),
         }
     }
-    match lack(decision.isolation) {
+    match unavailable(decision.isolation) {
         None => Ok(decision),
-        Some(why) => Err(Refusal::Lacking {
+        Some(why) => Err(Refusal::Unavailable {
             isolation: decision.isolation,
             why,
         }),
@@ -187,11 +157,11 @@ pub fn check_container<'a>(
     has: Isolation,
     annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> Result<(), Refusal> {
-    for ours in annotations::ours(annotations)? {
-        if ours.meaning != Meaning::Isolation {
+    for one in annotations::known(annotations)? {
+        if !matches!(one.meaning, Meaning::Isolation) {
             continue;
         }
-        let asked = annotations::isolation(ours.value)?;
+        let asked = annotations::isolation(one.value)?;
         if asked != has {
             return Err(Refusal::OfContainer { has, asked });
         }
@@ -202,6 +172,7 @@ pub fn check_container<'a>(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use trefoil_core::settings::Value;
 
     use super::*;
 
@@ -231,12 +202,17 @@ mod tests {
     fn name() -> impl Strategy<Value = String> {
         prop_oneof![
             6 => Just(ISOLATION.to_owned()),
-            2 => prop::sample::select(&ALL[1..]).prop_map(|(name, _)| name.to_owned()),
+            2 => prop::sample::select(names_of_settings()).prop_map(str::to_owned),
             1 => prop::sample::select(vec!["trefoil.dev/", "trefoil.dev/Isolation", "trefoil.dev/isolation ", "trefoil.dev"])
                 .prop_map(str::to_owned),
             1 => "trefoil\\.dev/[a-z-]{0,12}",
             2 => any::<String>(),
         ]
+    }
+
+    fn names_of_settings() -> Vec<&'static str> {
+        let settings = crate::runtimes::annotations();
+        settings.map(|(_, _, name)| name).collect()
     }
 
     fn lack() -> impl Strategy<Value = Option<String>> {
@@ -262,19 +238,20 @@ mod tests {
                 Isolation::Confidential => confidential.clone(),
             };
             let asked = annotations.get(ISOLATION);
-            let is_named = |name: &str| ALL.iter().any(|(known, _)| *known == name);
             match decide(floor, &annotations, &allowed, lacks) {
-                Ok(Decision { isolation, own }) => {
+                Ok(Decision { isolation, settings }) => {
                     prop_assert!(isolation >= floor);
                     prop_assert_eq!(lacks(isolation), None);
                     let wanted = asked.cloned().unwrap_or_else(|| floor.to_string());
                     prop_assert_eq!(isolation.to_string(), wanted);
                     let ours = annotations.keys().filter(|name| name.starts_with("trefoil.dev/"));
-                    prop_assert!(ours.into_iter().all(|name| is_named(name) && allowed.contains(name)));
-                    let cpus = annotations.get("trefoil.dev/default-cpus");
-                    prop_assert_eq!(own.default_cpus, cpus.and_then(|cpus| cpus.parse().ok()));
-                    let memory = annotations.get("trefoil.dev/default-memory-mib");
-                    prop_assert_eq!(own.default_memory, memory.and_then(|memory| memory.parse().ok()));
+                    prop_assert!(ours.into_iter().all(|name| is_known(name) && allowed.contains(name)));
+                    let said = names_of_settings().into_iter().filter(|name| annotations.contains_key(*name));
+                    prop_assert_eq!(settings.len(), said.count());
+                    for one in settings {
+                        let number = annotations[one.annotation].parse().map(Value::Number);
+                        prop_assert_eq!(Ok(one.value), number);
+                    }
                 }
                 Err(Refusal::Lowered { floor: named, asked: level }) => {
                     prop_assert!(level < floor && named == floor);
@@ -284,17 +261,16 @@ mod tests {
                     prop_assert!(LEVELS.iter().all(|level| level.to_string() != value));
                 }
                 Err(Refusal::UnknownAnnotation { name }) => {
-                    prop_assert!(!is_named(&name) && annotations.contains_key(&name));
+                    prop_assert!(!is_known(&name) && annotations.contains_key(&name));
                 }
                 Err(Refusal::NotAllowed { name }) => {
                     prop_assert!(!allowed.contains(name) && annotations.contains_key(name));
                 }
                 Err(Refusal::BadValue { name, value, .. }) => {
                     prop_assert!(name != ISOLATION && annotations.get(name) == Some(&value));
-                    let number = value.parse::<u64>().unwrap_or(0);
-                    prop_assert!(number == 0 || number > 64);
+                    prop_assert!(value.parse::<u64>().is_err());
                 }
-                Err(Refusal::Lacking { isolation, .. }) => {
+                Err(Refusal::Unavailable { isolation, .. }) => {
                     prop_assert!(isolation >= floor && lacks(isolation).is_some());
                 }
                 Err(other @ Refusal::OfContainer { .. }) => prop_assert!(false, "{}", other),
@@ -325,7 +301,9 @@ mod tests {
     }
 
     fn all() -> BTreeSet<String> {
-        ALL.map(|(name, _)| name.to_owned()).into()
+        annotations::all()
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 
     #[test]
@@ -342,7 +320,7 @@ mod tests {
         );
         assert_eq!(
             decide(""),
-            "the annotation trefoil.dev/isolation is \"\": it may be namespace, microvm or confidential"
+            "the annotation trefoil.dev/isolation is \"\"; it must be namespace, microvm or confidential"
         );
     }
 

@@ -4,7 +4,9 @@
 //! but for the events, which are containerd's own vocabulary for what happens to a pod.
 
 mod container;
+mod pause;
 mod process;
+mod sandbox_config;
 #[cfg(test)]
 mod tests;
 
@@ -18,16 +20,17 @@ use containerd_shim_protos::types::mount::Mount as MountMessage;
 use oci_spec::runtime::Spec;
 use tokio::sync::{Notify, OnceCell};
 use trefoil_core::{
-    ContainerConfig, Error, ErrorKind, ExitStatus, Result, Runtime, RuntimeOptions, Sandbox,
-    SandboxConfig,
+    ContainerConfig, ContainerRecord, Error, ErrorKind, ExitStatus, Provider, Result, Runtime,
+    RuntimeOptions, Sandbox,
 };
 
 pub use container::Container;
+use pause::Pause;
 pub use process::Status;
 
 use crate::dispatch;
-use crate::record::{ContainerRecord, Record};
-use crate::runtimes::Remains;
+use crate::record::Record;
+use crate::runtimes;
 use crate::service::events::Publisher;
 use crate::stdio::{self, Streams};
 
@@ -35,6 +38,7 @@ use crate::stdio::{self, Streams};
 pub struct Pod {
     id: String,
     namespace: String,
+    provider: &'static dyn Provider,
     runtime: Arc<dyn Runtime>,
     events: Publisher,
     record: Record,
@@ -69,13 +73,14 @@ impl Pod {
     pub fn new(
         id: &str,
         namespace: &str,
-        runtime: Arc<dyn Runtime>,
+        (provider, runtime): (&'static dyn Provider, Arc<dyn Runtime>),
         events: Publisher,
         record: Record,
     ) -> Self {
         Self {
             id: id.to_owned(),
             namespace: namespace.to_owned(),
+            provider,
             runtime,
             events,
             record,
@@ -139,26 +144,31 @@ impl Pod {
             options,
         } = request;
         let path = std::path::PathBuf::from(&bundle);
-        let spec = trefoil_runc::load_spec(&path.join("config.json"))
+        let spec = runtimes::load_spec(&path.join("config.json"))
             .map_err(|why| why.context(format!("create container {id}")))?;
         let annotations = spec.annotations().iter().flatten();
-        dispatch::check_container(self.runtime.isolation(), annotations)
+        dispatch::check_container(self.provider.isolation(), annotations)
             .map_err(|why| Error::from(why).context(format!("create container {id}")))?;
         let spec = Arc::new(spec);
-        self.record.begin(&id, remains(&path, &spec, &options))?;
+        self.record
+            .begin(&id, container_record(&path, &spec, &options))?;
 
         let sandbox = self.sandbox(&path, &spec).await?;
         let stdio = stdio::open(&streams, &self.namespace, &id).await?;
-        let created = sandbox
-            .create_container(ContainerConfig {
-                id: id.clone(),
-                bundle: path.clone(),
-                spec,
-                rootfs: rootfs.iter().map(mount).collect(),
-                stdio,
-                options,
-            })
-            .await;
+        let created = match Pause::stand_in(&id, &spec, sandbox) {
+            Some(pause) => Ok(pause),
+            None => {
+                let config = ContainerConfig {
+                    id: id.clone(),
+                    bundle: path.clone(),
+                    spec,
+                    rootfs: rootfs.iter().map(mount).collect(),
+                    stdio,
+                    options,
+                };
+                sandbox.create_container(config).await
+            }
+        };
         let created = match created {
             Ok(created) => created,
             Err(why) => {
@@ -199,17 +209,13 @@ impl Pod {
     }
 
     /// The pod's sandbox, made with the first container.
-    async fn sandbox(&self, bundle: &Path, spec: &Arc<Spec>) -> Result<&Arc<dyn Sandbox>> {
-        let config = SandboxConfig {
-            id: self.id.clone(),
-            namespace: self.namespace.clone(),
-            bundle: bundle.to_owned(),
-            spec: spec.clone(),
-        };
+    async fn sandbox(&self, bundle: &Path, spec: &Spec) -> Result<&Arc<dyn Sandbox>> {
         self.sandbox
             .get_or_try_init(|| async {
-                let remains = Remains::of(self.runtime.isolation(), &config);
-                self.record.sandbox(remains)?;
+                let config = sandbox_config::of(&self.id, &self.namespace, bundle, spec)?;
+                let record = self.provider.sandbox_record(&config);
+                let record = record.map(|record| (self.provider.isolation(), record));
+                self.record.sandbox(record)?;
                 let sandbox = match self.runtime.create_sandbox(config).await {
                     Ok(sandbox) => sandbox,
                     Err(why) => {
@@ -279,7 +285,7 @@ impl Pod {
         let Some(sandbox) = self.sandbox.get() else {
             return Ok(());
         };
-        sandbox.stop().await?;
+        sandbox.delete().await?;
         self.record.sandbox(None)
     }
 
@@ -297,7 +303,7 @@ async fn watch_sandbox(pod: String, sandbox: Arc<dyn Sandbox>) {
 }
 
 /// What the container's cleaner must know.
-fn remains(bundle: &Path, spec: &Spec, options: &RuntimeOptions) -> ContainerRecord {
+fn container_record(bundle: &Path, spec: &Spec, options: &RuntimeOptions) -> ContainerRecord {
     let cgroups_path = spec
         .linux()
         .as_ref()

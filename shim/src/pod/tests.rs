@@ -8,7 +8,7 @@ use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use trefoil_core::stats::Stats;
-use trefoil_core::{ExecConfig, Isolation, Process, TerminalSize};
+use trefoil_core::{ExecConfig, Isolation, Process, SandboxConfig, TerminalSize};
 
 use super::*;
 
@@ -30,10 +30,6 @@ struct IdleProcess(watch::Sender<Option<ExitStatus>>);
 
 #[async_trait]
 impl Runtime for SlowSandbox {
-    fn isolation(&self) -> Isolation {
-        Isolation::Namespace
-    }
-
     async fn create_sandbox(&self, _: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
         Ok(Arc::new(Self(self.0.clone())))
     }
@@ -61,11 +57,23 @@ impl Sandbox for SlowSandbox {
         }))
     }
 
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    async fn stats(&self) -> Result<Option<Stats>> {
+        Ok(None)
+    }
+
     async fn ended(&self) -> String {
         std::future::pending().await
     }
 
     async fn stop(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self) -> Result<()> {
         Ok(())
     }
 }
@@ -177,7 +185,10 @@ impl Bench {
         let pod = Pod::new(
             name,
             "test",
-            Arc::new(SlowSandbox(runtime.clone())),
+            (
+                runtimes::provider(Isolation::Namespace).expect("a runtime"),
+                Arc::new(SlowSandbox(runtime.clone())),
+            ),
             Publisher::new("/nowhere/containerd.sock.ttrpc", "test"),
             Record::new(bundle.clone(), name, "unix:///nowhere").expect("a record"),
         );

@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use trefoil_core::{Context, Error, ErrorKind, ExitStatus, Result, TerminalSize};
 
 use crate::pod::{CreateRequest, Pod, Status};
+use crate::runtimes;
 use crate::stdio::Streams;
 
 type Services = HashMap<String, TtrpcService>;
@@ -156,7 +157,7 @@ impl Service {
             stdout: request.stdout,
             stderr: request.stderr,
         };
-        let spec = trefoil_runc::parse_process(&request.spec.value)
+        let spec = runtimes::parse_process(&request.spec.value)
             .map_err(|why| Error::invalid(why.to_string()))?;
         container.add_exec(&request.exec_id, spec, streams)?;
         Ok(Empty::default())

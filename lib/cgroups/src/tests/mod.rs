@@ -400,3 +400,16 @@ fn a_unit_of_systemd() {
     rig.cgroup.remove().unwrap();
     assert_eq!(property(&unit, "ActiveState"), "inactive");
 }
+
+#[test]
+fn systemd_paths_are_told_from_plain_ones() {
+    for (path, unit) in [
+        ("kubepods.slice:cri-containerd:abc", true),
+        ("/kubepods/abc", false),
+        ("a:b:c", false),
+        ("x.slice:b", false),
+        ("x.slice:b:c:d", false),
+    ] {
+        assert_eq!(crate::is_unit(std::path::Path::new(path)), unit, "{path}");
+    }
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount as mount_now, umount2};
 use oci_spec::runtime::LinuxIdMapping;
-use trefoil_core::Mount as RootMount;
+use trefoil_core::{Mount as RootMount, mountinfo};
 
 use super::mapping::{Mappings, parse};
 use crate::rootfs;
@@ -146,7 +146,7 @@ fn overlay_shows_its_layers_with_mapped_owners() {
     fs::write(target.join("new"), "z").expect("it can be written to");
     assert!(upper.join("new").exists());
     assert_eq!(shared.mounts(), 1, "only the root itself");
-    assert_eq!(rootfs::unmount(&target).expect("unmount"), 1);
+    assert_eq!(mountinfo::unmount_all(&target).expect("unmount"), 1);
     assert_eq!((shared.mounts(), shared.mounts_of_host()), (0, 0));
     assert_eq!(owner(&lower.join("file")), (3, 4));
 }
@@ -176,7 +176,7 @@ fn many_layers_fit() {
     rootfs::mount(std::slice::from_ref(&mount), &target).expect("mount");
     assert_eq!(std::env::current_dir().expect("directory"), before);
     assert_eq!(owner(&target.join("file99")), (HOST, HOST));
-    assert_eq!(rootfs::unmount(&target).expect("unmount"), 1);
+    assert_eq!(mountinfo::unmount_all(&target).expect("unmount"), 1);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_bound_root_is_mapped_itself() {
     rootfs::mount(std::slice::from_ref(&mount), &target).expect("mount");
     assert_eq!(owner(&target.join("file")), (HOST, HOST));
     assert!(fs::write(target.join("new"), "z").is_err(), "read-only");
-    assert_eq!(rootfs::unmount(&target).expect("unmount"), 1);
+    assert_eq!(mountinfo::unmount_all(&target).expect("unmount"), 1);
     assert_eq!(shared.mounts(), 0);
 }
 

@@ -69,7 +69,7 @@ impl Bench {
                 id: "fields".into(),
                 namespace: "fields".into(),
                 bundle: place.work.clone(),
-                spec: Arc::default(),
+                ..SandboxConfig::default()
             };
             Runc::new(launcher).create_sandbox(config).await.unwrap()
         });

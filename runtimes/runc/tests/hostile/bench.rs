@@ -55,7 +55,7 @@ impl Bench {
                 id: "hostile".into(),
                 namespace: "hostile".into(),
                 bundle: place.work.clone(),
-                spec: Arc::default(),
+                ..SandboxConfig::default()
             })
             .await
             .unwrap();

@@ -18,7 +18,7 @@ use oci_spec::runtime::{Hooks, Process, Root, Spec};
 use trefoil_core::{Error, Result, selinux};
 
 pub(crate) use linux::resources;
-pub(crate) use pod::{Needs, needs};
+pub(crate) use pod::check_pod;
 
 /// What containerd calls its own AppArmor profile, which it asks for wherever the host has AppArmor.
 const DEFAULT_PROFILE: &str = "cri-containerd.apparmor.d";

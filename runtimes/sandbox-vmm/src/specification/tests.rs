@@ -98,15 +98,9 @@ fn with(pointer: &str, what: Value) -> Value {
 
 #[test]
 fn a_label_is_the_machines_and_refused_where_nobody_enforces_it() {
-    let mut config = of_a_pod(json!([
-        {"type": "network"}, {"type": "pid"}, {"type": "ipc"}, {"type": "mount"}
-    ]));
     let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
     let mut asked = Process::default();
     asked.set_selinux_label(Some(label.into()));
-    config.set_process(Some(asked.clone()));
-    let found = needs(&config).unwrap();
-    assert_eq!(found.selinux_label.as_deref(), Some(label));
     match (process(&asked), trefoil_core::selinux::is_enabled()) {
         (Ok(process), true) => assert_eq!(process.selinux_label(), &None),
         (Err(why), false) => assert!(why.to_string().contains(label), "{why}"),
@@ -310,48 +304,26 @@ fn a_pod_that_is_one_container_has_its_settings_made_before() {
     );
 }
 
-/// As CRI makes the pod's own.
-fn of_a_pod(namespaces: Value) -> Spec {
-    serde_json::from_value(json!({
-        "ociVersion": "1.2.0", "hostname": "web",
-        "linux": {"namespaces": namespaces, "sysctl": {"net.core.somaxconn": "1024"}}
-    }))
-    .expect("a configuration")
-}
-
 #[test]
-fn a_pod_needs_its_network_and_its_name() {
-    let needs_of = |network: Value| {
-        needs(&of_a_pod(
-            json!([{"type": "pid"}, {"type": "ipc"}, network]),
-        ))
-        .expect("needs")
+fn a_pod_of_the_nodes_own_namespaces_is_refused_by_name() {
+    let node = |network, pid, ipc| SandboxConfig {
+        node_namespaces: NodeNamespaces { network, pid, ipc },
+        ..SandboxConfig::default()
     };
-    let given = needs_of(json!({"type": "network", "path": "/run/netns/x"}));
-    assert_eq!(
-        given.netns.as_deref(),
-        Some(std::path::Path::new("/run/netns/x"))
-    );
-    assert_eq!(given.hostname, "web");
-    assert_eq!(given.sysctls["net.core.somaxconn"], "1024");
-    assert_eq!(needs_of(json!({"type": "network"})).netns, None);
-    assert_eq!(needs_of(json!({"type": "network", "path": ""})).netns, None);
-}
-
-#[test]
-fn a_pod_of_the_hosts_own_namespaces_is_refused_by_name() {
-    for (namespaces, name) in [
-        (json!([{"type": "pid"}, {"type": "ipc"}]), "hostNetwork"),
-        (json!([{"type": "network"}, {"type": "ipc"}]), "hostPID"),
-        (json!([{"type": "network"}, {"type": "pid"}]), "hostIPC"),
-        (
-            json!([{"type": "network"}, {"type": "pid"}, {"type": "ipc"}, {"type": "user"}]),
-            "hostUsers",
-        ),
+    let users = SandboxConfig {
+        user_namespace: true,
+        ..SandboxConfig::default()
+    };
+    for (config, name) in [
+        (node(true, false, false), "hostNetwork"),
+        (node(false, true, false), "hostPID"),
+        (node(false, false, true), "hostIPC"),
+        (users, "hostUsers"),
     ] {
-        let why = needs(&of_a_pod(namespaces)).expect_err(name).to_string();
+        let why = check_pod(&config).expect_err(name).to_string();
         assert!(why.contains(name), "{name}: {why}");
     }
+    assert_eq!(check_pod(&SandboxConfig::default()), Ok(()));
 }
 
 /// Somewhere on the host.

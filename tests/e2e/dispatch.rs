@@ -87,11 +87,11 @@ fn annotation_unknown(env: &Env) -> Result<()> {
         for value in ["", "gvisor", "MicroVM"] {
             let said = refused(&env.rig, handler, annotated(ISOLATION, value))?;
             // crictl escapes quotes once more.
-            expect(&said, "it may be namespace, microvm or confidential")?;
+            expect(&said, "it must be namespace, microvm or confidential")?;
             expect(&said, value)?;
         }
         let said = refused(&env.rig, handler, annotated("trefoil.dev/turbo", "on"))?;
-        expect(&said, "the annotation trefoil.dev/turbo is none of ours")?;
+        expect(&said, "unknown annotation trefoil.dev/turbo; supported: ")?;
     }
     // Those of others are no business of ours.
     Pod::run(
@@ -146,15 +146,21 @@ fn annotation_raises(env: &Env) -> Result<()> {
 fn annotation_not_allowed(env: &Env) -> Result<()> {
     let rig = &env.rig;
     let said = refused(rig, Handler::Trefoil, annotated(MEMORY, "200"))?;
-    expect(&said, &format!("doesn't allow the annotation {MEMORY}"))?;
+    expect(
+        &said,
+        &format!("the annotation {MEMORY} is not allowed by this node"),
+    )?;
     let allowed = "[annotations]\nallowed = ['trefoil.dev/default-memory-mib']\n";
     with_drop_in(env, allowed, 0o644, || {
         let said = refused(rig, Handler::Trefoil, annotated(MEMORY, "200M"))?;
-        expect(&said, "but it is to be a number, in digits")?;
+        expect(&said, "; it must be a number")?;
         // One that there is nothing to size for says nothing.
         Pod::run(rig, Handler::Trefoil, annotated(MEMORY, "200"))?;
         let said = refused(rig, Handler::Trefoil, annotated(ISOLATION, "namespace"))?;
-        expect(&said, &format!("doesn't allow the annotation {ISOLATION}"))
+        expect(
+            &said,
+            &format!("the annotation {ISOLATION} is not allowed by this node"),
+        )
     })
 }
 
@@ -238,7 +244,7 @@ fn configuration(env: &Env) -> Result<()> {
         let said = refused(rig, Handler::Trefoil, annotated(ISOLATION, "namespace"))?;
         expect(
             &said,
-            "this node's configuration doesn't allow the annotation trefoil.dev/isolation",
+            "the annotation trefoil.dev/isolation is not allowed by this node",
         )?;
         Pod::run(rig, Handler::Trefoil, PodSpec::default())?;
         Ok(())
@@ -249,7 +255,7 @@ fn configuration(env: &Env) -> Result<()> {
             let said = refused(rig, handler, PodSpec::default())?;
             expect(
                 &said,
-                "etc/trefoil/config.d/50-trial.toml:2: unknown field `isolation`",
+                "etc/trefoil/config.d/50-trial.toml:2: unknown table [isolation]; supported: annotations, microvm",
             )?;
         }
         let container = running.start(&ContainerSpec::shell("exit 3"))?;

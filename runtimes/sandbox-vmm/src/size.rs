@@ -93,7 +93,6 @@ fn whole_mib(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::SpecBuilder;
     use proptest::prelude::*;
 
     use super::*;

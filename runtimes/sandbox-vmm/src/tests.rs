@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use tokio::time::timeout;
-use trefoil_cgroups::Cgroup;
 use trefoil_core::{
     Container, ErrorKind, ExecConfig, Input, Output, Process, Result, Stdio, TerminalSize,
 };

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use trefoil_core::{NodeNamespaces, SandboxConfig};
 
 use super::*;
 

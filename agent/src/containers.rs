@@ -11,8 +11,9 @@ use oci_spec::runtime::{Process as ProcessConfig, Spec};
 use tokio::sync::watch;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, ExecConfig, ExitStatus, Mount, Process,
-    Result, RuntimeOptions, Sandbox, Stdio, apart,
+    Result, RuntimeOptions, Sandbox, Stdio,
 };
+use trefoil_os::apart;
 
 use crate::roots::Root;
 use crate::volumes::{self, Held, Volumes};

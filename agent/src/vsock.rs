@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use trefoil_agent_protocol::HOST;
-use trefoil_core::watched;
+use trefoil_os::watched;
 
 /// Connections that may wait until they are accepted.
 const BACKLOG: i32 = 128;

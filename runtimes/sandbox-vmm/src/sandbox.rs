@@ -8,11 +8,11 @@ use oci_spec::runtime::Spec;
 use tokio::time::timeout;
 use trefoil_agent_protocol::service::SetUpRequest;
 use trefoil_cgroups::{Cgroup, Origin};
-use trefoil_core::selinux::ExecLabel;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     annotations,
 };
+use trefoil_os::selinux::ExecLabel;
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
@@ -266,7 +266,9 @@ fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
 /// The pod's label, for the processes that a guest's doings reach: the VMM and the file server.
 fn label(needs: &Needs) -> Result<Option<ExecLabel>> {
     let label = needs.selinux_label.as_deref();
-    label.map(ExecLabel::set).transpose()
+    let told = label.map(ExecLabel::set).transpose();
+    // Be it that the node has no SELinux or that its policy does not know the label.
+    told.map_err(|why| Error::invalid(why.to_string()))
 }
 
 /// Whether CRI has made this configuration, and so the pod has a container of its own.

@@ -21,7 +21,8 @@ use trefoil_agent_protocol::service::{
     StatsAnswer, create_agent,
 };
 use trefoil_agent_protocol::{READY_PORT, status};
-use trefoil_core::{Error, watched};
+use trefoil_core::Error;
+use trefoil_os::watched;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::metrics::Shared;
 use trefoil_vmm::process::{self, Start};

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use trefoil_core::child::Child;
-use trefoil_core::{Context, Error, Output, Result, watched};
+use trefoil_core::{Context, Error, Output, Result};
+use trefoil_os::child::Child;
+use trefoil_os::watched;
 
 /// How long a program may take to say that it is ready: containerd's own shim waits as long.
 const READY: Duration = Duration::from_secs(10);

@@ -31,8 +31,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 use tokio::signal::unix::{SignalKind, signal};
-use trefoil_core::child::Child;
 use trefoil_core::{Context, Error, Result};
+use trefoil_os::child::Child;
 
 pub use helper::run_as_helper;
 pub(crate) use protocol::{

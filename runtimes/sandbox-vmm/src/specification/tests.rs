@@ -107,7 +107,7 @@ fn a_label_is_the_machines_and_refused_where_nobody_enforces_it() {
     config.set_process(Some(asked.clone()));
     let found = needs(&config).unwrap();
     assert_eq!(found.selinux_label.as_deref(), Some(label));
-    match (process(&asked), trefoil_core::selinux::is_enabled()) {
+    match (process(&asked), trefoil_os::selinux::is_enabled()) {
         (Ok(process), true) => assert_eq!(process.selinux_label(), &None),
         (Err(why), false) => assert!(why.to_string().contains(label), "{why}"),
         other => panic!("{other:?}"),

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trefoil_core::{Context, Error, ErrorKind, Result, apart, detached};
+use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_os::{apart, detached};
 use trefoil_vmm::process::{self, Process, Start};
 
 use crate::message::{Change, Launch};

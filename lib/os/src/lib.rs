@@ -2,8 +2,8 @@
 //!
 //! They are system calls with the ownership and the errors that Rust can give them: descriptors that
 //! travel over sockets ([`message`]), mounts that hang nowhere ([`detached`]), the table of mounts
-//! ([`mountinfo`]), loop devices ([`loops`]), what has no wrapper elsewhere ([`pidfd`],
-//! [`descriptors`], [`keyring`]). With the feature `event-loop` come those that wait: children
+//! ([`mountinfo`]), loop devices ([`loops`]), what has no safe wrapper elsewhere ([`pidfd`],
+//! [`descriptors`], [`keyring`], [`process`]). With the feature `event-loop` come those that wait: children
 //! ([`child`]), relays of bytes ([`relay`]), work on a thread of its own ([`apart`]).
 //!
 //! This crate knows no pod, no container and no runtime, and decides nothing. A function that may be
@@ -24,6 +24,7 @@ pub mod loops;
 pub mod message;
 pub mod mountinfo;
 pub mod pidfd;
+pub mod process;
 #[cfg(feature = "event-loop")]
 pub mod relay;
 #[cfg(feature = "event-loop")]

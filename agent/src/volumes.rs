@@ -18,10 +18,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_agent_common::share;
 use trefoil_core::{Context, Result};
-use trefoil_os::apart;
 use trefoil_os::detached::{self, Depth, Tree};
+use trefoil_os::{apart, lock};
 
-use crate::containers::lock;
 use crate::{mirror, names};
 
 /// Where they are held.

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use trefoil_core::{Context, Result, record};
+use trefoil_os::lock;
 
 use crate::runtimes::Remains;
 use crate::start::is_served;
@@ -80,7 +81,7 @@ impl Record {
 
     /// Notes what a sandbox will leave that is about to be made, or that one has left nothing.
     pub fn sandbox(&self, remains: Option<Remains>) -> Result<()> {
-        if self.lock().sandbox == remains {
+        if lock(&self.contents).sandbox == remains {
             return Ok(());
         }
         self.change(|contents| contents.sandbox = remains)
@@ -110,13 +111,9 @@ impl Record {
     }
 
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<()> {
-        let mut contents = self.lock();
+        let mut contents = lock(&self.contents);
         change(&mut contents);
         write(&self.path, &contents)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -25,6 +25,18 @@ pub fn reset_signal(signal: i32) -> io::Result<()> {
     }
 }
 
+/// Ignores a signal, as programs do that are executed later. May be called between fork and execve.
+///
+/// # Errors
+/// As [`reset_signal`].
+pub fn ignore_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: ignoring a signal runs no code of ours.
+    match unsafe { libc::signal(signal, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(Errno::last().into()),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

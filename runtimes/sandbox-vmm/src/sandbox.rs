@@ -1,6 +1,6 @@
 //! A pod: a machine that is booted for it and ends with it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     annotations,
 };
+use trefoil_os::lock;
 use trefoil_os::selinux::ExecLabel;
 
 use crate::agent::{Agent, answer, making};
@@ -297,10 +298,6 @@ async fn leave(remains: &Remains, cgroup: &Cgroup, origin: Option<&Origin>) -> R
     }
     cgroup::remove(cgroup).await?;
     left
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]

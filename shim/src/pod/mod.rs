@@ -11,7 +11,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskIO};
 use containerd_shim_protos::types::mount::Mount as MountMessage;
@@ -21,6 +21,7 @@ use trefoil_core::{
     ContainerConfig, Error, ErrorKind, ExitStatus, Result, Runtime, RuntimeOptions, Sandbox,
     SandboxConfig,
 };
+use trefoil_os::lock;
 
 pub use container::Container;
 pub use process::Status;
@@ -284,9 +285,7 @@ impl Pod {
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
-        self.containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.containers)
     }
 }
 

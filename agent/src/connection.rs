@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::sync::oneshot;
-use trefoil_core::watched;
+use trefoil_os::watched;
 
 /// Both ways of it; and whoever wants to hears of its end.
 pub(crate) struct Connection {

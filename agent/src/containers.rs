@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oci_spec::runtime::{Process as ProcessConfig, Spec};
 use tokio::sync::watch;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, ExecConfig, ExitStatus, Mount, Process,
-    Result, RuntimeOptions, Sandbox, Stdio, apart,
+    Result, RuntimeOptions, Sandbox, Stdio,
 };
+use trefoil_os::{apart, lock};
 
 use crate::roots::Root;
 use crate::volumes::{self, Held, Volumes};
@@ -372,9 +373,4 @@ impl<T> Drop for Reserved<'_, T> {
             lock(self.table).remove(self.name);
         }
     }
-}
-
-/// A lock that no panic can have left half-done: panics end the process.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

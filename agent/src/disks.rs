@@ -9,7 +9,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use trefoil_agent_protocol::service::{Disk, Filesystem};
-use trefoil_core::{Context, Error, Mount, Result, detached};
+use trefoil_core::{Context, Error, Result};
+use trefoil_os::detached;
 
 /// Where drivers are told of devices.
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
@@ -111,17 +112,12 @@ impl Driven {
         let part = self.parts.get(number).ok_or_else(|| {
             Error::internal(format!("device {device} has no filesystem {number}"))
         })?;
-        let mut options: Vec<_> = self.options.iter().map(|&option| option.into()).collect();
+        let mut options = self.options.to_vec();
         if !writable {
-            options.push("ro".into());
+            options.push("ro");
         }
-        let mount = Mount {
-            kind: self.filesystem.into(),
-            source: part.display().to_string(),
-            target: String::new(),
-            options,
-        };
-        detached::mount(&mount)?.attach(place)
+        let tree = detached::mount(self.filesystem, &part.display().to_string(), &options)?;
+        Ok(tree.attach(place)?)
     }
 }
 

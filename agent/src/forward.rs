@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use trefoil_agent_protocol::FORWARD_PORT;
-use trefoil_core::relay::{self, Stream};
 use trefoil_core::{Context, Result};
+use trefoil_os::relay::{self, Stream};
 
 use crate::vsock::{Port, read_exactly};
 

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
+use trefoil_os::descriptors::close_from;
 
 /// Makes a pid namespace and a process in it, which holds it and reaps for as long as this process lives;
 /// its number. It has nothing of this process's open.
@@ -26,7 +27,7 @@ pub(crate) fn hold_pids() -> Result<u32, Errno> {
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
-        libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+        close_from(0);
         loop {
             libc::pause();
         }

@@ -5,10 +5,11 @@
 //! container asks for it, with a process that holds it and reaps.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType};
 use trefoil_core::{Context, Result};
+use trefoil_os::lock;
 
 use crate::machine;
 
@@ -36,7 +37,7 @@ impl PodPids {
     }
 
     fn path(&self) -> Result<PathBuf> {
-        let mut holder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holder = lock(&self.0);
         let pid = match *holder {
             Some(pid) => pid,
             None => {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_agent_protocol::service::Rootfs;
-use trefoil_core::{Context, Error, Mount, Result, detached};
+use trefoil_core::{Context, Error, Result};
+use trefoil_os::detached;
 
 use crate::configuration;
 use crate::disks::Driven;
@@ -147,13 +148,7 @@ impl Made {
             }
             None => options.push("ro".into()),
         }
-        let mount = Mount {
-            kind: "overlay".into(),
-            source: "overlay".into(),
-            target: String::new(),
-            options,
-        };
-        detached::mount(&mount)?.attach(&place)?;
+        detached::mount("overlay", "overlay", &options)?.attach(&place)?;
         self.mounts.push(place.clone());
         Ok(place)
     }

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use trefoil_agent_protocol::{STREAM_PORT, service};
 use trefoil_core::{Context, Error, ErrorKind, Input, Output, Result, Stdio};
+use trefoil_os::lock;
 
 use crate::vsock::{Port, read_exactly};
 
@@ -72,7 +73,7 @@ impl Streams {
     /// zero or belongs to another that waits is closed.
     async fn arrive(&self, number: u32, stream: OwnedFd) {
         let ticket = {
-            let mut table = self.lock();
+            let mut table = lock(&self.slots);
             match table.slots.remove(&number) {
                 // A request that has given up meanwhile closes it.
                 Some(Slot::Awaited(request)) => {
@@ -93,7 +94,7 @@ impl Streams {
             ticket
         };
         tokio::time::sleep(PATIENCE).await;
-        let mut table = self.lock();
+        let mut table = lock(&self.slots);
         let still_here =
             matches!(table.slots.get(&number), Some(Slot::Arrived(_, its)) if *its == ticket);
         if still_here {
@@ -104,7 +105,7 @@ impl Streams {
     /// The connection of a number, which is free again then.
     async fn claim(&self, number: u32) -> Result<OwnedFd> {
         let connection = {
-            let mut table = self.lock();
+            let mut table = lock(&self.slots);
             match table.slots.remove(&number) {
                 Some(Slot::Arrived(stream, _)) => return Ok(stream),
                 Some(awaited @ Slot::Awaited(_)) => {
@@ -172,10 +173,6 @@ impl Streams {
             stderr: claim(wanted.stderr).await?.map(output),
         })
     }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A request's slot, which goes with the request if it is empty still.
@@ -184,7 +181,7 @@ struct Forget<'a>(&'a Streams, u32);
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         let Self(streams, number) = self;
-        let mut table = streams.lock();
+        let mut table = lock(&streams.slots);
         // A connection that came has emptied it, and then it may be another's by now.
         if let Some(Slot::Awaited(request)) = table.slots.get(number)
             && request.is_closed()
@@ -244,7 +241,7 @@ mod tests {
         of_two.read_to_string(&mut text).expect("read");
         assert_eq!(text, "out");
         assert!(stdio.stderr.is_none());
-        assert!(streams.lock().slots.is_empty());
+        assert!(lock(&streams.slots).slots.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +252,7 @@ mod tests {
         assert!(is_closed(&host));
         let why = streams.open(&wanted(7, 0, 0)).await.expect_err("too late");
         assert_eq!(why.kind(), ErrorKind::FailedPrecondition);
-        assert!(streams.lock().slots.is_empty());
+        assert!(lock(&streams.slots).slots.is_empty());
         let (second, host) = pair();
         let arriving = streams.clone();
         tokio::spawn(async move { arriving.arrive(7, second).await });
@@ -293,7 +290,7 @@ mod tests {
         let streams = Streams::default();
         let outcome = timeout(PATIENCE / 2, streams.open(&wanted(9, 0, 0))).await;
         assert!(outcome.is_err());
-        assert!(streams.lock().slots.is_empty());
+        assert!(lock(&streams.slots).slots.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -308,7 +305,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let closed = hosts.iter().filter(|host| is_closed(host)).count();
-        assert_eq!((closed, streams.lock().slots.len()), (1, MOST));
+        assert_eq!((closed, lock(&streams.slots).slots.len()), (1, MOST));
         let why = streams.open(&wanted(9999, 0, 0)).await.expect_err("full");
         assert_eq!(why.kind(), ErrorKind::Unavailable);
     }

@@ -17,10 +17,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_agent_common::share;
-use trefoil_core::detached::{self, Depth, Tree};
-use trefoil_core::{Context, Mount, Result, apart};
+use trefoil_core::{Context, Result};
+use trefoil_os::detached::{self, Depth, Tree};
+use trefoil_os::{apart, lock};
 
-use crate::containers::lock;
 use crate::{mirror, names};
 
 /// Where they are held.
@@ -239,13 +239,7 @@ fn mount(name: &Name) -> Result<bool> {
 
 fn mount_copy(name: &Name) -> Result<()> {
     let (volume, place) = (name.shared(), name.place());
-    let memory = Mount {
-        kind: "tmpfs".into(),
-        source: "copy".into(),
-        target: String::new(),
-        options: COPY_OPTIONS.map(Into::into).into(),
-    };
-    put(detached::mount(&memory)?, &place)?;
+    put(detached::mount("tmpfs", "copy", &COPY_OPTIONS)?, &place)?;
     let filled = mirror::own(&volume, &place).and_then(|()| mirror::bring(&volume, &place));
     if let Err(why) = filled {
         unmount(&place)?;
@@ -263,7 +257,7 @@ fn put(tree: Tree, place: &Path) -> Result<()> {
         true => builder.create(place).context(doing)?,
         false => drop(File::create(place).context(doing)?),
     }
-    tree.attach(place)
+    Ok(tree.attach(place)?)
 }
 
 fn unmount(place: &Path) -> Result<()> {

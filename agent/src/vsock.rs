@@ -1,17 +1,17 @@
 //! The guest's ports that the host connects to.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen,
-    socket,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, getpeername, listen, socket,
 };
+use rustix::net::{SocketFlags, accept_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use trefoil_agent_protocol::HOST;
-use trefoil_core::watched;
+use trefoil_os::watched;
 
 /// Connections that may wait until they are accepted.
 const BACKLOG: i32 = 128;
@@ -48,12 +48,10 @@ impl Port {
             let stream = self
                 .listener
                 .async_io(Interest::READABLE, |listener| {
-                    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-                    Ok(accept4(listener.as_raw_fd(), flags)?)
+                    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                    Ok(accept_with(listener, flags)?)
                 })
                 .await?;
-            // SAFETY: accept has just made this descriptor, and nobody else knows it.
-            let stream = unsafe { OwnedFd::from_raw_fd(stream) };
             let peer = getpeername::<VsockAddr>(stream.as_raw_fd());
             if peer.is_ok_and(|peer| peer.cid() == HOST) {
                 return Ok(stream);

@@ -7,13 +7,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use trefoil_os::lock;
 
 struct Fifo {
     file: File,
@@ -112,7 +113,7 @@ impl Log for Fifo {
 
 impl Fifo {
     fn allows(&self) -> bool {
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limit = lock(&self.limit);
         limit.allows(Instant::now())
     }
 }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trefoil_core::{ContainerRecord, Context, Isolation, Result, record};
+use trefoil_os::lock;
 
 use crate::start::is_served;
 
@@ -77,7 +78,7 @@ impl Record {
     /// Notes how to clean up after a sandbox that is about to be made, or that one has left nothing.
     pub fn sandbox(&self, sandbox: Option<(Isolation, Value)>) -> Result<()> {
         let sandbox = BTreeMap::from_iter(sandbox);
-        if self.lock().sandbox == sandbox {
+        if lock(&self.contents).sandbox == sandbox {
             return Ok(());
         }
         self.change(|contents| contents.sandbox = sandbox)
@@ -107,13 +108,9 @@ impl Record {
     }
 
     fn change(&self, change: impl FnOnce(&mut Contents)) -> Result<()> {
-        let mut contents = self.lock();
+        let mut contents = lock(&self.contents);
         change(&mut contents);
         write(&self.path, &contents)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

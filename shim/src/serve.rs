@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::ttrpc::r#async::Server;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::Signal;
 use trefoil_core::settings::Settings;
 use trefoil_core::{Context, Error, Prepared, Provider, Result, ShimCgroup};
 
@@ -59,8 +59,8 @@ fn run(task: &Task<'_>, listener: UnixListener) -> Result<()> {
     };
     let prepared = task.runtime.prepare(&task.settings, shim)?;
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        // A pod ends when containerd says so. SAFETY: ignoring a signal runs no code of ours.
-        unsafe { signal(ignored, SigHandler::SigIgn) }.context(|| "ignore signals")?;
+        // A pod ends when containerd says so.
+        trefoil_os::process::ignore_signal(ignored as i32).context(|| "ignore signals")?;
     }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

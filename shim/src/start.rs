@@ -197,8 +197,7 @@ fn begin_grace_period() {
         detach();
         close_inherited();
         let _ = trefoil_cgroups::pass_grace_period();
-        // SAFETY: ends this process at once; nothing of the process it was forked from runs.
-        unsafe { libc::_exit(0) }
+        trefoil_os::process::exit_now(0)
     }
 }
 
@@ -215,7 +214,7 @@ fn detach() {
 /// Closes what a careless ancestor left open: the server, and all it starts, would keep it so.
 fn close_inherited() {
     // SAFETY: this process has just begun and has opened nothing yet, or was forked to use nothing of it.
-    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    unsafe { trefoil_os::descriptors::close_from(3) };
 }
 
 /// Keeps other tasks off the hyperthreads this pod runs on (containerd's `SchedCore`).

@@ -201,7 +201,7 @@ impl Guest {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         if self.console {
-            qemu.args(["-serial", "file:/dev/stderr"]);
+            qemu.args(["-serial", "file:/proc/self/fd/2"]);
         }
         command::end_with_us(&mut qemu);
         Ok(qemu)

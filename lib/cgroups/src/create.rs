@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::error::{Doing, Error, Result};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
-use trefoil_core::rootless::in_user_namespace;
+use trefoil_os::rootless::in_user_namespace;
 
 /// Whoever may write to a cgroup's directory may make cgroups below: nobody but root, whatever the umask.
 const MODE: u32 = 0o755;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libcgroups::common::DEFAULT_CGROUP_ROOT;
-use trefoil_core::mountinfo::{self, MountInfo};
+use trefoil_os::mountinfo::{self, MountInfo};
 
 use super::Cgroup;
 use super::error::{Doing, Error, Result};

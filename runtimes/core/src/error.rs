@@ -106,6 +106,17 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<trefoil_os::Error> for Error {
+    /// The same sentence. What can't be right is an invalid argument; for the rest, whoever asked decides
+    /// what the kernel's number means, and until then it is internal.
+    fn from(why: trefoil_os::Error) -> Self {
+        match why.is_invalid() {
+            true => Self::invalid(why.to_string()),
+            false => Self::internal(why.to_string()),
+        }
+    }
+}
+
 /// Says what was being done when something failed.
 pub trait Context<T> {
     /// Turns a failure into an [`Error`] that begins with `doing`.
@@ -130,6 +141,17 @@ mod tests {
             error.to_string(),
             "open the log of container web: no such file"
         );
+    }
+
+    #[test]
+    fn an_error_of_the_system_keeps_its_sentence_and_what_is_known_of_its_kind() {
+        let refused = std::io::Error::from_raw_os_error(22);
+        let refused = Error::from(trefoil_os::Error::new("mount it", refused));
+        assert_eq!(refused.to_string(), "mount it: EINVAL: Invalid argument");
+        assert_eq!(refused.kind(), ErrorKind::Internal);
+        let wrong = Error::from(trefoil_os::Error::invalid("mount it", "no such layer"));
+        assert_eq!(wrong.to_string(), "mount it: no such layer");
+        assert_eq!(wrong.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::os::unix::process::ExitStatusExt;
 use std::time::SystemTime;
 
 /// How and when a process ended.
@@ -21,5 +22,30 @@ impl ExitStatus {
             code,
             at: SystemTime::now(),
         }
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitStatus {
+    /// As the shell has it, noticed now.
+    fn from(status: std::process::ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::now(code.unsigned_abs()),
+            (None, signal) => Self::killed_by(signal.unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_signals_are_told_apart() {
+        let code = |raw| ExitStatus::from(std::process::ExitStatus::from_raw(raw)).code;
+        assert_eq!(code(3 << 8), 3);
+        assert_eq!(code(255 << 8), 255);
+        assert_eq!(code(15), 143);
+        // With a core dump.
+        assert_eq!(code(6 | 0x80), 134);
     }
 }

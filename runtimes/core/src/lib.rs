@@ -4,31 +4,22 @@
 //! [`Process`]es. The shim's service is written once above these traits; each isolation (namespaces,
 //! microVM, confidential VM) implements them once below.
 //!
-//! This crate knows no ttrpc, no containerd message and no hypervisor, and starts nothing by itself.
+//! This crate knows no ttrpc, no containerd message, no hypervisor and no operating system: it makes no
+//! system call but to read a record, and starts nothing by itself.
 //! Start reading at [`runtime`]; `docs/decisions/0001-the-runtime-traits.md` says how each isolation
 //! implements it.
 
-mod apart;
-pub mod child;
-pub mod detached;
 mod error;
 mod exit;
 mod isolation;
-pub mod mountinfo;
 pub mod provider;
 pub mod record;
-pub mod relay;
-pub mod relays;
-pub mod rootless;
 mod runtime;
 mod sandbox_config;
-pub mod selinux;
 pub mod settings;
 pub mod stats;
 mod stdio;
-pub mod watched;
 
-pub use apart::apart;
 pub use error::{Context, Error, ErrorKind, Result};
 pub use exit::ExitStatus;
 pub use isolation::Isolation;

@@ -280,19 +280,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 /// A hook inherits its three streams. Marked, not closed: one of the others tells the runtime
 /// that the hook could not be started.
 fn close_others_on_exec() -> std::io::Result<()> {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: close_range with this flag takes numbers and closes nothing yet.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    nix::errno::Errno::result(result)
-        .map(drop)
-        .map_err(Into::into)
+    trefoil_os::descriptors::close_on_exec_from(3)
 }
 
 /// The hook's three streams.

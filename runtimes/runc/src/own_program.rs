@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::AtFlags;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::execveat;
-use trefoil_core::detached::{Depth, Tree};
 use trefoil_core::{Context, Error, Result};
+use trefoil_os::detached::{Depth, Tree};
 
 const OWN: &str = "/proc/self/exe";
 

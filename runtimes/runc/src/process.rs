@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use trefoil_core::child::Child;
-use trefoil_core::relay::Stream;
-use trefoil_core::relays::Relays;
 use trefoil_core::{
     Context, Error, ExitStatus, Input, Output, Process, Result, Stdio, TerminalSize,
 };
+use trefoil_os::child::Child;
+use trefoil_os::lock;
+use trefoil_os::relay::Stream;
+use trefoil_os::relays::Relays;
 
 use crate::launcher::{GivenStreams, Launcher, Request};
 use crate::terminal;
@@ -60,11 +61,11 @@ impl Streams {
             master: Some(master.clone()),
             ..Default::default()
         };
-        if let Some(output) = stdio.stdout {
-            streams.relays.output(master.clone(), output)?;
+        if let Some(Output { write, hold }) = stdio.stdout {
+            streams.relays.output(master.clone(), write, hold)?;
         }
-        if let Some(input) = stdio.stdin {
-            streams.relays.input(input, master, |_| {})?;
+        if let Some(Input { read, hold }) = stdio.stdin {
+            streams.relays.input(read, hold, master, |_| {})?;
         }
         Ok(streams)
     }
@@ -84,7 +85,7 @@ impl Streams {
         let Some(input) = input else { return Ok(None) };
         let (read, write) = pipe()?;
         let write = Arc::new(Stream::new(write)?);
-        self.relays.input(input, write, |_| {})?;
+        self.relays.input(input.read, input.hold, write, |_| {})?;
         Ok(Some(read))
     }
 
@@ -93,7 +94,8 @@ impl Streams {
             return Ok(None);
         };
         let (read, write) = pipe()?;
-        self.relays.output(Arc::new(Stream::new(read)?), output)?;
+        let read = Arc::new(Stream::new(read)?);
+        self.relays.output(read, output.write, output.hold)?;
         Ok(Some(write))
     }
 
@@ -106,10 +108,6 @@ impl Streams {
 
 fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A process and its streams.
@@ -164,7 +162,7 @@ impl RuncProcess {
         let (watched, its_streams) = (child.clone(), streams.clone());
         tokio::spawn(async move {
             let status = match watched.wait().await {
-                Ok(status) => status,
+                Ok(status) => status.into(),
                 Err(why) => {
                     log::error!("wait for process {}: {why}", watched.pid());
                     ExitStatus::now(255)

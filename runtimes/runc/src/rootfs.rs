@@ -101,7 +101,7 @@ fn remove_empty(directory: &Path, device: u64) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use trefoil_core::mountinfo;
+    use trefoil_os::mountinfo;
 
     use super::*;
 

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
-use trefoil_core::{Context, Error, Result, mountinfo, record};
+use trefoil_core::{Context, Error, Result, record};
+use trefoil_os::mountinfo;
 
 use crate::init::Container;
 use crate::rootfs;
@@ -228,7 +229,8 @@ pub fn clean_up(
         run_poststop_hooks(id, bundle);
     }
     let root = bundle.join("rootfs");
-    note(mountinfo::unmount_all(&root).map(|n| (n > 0).then(|| format!("{n} mounts"))));
+    let unmounted = mountinfo::unmount_all(&root).map_err(Error::from);
+    note(unmounted.map(|n| (n > 0).then(|| format!("{n} mounts"))));
     if record.is_some_and(|record| record.root_is_mounted) {
         note(rootfs::remove_mount_points(&root).map(|()| None));
     }

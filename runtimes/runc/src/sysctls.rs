@@ -134,6 +134,7 @@ mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
     use proptest::prelude::*;
+    use trefoil_os::process::exit_now;
 
     fn spec(namespaces: serde_json::Value, name: &str, value: &str) -> Spec {
         let mut spec = serde_json::to_value(Spec::default()).unwrap();
@@ -257,8 +258,7 @@ mod tests {
                         2
                     }
                 };
-                // SAFETY: ends the child without running the test process's exit handlers.
-                unsafe { libc::_exit(status) }
+                exit_now(status)
             }
             ForkResult::Parent { child } => {
                 drop(writer);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trefoil_cgroups::Cgroup;
-use trefoil_core::{Context, Result, SandboxConfig, mountinfo};
+use trefoil_core::{Context, Result, SandboxConfig};
+use trefoil_os::mountinfo;
 
 use crate::{identity, network};
 

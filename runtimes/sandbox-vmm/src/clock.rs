@@ -17,7 +17,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
 use trefoil_agent_protocol::service::AdjustClockRequest;
-use trefoil_core::{Context, Result, watched};
+use trefoil_core::{Context, Result};
+use trefoil_os::watched;
 
 use crate::agent::{answer, asking};
 use crate::guest::Guest;

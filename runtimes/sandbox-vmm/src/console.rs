@@ -1,13 +1,14 @@
 //! What a guest's kernel and its VMM print, of which the last lines are kept for the pod's event.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use trefoil_core::{Context, Result};
+use trefoil_os::lock;
 
 /// How much is kept, in bytes: more than a kernel's panic prints.
 const KEPT: usize = 8192;
@@ -62,7 +63,7 @@ impl Console {
         let reader = tokio::spawn(async move {
             let mut piece = [0; KEPT];
             while let Ok(count @ 1..) = pipe.read(&mut piece).await {
-                let mut tail = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tail = lock(&kept);
                 tail.extend_from_slice(piece.get(..count).unwrap_or_default());
                 let surplus = tail.len().saturating_sub(KEPT);
                 tail.drain(..surplus);
@@ -74,7 +75,7 @@ impl Console {
     /// The last lines as part of a sentence, when nobody writes any more; nothing if there are none.
     pub async fn last_words(&mut self) -> String {
         let _ = tokio::time::timeout(LAST, &mut self.reader).await;
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = lock(&self.tail);
         match last_lines(&tail) {
             lines if lines.is_empty() => String::new(),
             lines => format!("; its last lines: {lines}"),

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use trefoil_agent_protocol::service::{Disk, Rootfs};
 use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_os::lock;
 use trefoil_vmm::control::Attach;
 use trefoil_vmm::devices::block::MOST_PARTS;
 
@@ -190,10 +191,6 @@ fn open(path: &Path, writable: bool) -> Result<(File, u64)> {
         .context(doing()));
     }
     Ok((file, length))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

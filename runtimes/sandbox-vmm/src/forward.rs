@@ -13,9 +13,9 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use trefoil_agent_protocol::FORWARD_PORT;
-use trefoil_core::relay::{self, Stream};
 use trefoil_core::{Context, Error, ErrorKind, Result};
 use trefoil_network::forward::{self, Listener};
+use trefoil_os::relay::{self, Stream};
 
 use crate::machine::Machine;
 

@@ -158,8 +158,7 @@ fn prepare(directory: &Path) -> io::Result<()> {
         _ => {}
     }
     let found = directory.symlink_metadata()?;
-    // SAFETY: it takes nothing and can't fail.
-    let own = unsafe { libc::geteuid() };
+    let own = nix::unistd::geteuid().as_raw();
     if !found.is_dir() || found.uid() != own || found.mode() & 0o077 != 0 {
         return Err(io::Error::other(format!(
             "{} is not a directory of user {own}'s alone (mode 0700)",

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use trefoil_agent_protocol::command_line::{COMMAND_LINE, CONSOLE};
 use trefoil_agent_protocol::{READY_PORT, SHARE_TAG};
-use trefoil_core::{Context, Error, ErrorKind, Result, watched};
+use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_os::{lock, watched};
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
 use trefoil_vmm::control::{Answer, Attach, Detach, Message, Request};
 use trefoil_vmm::cpu::cpuid::Model;
@@ -434,10 +435,6 @@ async fn reap(pidfd: &AsyncFd<OwnedFd>, process: &Mutex<Process>) -> String {
             Err(why) => return format!("watch the VMM: {why}"),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Machine {

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use trefoil_core::settings::{self, Key, Kind, Table};
 use trefoil_core::{
     ContainerRecord, Context, Isolation, Prepared, Provider, Result, Runtime, SandboxConfig,
-    ShimCgroup, mountinfo,
+    ShimCgroup,
 };
+use trefoil_os::mountinfo;
 use trefoil_vmm::configuration::MOST_CPUS;
 
 use crate::cleanup::CleanupRecord;

@@ -1,6 +1,6 @@
 //! A pod: a machine that is booted for it and ends with it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -8,12 +8,13 @@ use oci_spec::runtime::Spec;
 use tokio::time::timeout;
 use trefoil_agent_protocol::service::SetUpRequest;
 use trefoil_cgroups::{Cgroup, Origin};
-use trefoil_core::selinux::ExecLabel;
 use trefoil_core::stats::Stats;
 use trefoil_core::{
     Container, ContainerConfig, Context, Error, ErrorKind, Result, Sandbox, SandboxConfig,
     SandboxKind,
 };
+use trefoil_os::lock;
+use trefoil_os::selinux::ExecLabel;
 
 use crate::agent::{Agent, answer, making};
 use crate::cgroup;
@@ -260,7 +261,9 @@ fn bounds(settings: &Settings) -> Bounds {
 /// The pod's label, for the processes that a guest's doings reach: the VMM and the file server.
 fn label(config: &SandboxConfig) -> Result<Option<ExecLabel>> {
     let label = config.selinux_label.as_deref();
-    label.map(ExecLabel::set).transpose()
+    let told = label.map(ExecLabel::set).transpose();
+    // Be it that the node has no SELinux or that its policy does not know the label.
+    told.map_err(|why| Error::invalid(why.to_string()))
 }
 
 fn oom_score_adj(spec: &Spec) -> Option<i16> {
@@ -279,10 +282,6 @@ async fn leave(record: &CleanupRecord, cgroup: &Cgroup, origin: Option<&Origin>)
     }
     cgroup::remove(cgroup).await?;
     left
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]

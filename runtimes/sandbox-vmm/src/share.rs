@@ -14,9 +14,10 @@ use oci_spec::runtime::Spec;
 use tokio::sync::Mutex;
 use trefoil_agent_protocol::{AGENT_SHARE, COPY_SOURCE, SHARE_SOURCE, service};
 use trefoil_cgroups::Cgroup;
-use trefoil_core::{ContainerConfig, ErrorKind, Result, apart};
+use trefoil_core::{ContainerConfig, ErrorKind, Result};
 use trefoil_files::parent::{self, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
+use trefoil_os::apart;
 use trefoil_vmm::process::Start;
 
 use crate::disks::{Disks, Places};
@@ -199,7 +200,7 @@ impl Shares {
         for volume in wanted {
             let name = self.server.share_volume(tree(volume)).await?;
             let path = volume.path.clone();
-            let look = move || Ok(watch::is_swapped(&path));
+            let look = move || -> Result<bool> { Ok(watch::is_swapped(&path)) };
             let copied = volume.read_only && apart("volumes", look).await?;
             held.volumes.push(Got {
                 name: name.clone(),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use trefoil_agent_protocol::{STREAM_PORT, service};
-use trefoil_core::relay::Stream;
-use trefoil_core::relays::Relays;
 use trefoil_core::{Context, Result, Stdio};
+use trefoil_os::relay::Stream;
+use trefoil_os::relays::Relays;
 
 use crate::guest::Guest;
 
@@ -34,18 +34,24 @@ impl Streams {
         };
         if let Some(input) = stdio.stdin {
             let (number, stream) = connect(guest).await?;
-            streams.input(input, stream, finish).context(doing)?;
+            streams
+                .input(input.read, input.hold, stream, finish)
+                .context(doing)?;
             names.stdin = number;
         }
         if let Some(output) = stdio.stdout {
             let (number, stream) = connect(guest).await?;
-            streams.output(stream, output).context(doing)?;
+            streams
+                .output(stream, output.write, output.hold)
+                .context(doing)?;
             names.stdout = number;
         }
         // A terminal has one output.
         if let Some(output) = stdio.stderr.filter(|_| !stdio.terminal) {
             let (number, stream) = connect(guest).await?;
-            streams.output(stream, output).context(doing)?;
+            streams
+                .output(stream, output.write, output.hold)
+                .context(doing)?;
             names.stderr = number;
         }
         Ok((streams, names))

@@ -2,9 +2,9 @@
 //! and a process in the VMM's place that does nothing, with its end of the door.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut, Read};
+use std::io::{IoSlice, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use trefoil_agent_protocol::service::{
@@ -21,7 +20,9 @@ use trefoil_agent_protocol::service::{
     StatsAnswer, create_agent,
 };
 use trefoil_agent_protocol::{READY_PORT, status};
-use trefoil_core::{Error, watched};
+use trefoil_core::Error;
+use trefoil_os::message::{self, Wait};
+use trefoil_os::watched;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::metrics::Shared;
 use trefoil_vmm::process::{self, Start};
@@ -74,15 +75,8 @@ impl Gate {
         theirs.set_nonblocking(true).expect("non-blocking");
         let mut message = 0x1_0001_u32.to_le_bytes().to_vec();
         message.extend(port.to_le_bytes());
-        let streams = [theirs.as_raw_fd()];
-        sendmsg::<()>(
-            self.0.get_ref().as_raw_fd(),
-            &[IoSlice::new(&message)],
-            &[ControlMessage::ScmRights(&streams)],
-            MsgFlags::empty(),
-            None,
-        )
-        .expect("send");
+        let parts = [IoSlice::new(&message)];
+        message::send(self.0.get_ref(), &parts, &[theirs.as_fd()], Wait::Yes).expect("send");
         ours
     }
 
@@ -90,30 +84,18 @@ impl Gate {
     pub(crate) async fn accept(&self) -> (u32, UnixStream) {
         loop {
             let mut ready = self.0.readable().await.expect("readable");
-            let mut message = [0; 8];
-            let mut space = nix::cmsg_space!(RawFd);
-            let mut parts = [IoSliceMut::new(&mut message)];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let fd = self.0.get_ref().as_raw_fd();
-            let stream = match recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) {
+            let mut bytes = [0; 8];
+            let mut stream = None;
+            let take = |fd| stream = Some(fd);
+            match message::receive(self.0.get_ref(), &mut bytes, Wait::No, take) {
                 Err(nix::errno::Errno::EAGAIN) => {
                     ready.clear_ready();
                     continue;
                 }
-                received => received
-                    .expect("receive")
-                    .cmsgs()
-                    .expect("control messages")
-                    .find_map(|control| match control {
-                        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-                        _ => None,
-                    })
-                    .expect("a descriptor"),
+                received => assert!(received.expect("receive").is_whole()),
             };
-            // SAFETY: the kernel has just made it for us.
-            let stream = unsafe { OwnedFd::from_raw_fd(stream) };
-            let port = u32::from_le_bytes([message[4], message[5], message[6], message[7]]);
-            return (port, stream.into());
+            let port = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+            return (port, stream.expect("a descriptor").into());
         }
     }
 

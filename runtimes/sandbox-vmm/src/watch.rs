@@ -46,7 +46,7 @@ impl Watch {
         let inotify = Inotify::init(flags).context(doing)?;
         let kinds = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(path, kinds).context(doing)?;
-        let readable = trefoil_core::watched::readable(OwnedFd::from(inotify)).context(doing)?;
+        let readable = trefoil_os::watched::readable(OwnedFd::from(inotify)).context(doing)?;
         let guest = Arc::downgrade(guest);
         Ok(Self(tokio::spawn(async move {
             while let Ok(mut ready) = readable.readable().await {

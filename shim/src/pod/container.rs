@@ -11,8 +11,9 @@ use containerd_shim_protos::events::task::{
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
 use trefoil_core::stats::Stats;
 use trefoil_core::{Error, ErrorKind, ExecConfig, ExitStatus, Result};
+use trefoil_os::lock;
 
-use super::process::{Status, Task, lock};
+use super::process::{Status, Task};
 use crate::service::events::Publisher;
 use crate::service::timestamp;
 use crate::stdio::{self, Streams};

@@ -13,7 +13,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskIO};
 use containerd_shim_protos::types::mount::Mount as MountMessage;
@@ -23,6 +23,7 @@ use trefoil_core::{
     ContainerConfig, ContainerRecord, Error, ErrorKind, ExitStatus, Provider, Result, Runtime,
     RuntimeOptions, Sandbox,
 };
+use trefoil_os::lock;
 
 pub use container::Container;
 use pause::Pause;
@@ -290,9 +291,7 @@ impl Pod {
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
-        self.containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.containers)
     }
 }
 

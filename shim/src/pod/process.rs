@@ -1,9 +1,10 @@
 //! A process as containerd knows it: asked for, running, ended.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use trefoil_core::{Error, ExitStatus, Process, Result, TerminalSize};
+use trefoil_os::lock;
 
 use crate::stdio::Streams;
 
@@ -117,11 +118,6 @@ impl Task {
             process.close_stdin().await;
         }
     }
-}
-
-/// A lock that no panic can have left half-done: panics end the process.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! when very many wait are the oldest dropped, and that is logged.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use containerd_shim::util::convert_to_timestamp;
@@ -19,6 +19,7 @@ use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::ttrpc::context::with_duration;
 use tokio::sync::Notify;
+use trefoil_os::lock;
 
 /// Events kept for a containerd that is away.
 const CAPACITY: usize = 16 * 1024;
@@ -101,7 +102,7 @@ impl Publisher {
             .into(),
             ..Default::default()
         };
-        let mut waiting = self.queue.lock();
+        let mut waiting = lock(&self.queue.waiting);
         if waiting.len() >= CAPACITY
             && let Some(lost) = waiting.pop_front()
         {
@@ -119,7 +120,7 @@ impl Publisher {
     pub async fn flush(&self) {
         loop {
             let emptied = self.queue.emptied.notified();
-            if self.queue.lock().is_empty() {
+            if lock(&self.queue.waiting).is_empty() {
                 return;
             }
             emptied.await;
@@ -127,17 +128,11 @@ impl Publisher {
     }
 }
 
-impl Queue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Envelope>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 async fn forward_all(queue: Arc<Queue>, address: String) {
     let mut client = None;
     let mut pause = FIRST_RETRY;
     loop {
-        let next = queue.lock().front().cloned();
+        let next = lock(&queue.waiting).front().cloned();
         let Some(envelope) = next else {
             queue.emptied.notify_waiters();
             queue.added.notified().await;
@@ -146,7 +141,7 @@ async fn forward_all(queue: Arc<Queue>, address: String) {
         match forward(&mut client, &address, envelope.clone()).await {
             Ok(()) => {
                 pause = FIRST_RETRY;
-                let mut waiting = queue.lock();
+                let mut waiting = lock(&queue.waiting);
                 // Unless it was dropped meanwhile, for want of room.
                 if waiting.front() == Some(&envelope) {
                     waiting.pop_front();
@@ -222,7 +217,7 @@ mod tests {
                 ..Default::default()
             });
         }
-        let waiting = publisher.queue.lock();
+        let waiting = lock(&publisher.queue.waiting);
         assert_eq!(waiting.len(), CAPACITY);
         let first = TaskStart::parse_from_bytes(&waiting[0].event.value).expect("decode");
         assert_eq!(first.pid, 5);

@@ -4,15 +4,20 @@
 //! closing (or writing to) descriptor 5. It sees the end of its input when the container has ended, and
 //! a SIGTERM when the shim goes.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio as Standard};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use trefoil_core::child::Child;
-use trefoil_core::{Context, Error, Output, Result, watched};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use trefoil_core::{Context, Error, Output, Result};
+use trefoil_os::child::Child;
+use trefoil_os::descriptors::replace;
+use trefoil_os::process::reset_signal;
+use trefoil_os::watched;
 
 /// How long a program may take to say that it is ready: containerd's own shim waits as long.
 const READY: Duration = Duration::from_secs(10);
@@ -38,11 +43,12 @@ pub async fn start(
         .stdin(Standard::null())
         .stdout(Standard::null())
         .stderr(Standard::null());
-    let given = [&out_read, &err_read, &ready_write].map(AsRawFd::as_raw_fd);
+    let given = [out_read, err_read, ready_write];
     // SAFETY: `hand_over` makes system calls only, as a forked child may before it executes.
-    unsafe { command.pre_exec(move || hand_over(given)) };
+    unsafe { command.pre_exec(move || hand_over(&given)) };
     let child = command.spawn().context(doing)?;
-    drop(ready_write);
+    // And with it our copies of the program's ends.
+    drop(command);
     let child = Child::new(child.id()).context(doing)?;
 
     let ready = watched::readable(ready_read).context(doing)?;
@@ -63,24 +69,24 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Puts the descriptors where the program expects them, and ties its life to the shim's.
-fn hand_over(given: [RawFd; 3]) -> std::io::Result<()> {
+fn hand_over(given: &[OwnedFd; 3]) -> std::io::Result<()> {
     // Out of the way first: a given descriptor may stand at another's place.
     const ASIDE: RawFd = 10;
-    let mut aside = given;
-    for fd in &mut aside {
-        // SAFETY: duplicating a descriptor touches no memory.
-        *fd = nix::errno::Errno::result(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, ASIDE) })?;
+    let [output, errors, ready] = given;
+    let aside = [
+        fcntl_dupfd_cloexec(output, ASIDE)?,
+        fcntl_dupfd_cloexec(errors, ASIDE)?,
+        fcntl_dupfd_cloexec(ready, ASIDE)?,
+    ];
+    for (fd, place) in aside.iter().zip(3..) {
+        // SAFETY: of the numbers below those only this process's owners are lost, which none of its code
+        // will use: it is a copy that ends in execve or _exit.
+        unsafe { replace(fd.as_fd(), place, false) }?;
     }
-    for (fd, place) in aside.into_iter().zip(3..) {
-        // SAFETY: as above; the duplicate is not closed when the program is executed.
-        nix::errno::Errno::result(unsafe { libc::dup2(fd, place) })?;
-    }
-    // SAFETY: this request takes plain numbers.
-    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
+    set_parent_process_death_signal(Some(Signal::TERM))?;
     // The shim ignores these; a program expects them to act.
     for signal in [libc::SIGPIPE, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        reset_signal(signal)?;
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ impl Node {
         let prepared = Prepared::new(self, command, None)?;
         let mut qemu = prepared.qemu(self)?;
         // Not `stdio`: the end of standard input would disconnect the port.
-        qemu.args(["-chardev", "file,id=output,path=/dev/stdout"])
+        qemu.args(["-chardev", "file,id=output,path=/proc/self/fd/1"])
             .arg("-device")
             .arg(format!(
                 "virtserialport,chardev=output,name={}",
@@ -320,7 +320,7 @@ impl Prepared {
             .arg(share(job::SHARE_TAG, &self.directory.join("share"), ""))
             .args(["-device", "virtio-serial-pci"])
             // What the kernel says, and QEMU's own complaints.
-            .args(["-serial", "file:/dev/stderr"])
+            .args(["-serial", "file:/proc/self/fd/2"])
             .stderr(Stdio::piped());
         for (number, path) in node.writable.iter().enumerate() {
             qemu.arg("-virtfs")

@@ -96,7 +96,7 @@ fn command(machine: &Machine, cid: u32) -> Result<Command> {
             ));
     }
     if machine.console {
-        qemu.args(["-serial", "file:/dev/stderr"]);
+        qemu.args(["-serial", "file:/proc/self/fd/2"]);
     }
     hand_down(&mut qemu, inherited);
     command::end_with_us(&mut qemu);

@@ -17,7 +17,7 @@ use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
 use lists::Lists;
 use rules::Rule;
-use trefoil_core::rootless::in_user_namespace;
+use trefoil_os::rootless::in_user_namespace;
 
 impl Cgroup {
     /// Makes the rules of `linux.resources.devices` the ones that hold for the cgroup, with the

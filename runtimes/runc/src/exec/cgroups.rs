@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
-use trefoil_core::mountinfo::{self, MountInfo};
+use trefoil_os::mountinfo::{self, MountInfo};
 
 use crate::setup::error::{Doing, Failure};
 use crate::setup::hostproc::HostProc;

@@ -193,8 +193,7 @@ fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: setns takes two integers; the descriptor is borrowed and therefore open.
-    Errno::result(unsafe { libc::setns(fd.as_raw_fd(), flags) }).map(drop)
+    nix::sched::setns(fd, nix::sched::CloneFlags::from_bits_retain(flags))
 }
 
 #[cfg(test)]

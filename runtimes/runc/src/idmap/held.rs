@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, read, write};
+use trefoil_os::process::exit_now;
 
 /// Has a child take `step`, lets `look` at it and ends it. `step` may only make system calls, allocating
 /// nothing and taking no lock: the child is a copy of a process that may have threads.
@@ -29,8 +30,7 @@ pub(crate) fn held<T>(
             let _ = write(&theirs, &errno.to_ne_bytes());
             // Until the parent is done, or has died.
             let _ = read(&theirs, &mut [0]);
-            // SAFETY: ends this process at once, running nothing of the one it is a copy of.
-            unsafe { libc::_exit(0) }
+            exit_now(0)
         }
         ForkResult::Parent { child } => {
             drop(theirs);

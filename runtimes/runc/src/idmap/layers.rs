@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use trefoil_core::Result;
-use trefoil_core::detached::{Depth, Tree};
+use trefoil_os::detached::{Depth, Tree};
 
 use super::mapping::{Mappings, parse};
 use super::private::Private;
@@ -57,7 +57,7 @@ pub fn mount(
         tree
     };
     private.leave()?;
-    tree.attach(target)
+    Ok(tree.attach(target)?)
 }
 
 /// The layers in all options, in order.

@@ -2,7 +2,7 @@
 //!
 //! An id-mapped mount shows the files of another mount with other owners: a volume's root becomes the
 //! root of a pod whose root is nobody on the host. Such mounts are made detached
-//! ([`trefoil_core::detached`]), of a user namespace that holds the mapping ([`mapping`]). What has to
+//! ([`trefoil_os::detached`]), of a user namespace that holds the mapping ([`mapping`]). What has to
 //! have a path for a while, because the kernel takes nothing else, gets it in a mount namespace of our
 //! own ([`private`]): never on the host, where a crash would leave it and containerd, clearing the bundle
 //! away, would delete files through it.

@@ -9,8 +9,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::fchdir;
-use trefoil_core::detached::Tree;
 use trefoil_core::{Context, Result};
+use trefoil_os::detached::Tree;
 
 /// Being in a mount namespace of our own. It is a copy of the one before: what is mounted or unmounted
 /// there shows here, but never the other way about. It ends with the last process in it; this one is

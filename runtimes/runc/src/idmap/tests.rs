@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount as mount_now, umount2};
 use oci_spec::runtime::LinuxIdMapping;
-use trefoil_core::{Mount as RootMount, mountinfo};
+use trefoil_core::Mount as RootMount;
+use trefoil_os::mountinfo;
 
 use super::mapping::{Mappings, parse};
 use crate::rootfs;

@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::unistd::setsid;
 use rustix::process::{chdir, chroot, fchdir};
+use trefoil_os::process::exit_now;
 
 use super::plan::Container;
 use super::procfs;
 use super::stage::GO;
-use crate::setup::descriptors::{self, LINE};
+use crate::setup::descriptors;
 use crate::setup::error::{Doing, Failure};
 use crate::setup::hostproc::HostProc;
 use crate::setup::line::{self, Line};
@@ -70,8 +71,7 @@ fn wait_for_root(plan: &Plan, proc: &HostProc, leash: &Talk, line: &Line) -> Res
             Some(said) if said.word == procfs::BEGUN => procfs::begin_for(&leash)?,
             Some(said) if said.word == GO => break said.descriptors,
             // The stage has failed, and says why.
-            // SAFETY: ends the process, which has nothing to run at its end.
-            _ => unsafe { libc::_exit(line::FAILED) },
+            _ => exit_now(line::FAILED),
         }
     };
     let Ok([root, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(given) else {
@@ -80,9 +80,8 @@ fn wait_for_root(plan: &Plan, proc: &HostProc, leash: &Talk, line: &Line) -> Res
     fchdir(&root)
         .and_then(|()| chroot("."))
         .doing(|| "enter the container's root directory")?;
-    // SAFETY: `keep` has put the line there, and nothing here owns it.
-    let line = unsafe { std::os::fd::BorrowedFd::borrow_raw(LINE) };
-    descriptors::arrange([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], line)?;
+    let given = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    descriptors::arrange(given, line::own_end())?;
     // Closed by that already.
     std::mem::forget((root, stdin, stdout, stderr, leash));
     Ok(())

@@ -15,6 +15,7 @@ use rustix::mount::{
     fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
 };
 use rustix::process::{fchdir, pivot_root};
+use trefoil_os::process::exit_now;
 
 use crate::setup::descriptors::{self, LEASH};
 use crate::setup::error::{Doing, Failure};
@@ -62,12 +63,10 @@ pub(super) fn begin_among_others() -> Result<OwnedFd, Failure> {
             // Closed under its owner by what follows.
             let theirs = ManuallyDrop::new(theirs.into_fd());
             if let Err(failure) = begin_in_empty_root(theirs.as_fd()) {
-                // SAFETY: `keep` has put the socket there, or it is closed; no owner is left.
-                let talk = Talk::over(unsafe { OwnedFd::from_raw_fd(LEASH) });
-                let _ = talk.say(FAILED, &failure.to_string(), &[]);
+                // If that failed before `keep` the number may be anything, and nothing is said.
+                let _ = leash().say(FAILED, &failure.to_string(), &[]);
             }
-            // SAFETY: ends the copy of the process, running nothing of it.
-            unsafe { libc::_exit(0) }
+            exit_now(0)
         }
         ForkResult::Parent { child } => {
             drop(theirs);
@@ -84,11 +83,8 @@ fn begin_in_empty_root(talk: BorrowedFd<'_>) -> Result<(), Failure> {
     // SAFETY: as above.
     match unsafe { fork() }.doing(|| "create a process")? {
         ForkResult::Child => {
-            // SAFETY: `keep` has put the socket there, and this is its only owner here.
-            let talk = Talk::over(unsafe { OwnedFd::from_raw_fd(LEASH) });
-            let _ = begin_for(&talk);
-            // SAFETY: as above.
-            unsafe { libc::_exit(0) }
+            let _ = begin_for(&leash());
+            exit_now(0)
         }
         ForkResult::Parent { child } => match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),

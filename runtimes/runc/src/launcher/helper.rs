@@ -1,5 +1,6 @@
 //! The helper process: receives requests' sockets and forks a worker for each.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -7,6 +8,8 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setpgid};
+use trefoil_os::descriptors::close_range;
+use trefoil_os::process::reset_signal;
 
 use super::{protocol, worker};
 
@@ -16,7 +19,7 @@ const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
 /// Serves requests from the control socket until the server is gone. Never returns.
 pub(super) fn run(control: OwnedFd, server: Pid) -> ! {
     let prepared = prepare(&control, server);
-    let code = match prepared.and_then(|()| serve(&control)) {
+    let code = match prepared.and_then(|()| Ok(serve(&control)?)) {
         Ok(()) => 0,
         Err(_) => 1,
     };
@@ -33,7 +36,7 @@ pub fn run_as_helper() -> ! {
     }
 }
 
-fn prepare(control: &OwnedFd, server: Pid) -> nix::Result<()> {
+fn prepare(control: &OwnedFd, server: Pid) -> io::Result<()> {
     // Known to the server by this number: see `reap_group`.
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     die_with(server)?;
@@ -56,25 +59,24 @@ pub(super) fn die_with(server: Pid) -> nix::Result<()> {
 /// Undoes what the server and the standard library ignore or block: containers inherit all of it.
 fn reset_signals() -> nix::Result<()> {
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action runs no code of ours. The kernel refuses the few signals that have
-        // no other action, and libc those it keeps for itself.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Refused are the few signals that have no other action, and those of the C library's own.
+        let _ = reset_signal(signal);
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 /// Closes what was inherited from the server, most of all its listening socket.
-fn close_all_but(kept: RawFd) -> nix::Result<()> {
-    let close = |first: RawFd, last: libc::c_uint| {
-        // SAFETY: nothing in this process uses the descriptors of this range: it has just been forked
-        // and owns the kept one only.
-        let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        Errno::result(outcome).map(drop)
-    };
-    if kept > 3 {
-        close(3, kept.unsigned_abs() - 1)?;
+fn close_all_but(kept: RawFd) -> io::Result<()> {
+    let kept = kept.unsigned_abs();
+    // SAFETY: nothing in this process uses the descriptors of these ranges: it has just been forked and
+    // owns the kept one only.
+    unsafe {
+        if kept > 3 {
+            close_range(3, kept - 1)?;
+        }
+        close_range(kept + 1, u32::MAX)?;
     }
-    close(kept + 1, libc::c_uint::MAX)
+    Ok(())
 }
 
 fn serve(control: &OwnedFd) -> nix::Result<()> {

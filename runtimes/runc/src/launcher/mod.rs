@@ -23,7 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -31,8 +31,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 use tokio::signal::unix::{SignalKind, signal};
-use trefoil_core::child::Child;
 use trefoil_core::{Context, Error, Result};
+use trefoil_os::child::Child;
+use trefoil_os::lock;
 
 pub use helper::run_as_helper;
 pub(crate) use protocol::{
@@ -82,7 +83,7 @@ impl Launcher {
     pub(crate) async fn reap(&self) -> io::Result<()> {
         let mut ended = signal(SignalKind::child())?;
         loop {
-            let group = self.lock().pid;
+            let group = lock(&self.helper).pid;
             reap_group(group);
             if ended.recv().await.is_none() {
                 return Ok(());
@@ -133,7 +134,7 @@ impl Launcher {
 
     /// Gives a request's socket to the helper; to a new one if it has died.
     fn hand_over(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let mut helper = self.lock();
+        let mut helper = lock(&self.helper);
         match protocol::send_descriptor(helper.control.as_fd(), socket) {
             Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
                 log::warn!("the helper {} has died; starting another", helper.pid);
@@ -143,10 +144,6 @@ impl Launcher {
             }
             outcome => Ok(outcome?),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Helper> {
-        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

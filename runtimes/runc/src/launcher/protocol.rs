@@ -4,19 +4,18 @@
 //! request, then the answer, each a length (4 bytes, little endian) and that much JSON; descriptors
 //! travel with the length.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use oci_spec::runtime as oci;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use trefoil_core::{Error, ErrorKind, Mount, RuntimeOptions};
+use trefoil_os::message::{self, Wait};
 
 /// Most descriptors that travel with one message.
 pub const MAX_DESCRIPTORS: usize = 4;
@@ -165,16 +164,7 @@ fn checked_length(bytes: [u8; 4]) -> io::Result<usize> {
 
 /// Sends `bytes` with descriptors, in one piece or not at all.
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], given: &[BorrowedFd<'_>]) -> nix::Result<()> {
-    let raw: Vec<RawFd> = given.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control: &[_] = if raw.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+    let sent = message::send(socket, &[IoSlice::new(bytes)], given, Wait::Yes)?;
     match sent == bytes.len() {
         true => Ok(()),
         false => Err(Errno::EMSGSIZE),
@@ -183,25 +173,12 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], given: &[BorrowedFd<'_>]) -> nix::
 
 /// Receives at most `bytes.len()` bytes and the descriptors that came with them.
 fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let mut slices = [IoSliceMut::new(bytes)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
     let mut given = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-            given.extend(
-                fds.into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
-        }
+    let received = message::receive(socket, bytes, Wait::Yes, |fd| given.push(fd))?;
+    match received.descriptors_lost || given.len() > MAX_DESCRIPTORS {
+        true => Err(Errno::EMSGSIZE),
+        false => Ok((received.length, given)),
     }
-    Ok((message.bytes, given))
 }
 
 /// Sends a request's socket to the helper.
@@ -219,7 +196,6 @@ pub fn receive_descriptor(control: BorrowedFd<'_>) -> nix::Result<Option<OwnedFd
                     return Ok(Some(socket));
                 }
             }
-            Err(Errno::EINTR) => {}
             Err(why) => return Err(why),
         }
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::unistd::getppid;
 use trefoil_core::{Error, Result};
+use trefoil_os::process::exit_now;
 
 use super::helper::{die_with, fork_sibling};
 use super::protocol::{self, Answer, Failure, Request};
@@ -31,8 +32,7 @@ pub(super) fn run(socket: OwnedFd) -> ! {
     let given: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let sent = protocol::send_outcome(&socket, &outcome, &given);
     // Not exit(3): whatever would run at the end belongs to the process this was forked from.
-    // SAFETY: this function ends the process at once.
-    unsafe { libc::_exit(i32::from(sent.is_err())) }
+    exit_now(i32::from(sent.is_err()))
 }
 
 fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
@@ -80,8 +80,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
 fn begin_grace_period() {
     if let Ok(true) = fork_sibling() {
         let _ = trefoil_cgroups::pass_grace_period();
-        // SAFETY: ends this process at once; nothing of the process it was forked from runs.
-        unsafe { libc::_exit(0) }
+        exit_now(0)
     }
 }
 

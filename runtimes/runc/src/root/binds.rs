@@ -7,7 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::Mount;
 use rustix::fs::CWD;
-use trefoil_core::detached::{Change, Depth, Tree};
+use trefoil_os::detached::{Change, Depth, Tree};
 
 use super::options::{Attributes, Bind, Options};
 use super::propagation::OfRoot;

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
-use trefoil_core::detached::{Change, Depth, Filesystem, Tree};
+use trefoil_os::detached::{Change, Depth, Filesystem, Tree};
 
 use super::filesystem::New;
 use super::options::{Attributes, Options};

@@ -11,7 +11,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, fstat, makedev, mknodat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use trefoil_core::detached::{Depth, Tree};
+use trefoil_os::detached::{Depth, Tree};
 
 use super::path::{Confined, Make, Place, cleaned};
 use super::reason::{Outcome, Reason};

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use rustix::mount::MountFlags;
-use trefoil_core::detached::{Filesystem, Tree, layers_of};
+use trefoil_os::detached::{Filesystem, Tree, layers_of};
 
 use super::options::Options;
 use super::reason::{Outcome, Reason};

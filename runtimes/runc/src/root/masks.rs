@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, fstat, makedev};
 use rustix::io::Errno;
-use trefoil_core::detached::{Change, Depth, Tree};
+use trefoil_os::detached::{Change, Depth, Tree};
 
 use super::filesystem::New;
 use super::options::Options;

@@ -31,7 +31,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use trefoil_core::detached::{Change, Depth, Tree};
+use trefoil_os::detached::{Change, Depth, Tree};
 
 use self::binds::Binds;
 use self::devices::{Dev, Devices};
@@ -42,7 +42,7 @@ use self::propagation::OfRoot;
 use self::reason::{Outcome, Reason};
 use crate::setup::error::Failure;
 use trefoil_cgroups::Hierarchies;
-use trefoil_core::rootless::in_user_namespace;
+use trefoil_os::rootless::in_user_namespace;
 
 /// How often a mount is tried to be made read-only that a hook's process is still writing to, and how
 /// long to wait in between.
@@ -205,7 +205,7 @@ impl Plan {
 fn label(asked: Option<&str>) -> Result<Option<String>, Failure> {
     match asked {
         None | Some("") => Ok(None),
-        Some(label) if trefoil_core::selinux::is_enabled() => Ok(Some(label.to_owned())),
+        Some(label) if trefoil_os::selinux::is_enabled() => Ok(Some(label.to_owned())),
         Some(label) => Err(Failure::new(format!(
             "cannot apply SELinux mount label {label:?}: selinux is disabled or not supported"
         ))),

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::Mount;
 use rustix::fs::CWD;
 use rustix::mount::{FsPickFlags, fspick};
-use trefoil_core::detached::{Change, Depth, Filesystem, Tree};
+use trefoil_os::detached::{Change, Depth, Filesystem, Tree};
 
 use super::binds::Binds;
 use super::cgroups;

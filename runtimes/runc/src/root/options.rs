@@ -60,12 +60,12 @@ impl Attributes {
     }
 
     /// What is done to a mount that is there.
-    pub(crate) fn change(&self) -> trefoil_core::detached::Change {
+    pub(crate) fn change(&self) -> trefoil_os::detached::Change {
         let (atime, clear) = match self.atime {
             Some(kind) => (kind, libc::MOUNT_ATTR__ATIME),
             None => (0, 0),
         };
-        trefoil_core::detached::Change {
+        trefoil_os::detached::Change {
             set: self.set | atime,
             clear: self.clear | clear,
             propagation: 0,

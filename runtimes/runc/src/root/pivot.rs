@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, move_mount, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
-use trefoil_core::mountinfo;
+use trefoil_os::mountinfo;
 
 use super::propagation::Propagation;
 use super::reason::{Outcome, Reason};

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use trefoil_core::detached::{Change, Depth};
+use trefoil_os::detached::{Change, Depth};
 
 use crate::setup::error::Failure;
 

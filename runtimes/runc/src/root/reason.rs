@@ -3,7 +3,7 @@
 use std::fmt;
 
 use nix::errno::Errno;
-use trefoil_core::detached::Filesystem;
+use trefoil_os::detached::Filesystem;
 
 use crate::setup::error::{Failure, reason};
 

@@ -62,6 +62,7 @@ mod tests {
     use super::*;
     use nix::sys::wait::waitpid;
     use nix::unistd::{ForkResult, fork};
+    use trefoil_os::process::exit_now;
 
     #[test]
     fn what_a_child_writes_is_read() {
@@ -70,8 +71,7 @@ mod tests {
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 board.write(-7);
-                // SAFETY: ends the child at once.
-                unsafe { libc::_exit(0) }
+                exit_now(0)
             }
             ForkResult::Parent { child } => waitpid(child, None).unwrap(),
         };
@@ -86,8 +86,7 @@ mod tests {
         let status = match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 board.write(1);
-                // SAFETY: ends the child at once.
-                unsafe { libc::_exit(0) }
+                exit_now(0)
             }
             ForkResult::Parent { child } => waitpid(child, None).unwrap(),
         };

@@ -1,12 +1,15 @@
 //! Linux capabilities: the five sets of a process, as bit masks.
 
-use nix::errno::Errno;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets as KernelSets, capability_is_in_bounding_set,
+    clear_ambient_capability_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
+};
 
 use super::error::{Doing, Failure};
 
-/// `_LINUX_CAPABILITY_VERSION_3`: 64-bit sets, in two 32-bit halves.
-const VERSION: u32 = 0x2008_0522;
 /// Masks have room for this many.
 const BITS: u32 = 64;
 
@@ -128,10 +131,9 @@ impl CapabilitySets {
     /// before the user changes.
     pub(crate) fn limit_bounding(&self, last: u32) -> Result<(), Failure> {
         for capability in (0..=last).filter(|number| self.bounding & (1 << number) == 0) {
-            match prctl(libc::PR_CAPBSET_READ, capability, 0) {
-                Ok(0) => {}
-                _ => prctl(libc::PR_CAPBSET_DROP, capability, 0)
-                    .map(drop)
+            match capability_is_in_bounding_set(one(capability)) {
+                Ok(false) => {}
+                _ => remove_capability_from_bounding_set(one(capability))
                     .doing(|| format!("take capability {capability} out of the bounding set"))?,
             }
         }
@@ -140,26 +142,26 @@ impl CapabilitySets {
 
     /// Sets the other four. Comes after the user changed.
     pub(crate) fn apply(&self) -> Result<(), Failure> {
-        capset(self.effective, self.permitted, self.inheritable).doing(|| {
+        let sets = KernelSets {
+            effective: CapabilitySet::from_bits_retain(self.effective),
+            permitted: CapabilitySet::from_bits_retain(self.permitted),
+            inheritable: CapabilitySet::from_bits_retain(self.inheritable),
+        };
+        set_capabilities(None, sets).doing(|| {
             format!(
                 "set the capabilities (effective {:#x}, permitted {:#x}, inheritable {:#x})",
                 self.effective, self.permitted, self.inheritable
             )
         })?;
-        match prctl(
-            libc::PR_CAP_AMBIENT,
-            ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL),
-            0,
-        ) {
-            // EINVAL: a kernel without ambient capabilities.
-            Ok(_) | Err(Errno::EINVAL) => {}
+        match clear_ambient_capability_set() {
+            // INVAL: a kernel without ambient capabilities.
+            Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno).doing(|| "clear the ambient capabilities"),
         }
         for capability in (0..BITS).filter(|number| self.ambient & (1 << number) != 0) {
             // One that is not both permitted and inheritable cannot be ambient. Stock runtimes
             // start the process without it, and specs rely on that.
-            let raise = ambient(libc::PR_CAP_AMBIENT_RAISE);
-            let _ = prctl(libc::PR_CAP_AMBIENT, raise, capability);
+            let _ = configure_capability_in_ambient_set(one(capability), true);
         }
         Ok(())
     }
@@ -168,59 +170,19 @@ impl CapabilitySets {
 /// The number of the newest capability that the running kernel knows.
 pub(crate) fn last_supported() -> u32 {
     (0..BITS)
-        .take_while(|number| prctl(libc::PR_CAPBSET_READ, *number, 0).is_ok())
+        .take_while(|number| capability_is_in_bounding_set(one(*number)).is_ok())
         .last()
         .unwrap_or(0)
 }
 
 /// Whether permitted capabilities outlive the change from root to another user.
 pub(crate) fn keep_across_setuid(keep: bool) -> Result<(), Failure> {
-    prctl(libc::PR_SET_KEEPCAPS, u32::from(keep), 0)
-        .map(drop)
-        .doing(|| "keep capabilities while the user changes")
+    set_keep_capabilities(keep).doing(|| "keep capabilities while the user changes")
 }
 
-fn ambient(operation: libc::c_int) -> u32 {
-    operation.unsigned_abs()
-}
-
-fn prctl(option: libc::c_int, first: u32, second: u32) -> Result<libc::c_int, Errno> {
-    let (first, second) = (libc::c_ulong::from(first), libc::c_ulong::from(second));
-    let zero: libc::c_ulong = 0;
-    // SAFETY: the options used in this file take plain numbers and touch no memory of ours.
-    Errno::result(unsafe { libc::prctl(option, first, second, zero, zero) })
-}
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: libc::c_int,
-}
-
-#[repr(C)]
-struct Half {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Errno> {
-    // The low half is the first; the mask makes the conversions exact.
-    let part = |mask: u64, shift: u32| u32::try_from((mask >> shift) & 0xffff_ffff).unwrap_or(0);
-    let half = |shift| Half {
-        effective: part(effective, shift),
-        permitted: part(permitted, shift),
-        inheritable: part(inheritable, shift),
-    };
-    let header = Header {
-        version: VERSION,
-        pid: 0,
-    };
-    let data = [half(0), half(32)];
-    // SAFETY: version 3 reads one header and two halves, which both live through the call and
-    // have the kernel's layout (repr(C), 32-bit fields only).
-    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
-        .map(drop)
+/// The set of one.
+fn one(number: u32) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(1 << number)
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! A terminal from the container's own devpts.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use oci_spec::runtime::Process;
+use rustix::process::ioctl_tiocsctty;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::stdio::stdin;
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
@@ -41,19 +44,10 @@ impl Console {
             )
             .doing(|| "allocate a terminal in the container's /dev/pts")?;
 
-        let unlocked: libc::c_int = 0;
-        // SAFETY: TIOCSPTLCK reads one int, which lives through the call.
-        let result =
-            unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) };
-        Errno::result(result).doing(|| "unlock the terminal")?;
-
-        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        unlockpt(&master).doing(|| "unlock the terminal")?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         // By descriptor, not by the name of the peer: names are the container's to replace.
-        // SAFETY: TIOCGPTPEER takes open flags by value and returns a new descriptor.
-        let peer = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-        let peer = Errno::result(peer).doing(|| "open the terminal's other end")?;
-        // SAFETY: the kernel just returned this descriptor and nobody else owns it.
-        let peer = unsafe { OwnedFd::from_raw_fd(peer) };
+        let peer = ioctl_tiocgptpeer(&master, flags).doing(|| "open the terminal's other end")?;
 
         if let Some(size) = size {
             size.apply(&master)?;
@@ -64,11 +58,7 @@ impl Console {
 
 /// Makes the terminal that this process's standard input is the controlling one of its session.
 pub(crate) fn take_control() -> Result<(), Failure> {
-    // SAFETY: TIOCSCTTY takes a number by value.
-    let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
-    Errno::result(result)
-        .map(drop)
-        .doing(|| "take the terminal as the controlling one")
+    ioctl_tiocsctty(stdin()).doing(|| "take the terminal as the controlling one")
 }
 
 /// A fake multiplexer would hand the runtime a descriptor of the container's choice.
@@ -106,17 +96,13 @@ impl WindowSize {
     }
 
     fn apply(self, master: &OwnedFd) -> Result<(), Failure> {
-        let size = libc::winsize {
+        let size = Winsize {
             ws_row: self.rows,
             ws_col: self.columns,
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        // SAFETY: TIOCSWINSZ reads one winsize, which lives through the call.
-        let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        Errno::result(result)
-            .map(drop)
-            .doing(|| "set the terminal's size")
+        tcsetwinsize(master, size).doing(|| "set the terminal's size")
     }
 }
 

@@ -1,10 +1,13 @@
 //! Descriptors: 0, 1 and 2 are the process's, 3 is the line until execve, no others exist.
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, major, minor};
-use nix::unistd::Uid;
+use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
+use nix::unistd::{Uid, fchown};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::stdio::{stderr, stdin, stdout};
+use trefoil_os::descriptors::{close_from, replace};
 
 use super::error::{Doing, Failure};
 
@@ -37,55 +40,32 @@ fn place<'a>(first: RawFd, given: impl Iterator<Item = BorrowedFd<'a>>) -> Resul
     // First out of the way, so that no dup3 below overwrites one that is still needed.
     let mut clear = Vec::new();
     for fd in given {
-        // SAFETY: fcntl with F_DUPFD_CLOEXEC takes and returns numbers only.
-        let raised = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LEASH + 1) };
-        clear.push(Errno::result(raised).doing(|| DOING)?);
+        clear.push(fcntl_dupfd_cloexec(fd, LEASH + 1).doing(|| DOING)?);
     }
     let mut target = first;
     for source in clear {
-        let flags = if target >= LINE { libc::O_CLOEXEC } else { 0 };
-        // SAFETY: dup3 takes numbers only. Nothing in this process uses these numbers through an
-        // owner that would close them: it was forked for this and ends in execve or _exit.
-        Errno::result(unsafe { libc::dup3(source, target, flags) }).doing(|| DOING)?;
+        // SAFETY: nothing in this process uses these numbers through an owner that would close them: it
+        // was forked for this and ends in execve or _exit.
+        unsafe { replace(source.as_fd(), target, target >= LINE) }.doing(|| DOING)?;
+        // Closed with all the others.
+        std::mem::forget(source);
         target += 1;
     }
-    close_from(target);
+    // SAFETY: as above.
+    unsafe { close_from(target.unsigned_abs()) };
     Ok(())
-}
-
-/// Closes every descriptor from `first` on.
-fn close_from(first: RawFd) {
-    // SAFETY: close_range takes numbers only; see `arrange` for why no owner is left to surprise.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    if closed == 0 {
-        return;
-    }
-    // Before Linux 5.9 they are closed one by one.
-    // SAFETY: sysconf takes and returns a number.
-    let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
-    let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX).min(1 << 20);
-    for fd in first..limit {
-        // SAFETY: as above.
-        unsafe { libc::close(fd) };
-    }
 }
 
 /// Gives the standard streams to the user, so that one that is not root can reopen `/dev/stdout`.
 pub(crate) fn give_stdio_to(uid: Uid) -> Result<(), Failure> {
-    for fd in 0..3 {
-        // SAFETY: 0..=2 are open, `arrange` put the streams there; fstat fills the whole struct.
-        let (result, status) = unsafe {
-            let mut status: libc::stat = std::mem::zeroed();
-            (libc::fstat(fd, &mut status), status)
-        };
-        Errno::result(result).doing(|| format!("inspect standard stream {fd}"))?;
+    // `arrange` has put them there.
+    for (number, stream) in [stdin(), stdout(), stderr()].into_iter().enumerate() {
+        let status = fstat(stream).doing(|| format!("inspect standard stream {number}"))?;
         if status.st_uid == uid.as_raw() || is_dev_null(&status) {
             continue;
         }
         // The group stays: a terminal's is the mount's choice.
-        // SAFETY: fchown takes numbers only.
-        let given = unsafe { libc::fchown(fd, uid.as_raw(), libc::gid_t::MAX) };
-        match Errno::result(given) {
+        match fchown(stream, Some(uid), None) {
             Ok(_) => {}
             // Its owner is not of this user namespace, or its filesystem is read-only or knows no
             // owners. Streams that belong to someone else still work; only reopening them fails.
@@ -93,14 +73,14 @@ pub(crate) fn give_stdio_to(uid: Uid) -> Result<(), Failure> {
                 Errno::EPERM | Errno::EROFS | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP,
             ) => {}
             Err(errno) => {
-                return Err(errno).doing(|| format!("give standard stream {fd} to user {uid}"));
+                return Err(errno).doing(|| format!("give standard stream {number} to user {uid}"));
             }
         }
     }
     Ok(())
 }
 
-fn is_dev_null(status: &libc::stat) -> bool {
+fn is_dev_null(status: &FileStat) -> bool {
     let is_device = status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
     is_device && (major(status.st_rdev), minor(status.st_rdev)) == (1, 3)
 }

@@ -6,12 +6,7 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use super::error::{Doing, Failure};
-
-/// PATH_MAX, and room for the kernel's "(unreachable)".
-const LONGEST: usize = 4096 + 64;
 
 /// The step, for its error.
 pub(crate) fn entering(cwd: &Path) -> String {
@@ -20,18 +15,15 @@ pub(crate) fn entering(cwd: &Path) -> String {
 
 /// Fails unless the current directory is below the current root.
 pub(crate) fn verify_inside(cwd: &Path) -> Result<(), Failure> {
-    let mut buffer = [0_u8; LONGEST];
-    // The system call, not the C library's function: that one walks ".." when the kernel says
+    // rustix makes the system call itself. The C library's function walks ".." when the kernel says
     // "(unreachable)", and may come back with a path that looks harmless.
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`.
-    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
-    Errno::result(length).doing(|| {
+    let path = rustix::process::getcwd(Vec::new()).doing(|| {
         format!(
             "verify the working directory {:?}",
             cwd.display().to_string()
         )
     })?;
-    match buffer.first() {
+    match path.as_bytes().first() {
         Some(b'/') => Ok(()),
         _ => Err(Failure::new(format!(
             "the working directory {:?} lies outside the container's root filesystem",
@@ -45,6 +37,7 @@ mod tests {
     use super::*;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, chdir, chroot, fork};
+    use trefoil_os::process::exit_now;
 
     /// What a process finds whose root is `root` and whose directory is `cwd`.
     fn verdict(root: &str, cwd: &str) -> bool {
@@ -63,8 +56,7 @@ mod tests {
                     (Ok(()), Err(why)) if why.to_string().contains("lies outside") => 1,
                     _ => 2,
                 };
-                // SAFETY: ends the child without running the test process's exit handlers.
-                unsafe { libc::_exit(status) }
+                exit_now(status)
             }
             ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
                 WaitStatus::Exited(_, 0) => true,

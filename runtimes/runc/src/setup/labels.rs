@@ -4,7 +4,7 @@
 //! the host's procfs: on the container's, a planted file could swallow the write.
 
 use oci_spec::runtime::{Process, Spec};
-use trefoil_core::selinux;
+use trefoil_os::selinux;
 
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
@@ -23,7 +23,7 @@ impl Labels {
         if let Some(label) = &asked.selinux
             && !selinux::is_enabled()
         {
-            return Err(Failure::new(selinux::refusal(label)));
+            return Err(Failure::new(selinux::refusal(label).to_string()));
         }
         Ok(asked)
     }

@@ -7,15 +7,13 @@
 //! so that a program that started is told from a process that was killed on the way there.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use trefoil_os::message::{self, Wait};
+use trefoil_os::process::exit_now;
 
 use super::descriptors::LINE;
 use super::error::{Doing, Failure};
@@ -94,22 +92,10 @@ impl Listener {
     /// The next byte, and a descriptor that came along.
     fn first(&self) -> std::io::Result<(Option<u8>, Option<OwnedFd>)> {
         let mut byte = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = loop {
-            let mut slices = [IoSliceMut::new(&mut byte)];
-            match recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                outcome => break outcome?,
-            }
-        };
         let mut descriptor = None;
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(given) = part {
-                descriptor = given.last();
-            }
-        }
-        Ok(((message.bytes > 0).then_some(byte[0]), descriptor))
+        let take = |given| descriptor = Some(given);
+        let received = message::receive(&self.0, &mut byte, Wait::Yes, take)?;
+        Ok(((received.length > 0).then_some(byte[0]), descriptor))
     }
 
     /// Why the process, which has ended, did not run its program, if it has said so.
@@ -155,30 +141,27 @@ pub(crate) fn interpret(bytes: &[u8]) -> Result<(), String> {
 
 /// Says, in the new process, that it has done all it could.
 pub(crate) fn ready() {
-    send(LINE, &[READY]);
+    send(own_end(), &[READY]);
 }
 
-/// Says, in the new process, why there will be no program, on the line at `fd`.
-pub(crate) fn failed(fd: RawFd, failure: &Failure) {
-    send(fd, failure.to_string().as_bytes());
+/// The line's end, in the new process.
+pub(crate) fn own_end() -> BorrowedFd<'static> {
+    // SAFETY: `arrange` or `keep` has put the line there; it is open as long as this process has no
+    // program, and nothing here owns it.
+    unsafe { BorrowedFd::borrow_raw(LINE) }
+}
+
+/// Says, in the new process, why there will be no program.
+pub(crate) fn failed(line: BorrowedFd<'_>, failure: &Failure) {
+    send(line, failure.to_string().as_bytes());
 }
 
 /// Gives, in the new process, the descriptor of a seccomp filter that asks an agent.
 pub(crate) fn give_filter(filter: BorrowedFd<'_>) -> Result<(), Failure> {
-    let descriptors = [filter];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    // SAFETY: `arrange` has put the line there; it is open as long as this process has no program.
-    let line = unsafe { BorrowedFd::borrow_raw(LINE) };
-    sendmsg(
-        line,
-        &[IoSlice::new(&[FILTER])],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )
-    .map(drop)
-    .doing(|| "hand over the seccomp filter's listener")
+    let said = [IoSlice::new(&[FILTER])];
+    message::send(own_end(), &said, &[filter], Wait::Yes)
+        .map(drop)
+        .doing(|| "hand over the seccomp filter's listener")
 }
 
 /// Waits, in the new process, until the gate is opened. When nobody is left to open it, the process
@@ -186,13 +169,10 @@ pub(crate) fn give_filter(filter: BorrowedFd<'_>) -> Result<(), Failure> {
 pub(crate) fn wait_at_gate() {
     let mut byte = 0_u8;
     loop {
-        // SAFETY: read writes one byte to `byte`; a number that is no open descriptor is an error.
-        let length = unsafe { libc::read(LINE, (&raw mut byte).cast(), 1) };
-        match length {
-            1 if byte == GO => return,
-            -1 if Errno::last() == Errno::EINTR => {}
-            // SAFETY: ends the process, which has nothing to run at its end.
-            _ => unsafe { libc::_exit(FAILED) },
+        match rustix::io::read(own_end(), std::slice::from_mut(&mut byte)) {
+            Ok(1) if byte == GO => return,
+            Err(Errno::INTR) => {}
+            _ => exit_now(FAILED),
         }
     }
 }
@@ -201,14 +181,11 @@ pub(crate) fn wait_at_gate() {
 /// reported instead.
 pub(crate) const FAILED: libc::c_int = 255;
 
-fn send(fd: RawFd, mut bytes: &[u8]) {
+fn send(line: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        // SAFETY: write reads `bytes.len()` bytes of `bytes`; a number that is no open descriptor
-        // is an error, not a hazard.
-        let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-        match usize::try_from(written) {
+        match rustix::io::write(line, bytes) {
             Ok(written) if written > 0 => bytes = bytes.get(written..).unwrap_or_default(),
-            _ if Errno::last() == Errno::EINTR => {}
+            Err(Errno::INTR) => {}
             // The reader is gone: nobody is left to tell.
             _ => return,
         }

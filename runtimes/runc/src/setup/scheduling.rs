@@ -1,6 +1,7 @@
 //! How the kernel schedules the process: policy, I/O priority, execution domain.
 
 use nix::errno::Errno;
+use nix::sys::personality::Persona;
 use oci_spec::runtime::{
     IOPriorityClass, LinuxIOPriority, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
     LinuxSchedulerPolicy, Process, Scheduler, Spec,
@@ -12,7 +13,7 @@ use super::error::{Doing, Failure};
 const ONE_PROCESS: libc::c_int = 1;
 /// An I/O priority is its class above this many bits of level.
 const CLASS_SHIFT: i64 = 13;
-const PER_LINUX32: libc::c_ulong = 8;
+const PER_LINUX32: Persona = Persona::from_bits_retain(8);
 
 /// `struct sched_attr`, as far as every kernel with the call knows it.
 #[repr(C)]
@@ -74,9 +75,8 @@ impl Scheduling {
             Errno::result(result).doing(|| format!("set I/O priority {priority:#x}"))?;
         }
         if self.is_32_bit {
-            // SAFETY: personality takes a number only.
-            let result = unsafe { libc::personality(PER_LINUX32) };
-            Errno::result(result).doing(|| "set the execution domain to LINUX32")?;
+            nix::sys::personality::set(PER_LINUX32)
+                .doing(|| "set the execution domain to LINUX32")?;
         }
         Ok(())
     }

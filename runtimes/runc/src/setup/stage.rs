@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
+use trefoil_os::process::exit_now;
 
 use super::board::Board;
 use super::error::{Doing, Failure};
@@ -66,9 +67,8 @@ impl Stage {
                 if let Err(failure) = act(&mut actor) {
                     actor.fail(&failure);
                 }
-                // SAFETY: ends this copy of the worker, whose destructors and exit handlers are not
-                // its own to run.
-                unsafe { libc::_exit(0) }
+                // The worker's destructors and exit handlers are not this copy's to run.
+                exit_now(0)
             }
             Forked::Parent { pid, pidfd } => Ok(Self {
                 pid,
@@ -182,8 +182,7 @@ impl Actor {
         if let Ok(Forked::Child) = self.clone_into(false) {
             match child() {}
         }
-        // SAFETY: ends this process, of which nothing is to run at its end.
-        unsafe { libc::_exit(0) }
+        exit_now(0)
     }
 
     fn clone_into(&self, new_pid_namespace: bool) -> Result<Forked, Errno> {

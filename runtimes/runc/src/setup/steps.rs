@@ -11,10 +11,11 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::sys::stat::umask;
 use nix::unistd::setsid;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use trefoil_os::process::exit_now;
 
 use super::console;
 use super::credentials;
-use super::descriptors::LINE;
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
 use super::line;
@@ -78,10 +79,9 @@ pub(crate) fn run(plan: &Plan, facts: Facts, terminal: bool, kind: &impl Kind) -
 
 /// Reports why there will be no program, and exits.
 pub(crate) fn fail(failure: &Failure) -> ! {
-    line::failed(LINE, failure);
-    // SAFETY: _exit takes a number and does not return; no destructor or exit handler of the
-    // process this one was copied from may run here.
-    unsafe { libc::_exit(line::FAILED) }
+    line::failed(line::own_end(), failure);
+    // No destructor or exit handler of the process this one was copied from may run here.
+    exit_now(line::FAILED)
 }
 
 fn start(
@@ -133,19 +133,12 @@ fn load(filter: Option<&Filter>, kind: &impl Kind) -> Result<(), Failure> {
 }
 
 fn forbid_new_privileges() -> Result<(), Failure> {
-    // SAFETY: this option takes plain numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    Errno::result(result)
-        .map(drop)
-        .doing(|| "set no_new_privileges")
+    rustix::thread::set_no_new_privs(true).doing(|| "set no_new_privileges")
 }
 
 /// Forbids the processes of the container to trace this one or look into its `/proc` directory
 /// while it is among them and still has rights of the host.
 pub(crate) fn hide() -> Result<(), Failure> {
-    // SAFETY: this option takes plain numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-    Errno::result(result)
-        .map(drop)
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .doing(|| "hide from the container's processes")
 }

@@ -1,16 +1,12 @@
 //! What the processes that make a container's process say to each other: short messages with
 //! descriptors, over a pair of sockets that keeps their bounds.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
-};
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use trefoil_os::message::{self, Wait};
 
 /// Longest text of a message, in bytes; longer ones are cut.
 const LONGEST: usize = 16 * 1024;
@@ -40,7 +36,8 @@ impl Talk {
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
-        )?;
+        )
+        .map_err(|why| Errno::from_raw(why.raw_os_error()))?;
         Ok((Self(one), Self(other)))
     }
 
@@ -71,42 +68,19 @@ impl Talk {
             IoSlice::new(std::slice::from_ref(&word)),
             IoSlice::new(text.get(..LONGEST).unwrap_or(text)),
         ];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(Errno::MSGSIZE);
-        }
-        loop {
-            match sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL) {
-                Err(Errno::INTR) => {}
-                outcome => return outcome.map(drop),
-            }
-        }
+        message::send(&self.0, &slices, descriptors, Wait::Yes).map(drop)
     }
 
     /// Waits for what is said next; `None` when nobody is left to say anything.
     pub(crate) fn hear(&self) -> Result<Option<Said>, Errno> {
         let mut bytes = vec![0; LONGEST + 1];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = loop {
-            let mut slices = [IoSliceMut::new(&mut bytes)];
-            match recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
-                outcome => break outcome?,
-            }
-        };
-        // All that came is owned from here on, whatever else is wrong with the message.
         let mut descriptors = Vec::new();
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(given) = part {
-                descriptors.extend(given);
-            }
+        let take = |given| descriptors.push(given);
+        let received = message::receive(&self.0, &mut bytes, Wait::Yes, take)?;
+        if received.descriptors_lost || descriptors.len() > MOST {
+            return Err(Errno::EMSGSIZE);
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(Errno::MSGSIZE);
-        }
-        let Some((word, text)) = bytes.get(..message.bytes).and_then(<[u8]>::split_first) else {
+        let Some((word, text)) = bytes.get(..received.length).and_then(<[u8]>::split_first) else {
             return Ok(None);
         };
         Ok(Some(Said {

@@ -2,6 +2,7 @@
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use trefoil_os::process::exit_now;
 
 /// Runs `steps` in a process of its own, and panics with its words if they panic.
 pub(crate) fn in_child(steps: impl FnOnce()) {
@@ -15,12 +16,10 @@ pub(crate) fn in_child(steps: impl FnOnce()) {
             drop(reader);
             std::panic::set_hook(Box::new(move |info| {
                 let _ = (&writer).write_all(info.to_string().as_bytes());
-                // SAFETY: ends the child without running the test process's exit handlers.
-                unsafe { libc::_exit(1) }
+                exit_now(1)
             }));
             steps();
-            // SAFETY: as above.
-            unsafe { libc::_exit(0) }
+            exit_now(0)
         }
         ForkResult::Parent { child } => {
             drop(writer);

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,6 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use trefoil_os::pidfd;
+use trefoil_os::process::exit_now;
 
 /// First host id of a container with a user namespace.
 pub const SHIFT: u32 = 100_000;
@@ -89,8 +91,7 @@ impl Container {
                     &cgroups,
                     (unshared, mapped_reader, pid_writer, up),
                 );
-                // SAFETY: ends the child without running the parent's exit handlers.
-                unsafe { libc::_exit(0) }
+                exit_now(0)
             }
             ForkResult::Parent { child } => child,
         };
@@ -161,12 +162,7 @@ fn shelter() {
 }
 
 fn pidfd_of(pid: Pid) -> OwnedFd {
-    // SAFETY: pidfd_open takes numbers and returns a new descriptor.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
-        assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
-    }
+    pidfd::open(pid.as_raw().unsigned_abs()).expect("pidfd_open")
 }
 
 fn pipe() -> (File, File) {
@@ -214,13 +210,10 @@ fn keep(
     (mut unshared, mut mapped, mut pid, up): (File, File, File, File),
 ) {
     let die_with_parent = || {
-        // SAFETY: this option takes numbers.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     };
     let unshare = |flags: libc::c_int| {
-        // SAFETY: unshare takes a number.
-        let result = unsafe { libc::unshare(flags) };
-        assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
+        nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(flags)).unwrap();
     };
     die_with_parent();
     for directory in cgroups {

@@ -7,7 +7,7 @@
 )]
 
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -628,9 +628,7 @@ fn apparmor_profiles_are_applied_or_said_to_be_missing() {
 fn the_hosts_session_keyring_stays_behind() {
     const GET_KEYRING_ID: libc::c_int = 0;
     const SESSION: libc::c_int = -3;
-    // SAFETY: keyctl takes numbers for this operation.
-    let ours = unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION, 1) };
-    assert!(ours > 0, "{}", std::io::Error::last_os_error());
+    let ours = trefoil_os::keyring::session().unwrap();
     let container = Container::start(Users::Hosts);
     let ask = format!(
         "print syscall({}, {GET_KEYRING_ID}, {SESSION}, 0)",
@@ -771,8 +769,7 @@ fn a_descriptor_that_is_no_pidfd_is_refused() {
     let container = Container::start(Users::Hosts);
     let file = std::fs::File::open("/").unwrap();
     let mut wrong = container;
-    // SAFETY: the descriptor is a copy made for this purpose.
-    wrong.pidfd = unsafe { std::os::fd::OwnedFd::from_raw_fd(libc::dup(file.as_raw_fd())) };
+    wrong.pidfd = file.try_clone().unwrap().into();
     let refusal = refusal(&wrong, json!({}));
     assert!(
         refusal.message.contains("not a pidfd"),

@@ -1,17 +1,20 @@
 //! Calls `exec` as the helper does: in a forked, single-threaded worker that exits afterwards.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
+use trefoil_os::message::{self, Wait};
+use trefoil_os::pidfd;
+use trefoil_os::process::{exit_now, ignore_signal};
 use trefoil_runc::exec::{Exec, ExecError, Stdio, exec, parse_process};
 
 use crate::container::Container;
@@ -32,12 +35,7 @@ impl Running {
 
     /// Ends it.
     pub fn kill(&self) {
-        // SAFETY: takes a descriptor and numbers; a null siginfo is allowed.
-        unsafe {
-            let none = std::ptr::null::<libc::siginfo_t>();
-            let fd = self.pidfd.as_raw_fd();
-            libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0)
-        };
+        let _ = pidfd::send_signal(&self.pidfd, libc::SIGKILL);
     }
 }
 
@@ -84,8 +82,7 @@ pub fn start(
         ForkResult::Child => {
             let output = (!terminal).then_some(&writer);
             work(container, spec, process, output, &theirs);
-            // SAFETY: ends the worker without running the test process's exit handlers.
-            unsafe { libc::_exit(0) }
+            exit_now(0)
         }
         ForkResult::Parent { child } => child,
     };
@@ -136,18 +133,12 @@ fn work(
 ) {
     // What a worker may have inherited, and no process in a container may see.
     let leak = File::open("/").unwrap();
-    // SAFETY: fcntl takes numbers; this one clears close-on-exec.
-    unsafe { libc::fcntl(leak.as_raw_fd(), libc::F_SETFD, 0) };
-    // SAFETY: signal dispositions are numbers here.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        libc::signal(libc::SIGRTMIN() + 3, libc::SIG_IGN);
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::sigprocmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
-        libc::umask(0);
+    fcntl_setfd(&leak, FdFlags::empty()).unwrap();
+    for ignored in [libc::SIGPIPE, libc::SIGHUP, libc::SIGRTMIN() + 3] {
+        ignore_signal(ignored).unwrap();
     }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).unwrap();
+    umask(Mode::empty());
     let result = parse_process(process.to_string().as_bytes()).and_then(|process| {
         exec(&Exec {
             init: container.pidfd.as_fd(),
@@ -165,13 +156,13 @@ fn work(
             },
         })
     });
-    let (answer, fds): (Value, Vec<RawFd>) = match &result {
+    let (answer, fds): (Value, Vec<BorrowedFd<'_>>) = match &result {
         Ok(started) => (
             json!({"pid": started.pid.as_raw()}),
             [Some(&started.pidfd), started.master.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(AsRawFd::as_raw_fd)
+                .map(AsFd::as_fd)
                 .collect(),
         ),
         Err(error) => {
@@ -188,34 +179,15 @@ fn work(
         }
     };
     let text = answer.to_string();
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
-    sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(text.as_bytes())],
-        rights,
-        MsgFlags::empty(),
-        None,
-    )
-    .unwrap();
+    message::send(socket, &[IoSlice::new(text.as_bytes())], &fds, Wait::Yes).unwrap();
 }
 
 fn receive(socket: &OwnedFd) -> (Value, Vec<OwnedFd>) {
     let mut text = vec![0; 64 * 1024];
-    let mut space = nix::cmsg_space!([RawFd; 2]);
-    let (length, fds) = {
-        let mut slices = [IoSliceMut::new(&mut text)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message =
-            recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags).unwrap();
-        let fds = message.cmsgs().unwrap().flat_map(|one| match one {
-            ControlMessageOwned::ScmRights(fds) => fds,
-            other => panic!("{other:?}"),
-        });
-        // SAFETY: the kernel has just installed these descriptors for us.
-        let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-        (message.bytes, fds)
-    };
-    assert!(length > 0, "the worker died");
-    (serde_json::from_slice(&text[..length]).unwrap(), fds)
+    let mut fds = Vec::new();
+    let received = message::receive(socket, &mut text, Wait::Yes, |fd| fds.push(fd)).unwrap();
+    assert!(received.is_whole());
+    assert!(received.length > 0, "the worker died");
+    let answer = serde_json::from_slice(&text[..received.length]).unwrap();
+    (answer, fds)
 }

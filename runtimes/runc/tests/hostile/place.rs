@@ -58,9 +58,9 @@ pub fn enter() -> Place {
                 WaitStatus::Exited(_, code) => code,
                 _ => 101,
             };
-            // SAFETY: the call takes a number. What a sanitizer does at an ordinary exit takes a fork,
-            // and none is possible any more once the first of a pid namespace has ended.
-            unsafe { libc::_exit(code) }
+            // What a sanitizer does at an ordinary exit takes a fork, and none is possible any more once
+            // the first of a pid namespace has ended.
+            trefoil_os::process::exit_now(code)
         }
         ForkResult::Child => {
             signals.thread_unblock().unwrap();
@@ -95,8 +95,7 @@ fn remove_below(directory: &Path) {
 }
 
 fn prepare(base: &Path, cgroup: String) -> Place {
-    // SAFETY: this option takes numbers.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     limit_memory();
     // Here and not before: who waits outside is to find the directory with nothing mounted in it.
     unshare(CloneFlags::CLONE_NEWNS).unwrap();

@@ -10,7 +10,6 @@
 //! our own.
 
 pub mod fuse;
-mod loops;
 mod message;
 pub mod parent;
 pub mod passthrough;

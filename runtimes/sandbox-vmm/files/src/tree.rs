@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
-use trefoil_core::detached::{self, Depth};
 use trefoil_core::{Context, Error, ErrorKind, Mount, Result};
-
-use crate::loops::Loop;
+use trefoil_os::detached::{self, Depth};
+use trefoil_os::loops::Loop;
 
 /// What the server's mounts are for: nothing of them is run, opened as a device or followed.
 const ATTRIBUTES: u64 = libc::MOUNT_ATTR_NOSUID
@@ -123,7 +122,7 @@ impl Tree {
                     ),
                 ));
             }
-            Source::Mount(mount) => detached::mount(mount)?,
+            Source::Mount(mount) => detached::mount(&mount.kind, &mount.source, &mount.options)?,
             Source::Layers {
                 layers,
                 upper,
@@ -168,19 +167,15 @@ impl Tree {
 
 /// Mounts the filesystem of a file or a block device.
 fn mount_image(image: &Mount) -> Result<detached::Tree> {
-    let mut image = image.clone();
-    let before = image.options.len();
-    image.options.retain(|option| option != "loop");
+    let (looped, options): (Vec<_>, Vec<_>) =
+        image.options.iter().partition(|&option| option == "loop");
+    if looped.is_empty() {
+        return Ok(detached::mount(&image.kind, &image.source, &options)?);
+    }
     // The device lives on with the mount.
-    let _device = match image.options.len() < before {
-        true => {
-            let device = Loop::of(Path::new(&image.source))?;
-            image.source = device.path().display().to_string();
-            Some(device)
-        }
-        false => None,
-    };
-    detached::mount(&image)
+    let device = Loop::of(Path::new(&image.source))?;
+    let source = device.path().display().to_string();
+    Ok(detached::mount(&image.kind, &source, &options)?)
 }
 
 /// Where layers are mounted while their overlay is made: a directory that everybody has and no layer is in.
@@ -203,14 +198,10 @@ fn overlay(layers: &[Mount], upper: &Path, work: &Path) -> Result<detached::Tree
         mount_image(layer)?.attach(&place)?;
         lower.push(place.display().to_string());
     }
-    detached::mount(&Mount {
-        kind: "overlay".into(),
-        source: "overlay".into(),
-        target: String::new(),
-        options: vec![
-            format!("lowerdir={}", lower.join(":")),
-            format!("upperdir={}", upper.display()),
-            format!("workdir={}", work.display()),
-        ],
-    })
+    let options = [
+        format!("lowerdir={}", lower.join(":")),
+        format!("upperdir={}", upper.display()),
+        format!("workdir={}", work.display()),
+    ];
+    Ok(detached::mount("overlay", "overlay", &options)?)
 }

@@ -15,7 +15,8 @@ mod pod;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Hooks, Process, Root, Spec};
-use trefoil_core::{Error, Result, selinux};
+use trefoil_core::{Error, Result};
+use trefoil_os::selinux;
 
 pub(crate) use linux::resources;
 pub(crate) use pod::check_pod;
@@ -95,7 +96,7 @@ pub(crate) fn process(process: &Process) -> Result<Process> {
     }
     // What the pod's first container asks for is the machine's; the guest's kernel knows no labels.
     if let Some(label) = label(process).filter(|_| !selinux::is_enabled()) {
-        return Err(Error::invalid(selinux::refusal(label)));
+        return Err(selinux::refusal(label).into());
     }
     let mut process = process.clone();
     process.set_apparmor_profile(None).set_selinux_label(None);

@@ -102,7 +102,7 @@ fn a_label_is_the_machines_and_refused_where_nobody_enforces_it() {
     let label = "system_u:system_r:container_kvm_t:s0:c1,c2";
     let mut asked = Process::default();
     asked.set_selinux_label(Some(label.into()));
-    match (process(&asked), trefoil_core::selinux::is_enabled()) {
+    match (process(&asked), trefoil_os::selinux::is_enabled()) {
         (Ok(process), true) => assert_eq!(process.selinux_label(), &None),
         (Err(why), false) => assert!(why.to_string().contains(label), "{why}"),
         other => panic!("{other:?}"),

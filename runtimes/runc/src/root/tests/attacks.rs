@@ -204,7 +204,7 @@ fn the_terminal_follows_no_link() {
 #[test]
 fn a_label_that_nobody_enforces_is_refused() {
     isolated(|world| {
-        if trefoil_core::selinux::is_enabled() {
+        if trefoil_os::selinux::is_enabled() {
             return;
         }
         let linux = json!({"mountLabel": "system_u:object_r:container_file_t:s0:c1,c2"});

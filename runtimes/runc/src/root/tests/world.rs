@@ -40,8 +40,7 @@ pub(super) fn isolated(test: impl FnOnce(&World)) {
             }));
             let outcome = catch_unwind(AssertUnwindSafe(|| test(&World::new())));
             let _ = theirs.flush();
-            // SAFETY: ends this process at once, running nothing of the one it is a copy of.
-            unsafe { libc::_exit(i32::from(outcome.is_err())) }
+            trefoil_os::process::exit_now(i32::from(outcome.is_err()))
         }
         ForkResult::Parent { child } => {
             drop(theirs);

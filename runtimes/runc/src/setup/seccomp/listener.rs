@@ -4,14 +4,14 @@
 //! descriptor and a description of the process ("The Container Process State" of the runtime
 //! specification's config-linux.md), once, and never speaks to it again.
 
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{IoSlice, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use trefoil_os::message::{self, Wait};
 
 use super::super::error::{Doing, Failure};
 use super::{asks_an_agent, profile};
@@ -66,19 +66,10 @@ impl Listener {
         pid: i32,
         state: &str,
     ) -> Result<(), Failure> {
-        use std::os::fd::AsRawFd;
-
         let message = self.message(pid, state)?;
         let bytes = message.as_bytes();
-        let fds = [filter.as_raw_fd()];
-        let sent = sendmsg::<UnixAddr>(
-            self.socket.as_fd().as_raw_fd(),
-            &[std::io::IoSlice::new(bytes)],
-            &[ControlMessage::ScmRights(&fds)],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .doing(|| "give the seccomp agent its listener")?;
+        let sent = message::send(&self.socket, &[IoSlice::new(bytes)], &[filter], Wait::Yes)
+            .doing(|| "give the seccomp agent its listener")?;
         // A long state may not fit in one go.
         let rest = bytes.get(sent..).unwrap_or_default();
         if rest.is_empty() {

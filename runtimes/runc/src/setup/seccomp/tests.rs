@@ -273,8 +273,7 @@ fn in_a_process(profile: Value, then: impl FnOnce(Option<OwnedFd>) -> bool) -> W
                 Ok(fd) if loaded => libc::c_int::from(!then(fd)),
                 _ => 2,
             };
-            // SAFETY: ends the child without running the test process's exit handlers.
-            unsafe { libc::_exit(status) }
+            trefoil_os::process::exit_now(status)
         }
         ForkResult::Parent { child } => waitpid(child, None).unwrap(),
     }

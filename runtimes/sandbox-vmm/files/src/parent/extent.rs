@@ -4,8 +4,8 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use trefoil_core::mountinfo::{self, MountInfo};
 use trefoil_core::{Context, Result};
+use trefoil_os::mountinfo::{self, MountInfo};
 
 use crate::passthrough::Status;
 

@@ -8,9 +8,10 @@ mod volumes;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use trefoil_core::{Context, Error, ErrorKind, Result, apart, detached};
+use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_os::{apart, detached, lock};
 use trefoil_vmm::process::{self, Process, Start};
 
 use crate::message::{Change, Launch};
@@ -109,12 +110,12 @@ impl Server {
 
     /// Kills it. [`Server::ended`] tells when it has ended.
     pub fn kill(&self) {
-        locked(&self.process).kill();
+        lock(&self.process).kill();
     }
 
     /// How it ended, in a sentence, if it has; then it is reaped, too. Does not wait.
     pub fn ended(&self) -> Result<Option<String>> {
-        let exit = locked(&self.process).try_wait();
+        let exit = lock(&self.process).try_wait();
         let exit = exit.context(|| "look after the file server")?;
         Ok(exit.map(|exit| exit.to_string()))
     }
@@ -127,14 +128,14 @@ impl Server {
     pub async fn share(&self, name: &str, tree: Tree) -> Result<()> {
         let doing = || format!("share {name} with the guest");
         check(name).map_err(|why| why.context(doing()))?;
-        if !locked(&self.names).insert(name.to_owned()) {
+        if !lock(&self.names).insert(name.to_owned()) {
             let why = "there is such a name already";
             return Err(Error::new(ErrorKind::AlreadyExists, why).context(doing()));
         }
         let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
         let outcome = apart(THREAD, move || reach.share(&owned, &tree)).await;
         if outcome.is_err() {
-            locked(&self.names).remove(name);
+            lock(&self.names).remove(name);
         }
         outcome.map_err(|why| why.context(doing()))
     }
@@ -176,14 +177,14 @@ impl Server {
     /// [`ErrorKind::NotFound`] if no tree has that name.
     pub async fn unshare(&self, name: &str) -> Result<()> {
         let doing = || format!("take {name} away from the guest");
-        if !locked(&self.names).remove(name) {
+        if !lock(&self.names).remove(name) {
             return Err(Error::not_found("there is no such name").context(doing()));
         }
         let (reach, owned) = (Arc::clone(&self.reach), name.to_owned());
         let outcome = apart(THREAD, move || reach.unshare(&owned)).await;
         if outcome.is_err() {
             // To be tried again.
-            locked(&self.names).insert(name.to_owned());
+            lock(&self.names).insert(name.to_owned());
         }
         outcome.map_err(|why| why.context(doing()))
     }
@@ -222,7 +223,7 @@ impl Reach {
         let file = tree::open_source(path, *submounts)?;
         let extent = Extent::of(file.as_fd(), *submounts)?;
         let mount = tree.mount_at(&file, *submounts)?;
-        let mut volumes = locked(&self.volumes);
+        let mut volumes = lock(&self.volumes);
         if let Some(name) = volumes.reuse(&tree, extent.as_ref()) {
             return Ok(name);
         }
@@ -233,7 +234,7 @@ impl Reach {
     }
 
     fn unshare_volume(&self, name: &str) -> Result<()> {
-        let mut volumes = locked(&self.volumes);
+        let mut volumes = lock(&self.volumes);
         volumes.leave(name);
         while let Some(unneeded) = volumes.unneeded() {
             self.unshare(&unneeded)?;
@@ -253,10 +254,6 @@ fn check(name: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

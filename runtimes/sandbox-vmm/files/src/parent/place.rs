@@ -11,8 +11,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use trefoil_core::detached::{Depth, Tree};
 use trefoil_core::{Context, Result};
+use trefoil_os::detached::{Depth, Tree};
 
 /// The server's mount namespace.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Place {
             // What went wrong before is to be told.
             let _ = remove_point(&root, name);
         }
-        outcome
+        Ok(outcome?)
     }
 
     /// Takes a mount out of the root. It is no error if it, or its place, is gone already.

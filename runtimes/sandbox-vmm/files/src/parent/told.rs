@@ -1,13 +1,14 @@
 //! Telling the server what is shared.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 use trefoil_core::{Context, Error, ErrorKind, Result};
+use trefoil_os::lock;
 
 use crate::message::{Change, DONE};
 
@@ -29,7 +30,7 @@ impl Told {
     pub fn tell(&self, change: &Change) -> Result<()> {
         const DOING: &str = "tell the file server";
         let text = serde_json::to_vec(change).context(|| DOING)?;
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = lock(&self.0);
         let number = socket.as_raw_fd();
         // An answer that came too late once is not this one's.
         while recv(number, &mut [0; 16], MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}

@@ -1,11 +1,12 @@
 //! What is known of a file, and changing it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
+use rustix::fs::{AtFlags as Flags, StatxFlags, Timespec, Timestamps};
 
 use super::inodes::Key;
 use super::{Passthrough, open_again, place};
@@ -74,28 +75,15 @@ pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
 }
 
 /// Asks the kernel for what is in the mask.
-fn ask(file: BorrowedFd<'_>, mask: libc::c_uint) -> Outcome<libc::statx> {
-    // SAFETY: an all-zero statx is one.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // Not libc::statx: to the standard library that is a function which may be missing, and so it is in
-    // what is linked statically and optimised as a whole.
-    // SAFETY: the path ends with zero, and the kernel writes to the structure; both live through the
-    // call.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_statx,
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW,
-            mask,
-            &raw mut found,
-        )
-    };
-    Errno::result(outcome)?;
-    Ok(found)
+fn ask(file: BorrowedFd<'_>, mask: libc::c_uint) -> Outcome<rustix::fs::Statx> {
+    // Not the C library's function: to the standard library that is one which may be missing, and so it is
+    // in what is linked statically and optimised as a whole. rustix makes the system call itself.
+    let flags = Flags::EMPTY_PATH | Flags::NO_AUTOMOUNT | Flags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(file, c"", flags, StatxFlags::from_bits_retain(mask))
+        .map_err(|why| Errno::from_raw(why.raw_os_error()))
 }
 
-fn time(found: libc::statx_timestamp) -> SxTime {
+fn time(found: rustix::fs::StatxTimestamp) -> SxTime {
     SxTime {
         tv_sec: found.tv_sec.cast_unsigned(),
         tv_nsec: found.tv_nsec,
@@ -209,7 +197,7 @@ impl Passthrough {
             }
         }
         if has(fattr::ATIME | fattr::MTIME) {
-            let time = |bit, now, seconds: u64, nanoseconds: u32| libc::timespec {
+            let time = |bit, now, seconds: u64, nanoseconds: u32| Timespec {
                 tv_sec: seconds.cast_signed(),
                 tv_nsec: match (has(bit), has(now)) {
                     (false, _) => libc::UTIME_OMIT,
@@ -217,10 +205,15 @@ impl Passthrough {
                     (true, false) => nanoseconds.into(),
                 },
             };
-            let times = [
-                time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
-                time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
-            ];
+            let times = Timestamps {
+                last_access: time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
+                last_modification: time(
+                    fattr::MTIME,
+                    fattr::MTIME_NOW,
+                    asked.mtime,
+                    asked.mtimensec,
+                ),
+            };
             set_times(file, &times)?;
         }
         let found = status(file)?;
@@ -228,10 +221,7 @@ impl Passthrough {
     }
 }
 
-fn set_times(file: impl AsFd, times: &[libc::timespec; 2]) -> Outcome<()> {
-    let file = file.as_fd().as_raw_fd();
-    // SAFETY: the path ends with zero, and both it and the times live through the call.
-    let outcome =
-        unsafe { libc::utimensat(file, c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) };
-    Errno::result(outcome).map(drop)
+fn set_times(file: impl AsFd, times: &Timestamps) -> Outcome<()> {
+    let done = rustix::fs::utimensat(file, c"", times, Flags::EMPTY_PATH);
+    done.map_err(|why| Errno::from_raw(why.raw_os_error()))
 }

@@ -1,6 +1,6 @@
 //! Opening files, and their content.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
@@ -229,8 +229,7 @@ impl Passthrough {
         self.drop_owner(request.header.nodeid, lock_owner);
         let copy = self.handle(fh)?.file.try_clone();
         let copy = copy.map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or(libc::EIO)))?;
-        // SAFETY: it is a descriptor that nobody else knows of.
-        Errno::result(unsafe { libc::close(copy.into_raw_fd()) })?;
+        nix::unistd::close(copy)?;
         Ok(Answer::Said)
     }
 
@@ -300,24 +299,18 @@ impl Passthrough {
             return Err(Errno::EINVAL);
         }
         let length = usize::try_from(asked.len.min(MOST_COPIED)).map_err(|_| Errno::EINVAL)?;
-        let (mut off_in, mut off_out) = (signed(asked.off_in)?, signed(asked.off_out)?);
+        // What the kernel takes are signed ones.
+        signed(asked.off_in)?;
+        signed(asked.off_out)?;
+        let (mut off_in, mut off_out) = (asked.off_in, asked.off_out);
         self.credentials.clear_suid(true)?;
         let (from, to) = (self.handle(asked.fh_in)?, self.handle(asked.fh_out)?);
+        let offsets = (Some(&mut off_in), Some(&mut off_out));
         // Not libc's function, for the reason that there is at statx.
-        // SAFETY: the descriptors are open, and the kernel reads and writes the two offsets, which live
-        // through the call.
-        let count = unsafe {
-            libc::syscall(
-                libc::SYS_copy_file_range,
-                from.as_fd().as_raw_fd(),
-                &raw mut off_in,
-                to.as_fd().as_raw_fd(),
-                &raw mut off_out,
-                length,
-                0_u32,
-            )
-        };
-        let size = u32::try_from(Errno::result(count)?).map_err(|_| Errno::EIO)?;
+        let count =
+            rustix::fs::copy_file_range(from.as_fd(), offsets.0, to.as_fd(), offsets.1, length)
+                .map_err(|why| Errno::from_raw(why.raw_os_error()))?;
+        let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
         WriteOut { size, padding: 0 }.put(&mut self.said);
         Ok(Answer::Said)
     }

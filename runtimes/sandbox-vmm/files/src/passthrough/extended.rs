@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 
 use super::{Passthrough, overlay, place};
 use crate::fuse::Outcome;
@@ -29,16 +30,7 @@ impl Passthrough {
         let hosts = overlay::to_hosts(name, Errno::ENODATA)?;
         let place = place(self.attributed(request)?.as_fd());
         let outcome = self.say_value(size, |room| {
-            // SAFETY: the texts end with zero, and the kernel writes into the room; they live
-            // through the call.
-            unsafe {
-                libc::getxattr(
-                    place.as_ptr(),
-                    hosts.as_ptr(),
-                    room.as_mut_ptr().cast(),
-                    room.len(),
-                )
-            }
+            getxattr(place.as_c_str(), &*hosts, room).map_err(errno)
         });
         match outcome {
             // The guest's kernel asks for them itself, and would take this for a failure.
@@ -51,30 +43,28 @@ impl Passthrough {
         let GetxattrIn { size, .. } = request.take()?;
         let place = place(self.attributed(request)?.as_fd());
         let mut names = vec![0; MOST];
-        // SAFETY: as above.
-        let length =
-            unsafe { libc::listxattr(place.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
-        names.truncate(usize::try_from(Errno::result(length)?).map_err(|_| Errno::EIO)?);
+        let length = listxattr(place.as_c_str(), names.as_mut_slice()).map_err(errno)?;
+        names.truncate(length);
         let names = overlay::list_to_guests(&names);
         self.say_value(size, |room| match room.len() {
-            0 => names.len().cast_signed(),
-            length if length < names.len() => {
-                Errno::ERANGE.set();
-                -1
-            }
+            0 => Ok(names.len()),
+            length if length < names.len() => Err(Errno::ERANGE),
             _ => {
                 room[..names.len()].copy_from_slice(&names);
-                names.len().cast_signed()
+                Ok(names.len())
             }
         })
     }
 
     /// Answers with a value, or, if no room for it is given, with its length.
-    fn say_value(&mut self, size: u32, read: impl FnOnce(&mut [u8]) -> isize) -> Outcome<Answer> {
+    fn say_value(
+        &mut self,
+        size: u32,
+        read: impl FnOnce(&mut [u8]) -> Outcome<usize>,
+    ) -> Outcome<Answer> {
         let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?.min(MOST);
         self.said.resize(size, 0);
-        let length = Errno::result(read(&mut self.said))?;
-        let length = usize::try_from(length).map_err(|_| Errno::EIO)?;
+        let length = read(&mut self.said)?;
         if size == 0 {
             let size = u32::try_from(length).map_err(|_| Errno::E2BIG)?;
             GetxattrOut { size, padding: 0 }.put(&mut self.said);
@@ -97,22 +87,12 @@ impl Passthrough {
         let clear = setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
         self.credentials.clear_suid(clear)?;
         let place = place(self.attributed(request)?.as_fd());
-        // SAFETY: the texts end with zero, the value is as long as said, and all live through the
-        // call.
-        let outcome = unsafe {
-            libc::setxattr(
-                place.as_ptr(),
-                hosts.as_ptr(),
-                value.as_ptr().cast(),
-                value.len(),
-                flags.cast_signed(),
-            )
-        };
-        match Errno::result(outcome) {
+        let flags = XattrFlags::from_bits_retain(flags);
+        match setxattr(place.as_c_str(), &*hosts, value, flags).map_err(errno) {
             // Only files and directories can have what users name. Of the others an overlay notes where
             // they came from, which it can do without.
             Err(Errno::EPERM) if overlay::is_mark(name) && !self.has_users(request)? => {}
-            outcome => drop(outcome?),
+            outcome => outcome?,
         }
         Ok(Answer::Said)
     }
@@ -126,8 +106,7 @@ impl Passthrough {
     pub(super) fn removexattr(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
         let name = overlay::to_hosts(request.text()?, Errno::EPERM)?;
         let place = place(self.attributed(request)?.as_fd());
-        // SAFETY: the texts end with zero and live through the call.
-        Errno::result(unsafe { libc::removexattr(place.as_ptr(), name.as_ptr()) })?;
+        removexattr(place.as_c_str(), &*name).map_err(errno)?;
         Ok(Answer::Said)
     }
 
@@ -135,4 +114,8 @@ impl Passthrough {
     fn attributed(&self, request: &Request<'_>) -> Outcome<Arc<OwnedFd>> {
         Ok(self.inode(request.header.nodeid)?.file)
     }
+}
+
+fn errno(why: rustix::io::Errno) -> Errno {
+    Errno::from_raw(why.raw_os_error())
 }

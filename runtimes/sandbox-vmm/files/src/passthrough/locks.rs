@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use rustix::fs::FlockOperation;
 
 use super::{Passthrough, open_again};
 use crate::fuse::Outcome;
@@ -215,13 +216,12 @@ fn posix(asked: &LkIn) -> Outcome<libc::flock> {
 
 fn set_flock(file: BorrowedFd<'_>, kind: u32) -> Outcome<()> {
     let how = match kind.cast_signed() {
-        libc::F_RDLCK => libc::LOCK_SH,
-        libc::F_WRLCK => libc::LOCK_EX,
-        libc::F_UNLCK => libc::LOCK_UN,
+        libc::F_RDLCK => FlockOperation::NonBlockingLockShared,
+        libc::F_WRLCK => FlockOperation::NonBlockingLockExclusive,
+        libc::F_UNLCK => FlockOperation::NonBlockingUnlock,
         _ => return Err(Errno::EINVAL),
     };
-    // SAFETY: the call takes numbers.
-    Errno::result(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) }).map(drop)
+    rustix::fs::flock(file, how).map_err(|why| Errno::from_raw(why.raw_os_error()))
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{chdir, fchdir, pivot_root};
-use trefoil_core::Mount;
-use trefoil_core::detached::{self, Depth, Tree};
+use trefoil_os::detached::{self, Depth, Tree};
 use trefoil_vmm::jail::limits::limit;
 use trefoil_vmm::jail::{Failure, credentials, namespaces};
 
@@ -57,15 +56,9 @@ pub fn enter(launch: &Launch) -> Result<u32, Failure> {
 
 /// `/proc/self/fd`, of a `/proc` that shows this process only, as a mount of its own from which
 /// nothing leads further.
-fn own_descriptors() -> Result<Tree, trefoil_core::Error> {
-    let proc = detached::mount(&Mount {
-        kind: "proc".into(),
-        source: "proc".into(),
-        target: String::new(),
-        options: ["nosuid", "nodev", "noexec", "subset=pid"]
-            .map(Into::into)
-            .into(),
-    })?;
+fn own_descriptors() -> Result<Tree, trefoil_os::Error> {
+    let options = ["nosuid", "nodev", "noexec", "subset=pid"];
+    let proc = detached::mount("proc", "proc", &options)?;
     // Before Linux 6.15 only what is mounted somewhere can be copied. It goes with the old root.
     proc.attach(Path::new(PLACE))?;
     Tree::copy(&Path::new(PLACE).join("self/fd"), Depth::One)

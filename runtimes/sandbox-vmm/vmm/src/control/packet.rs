@@ -1,17 +1,12 @@
 //! Packets with descriptors over a Unix socket.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
-    recvmsg, sendmsg, socketpair,
-};
-
-/// The most descriptors the kernel passes in one packet (`SCM_MAX_FD`).
-const KERNELS_MOST: usize = 253;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use trefoil_os::message::{self, Wait};
 
 /// Two ends of a connection that nobody else can reach.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -29,19 +24,9 @@ pub(crate) fn send(
     text: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let control = match descriptors.is_empty() {
-        true => &[][..],
-        false => &rights[..],
-    };
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let text = [IoSlice::new(text)];
-    let socket = socket.as_fd().as_raw_fd();
-    match sendmsg::<()>(socket, &text, control, flags, None) {
-        Ok(_) => Ok(()),
-        Err(why) => Err(why.into()),
-    }
+    message::send(socket, &text, descriptors, Wait::No)?;
+    Ok(())
 }
 
 /// What came.
@@ -53,68 +38,48 @@ pub(crate) struct Received {
     pub whole: bool,
 }
 
-/// Receives a packet without descriptors, which the kernel closes if there are any; or fails: it
+/// Receives a packet without descriptors, which never become ours if there are any; or fails: it
 /// never waits. `None`-like zero bytes can be an empty packet or the end: see [`is_gone`].
 pub(crate) fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
-    let socket = socket.as_fd().as_raw_fd();
-    loop {
-        let mut text = [IoSliceMut::new(room)];
-        match recvmsg::<()>(socket, &mut text, None, MsgFlags::MSG_DONTWAIT) {
-            Ok(received) => {
-                let lost = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC;
-                return Ok(Received {
-                    length: received.bytes,
-                    whole: !received.flags.intersects(lost),
-                });
-            }
-            // It is told once when the other side ends with something of ours unread, before what
-            // it had sent.
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(why) => return Err(why.into()),
-        }
-    }
+    let received = again(|| message::receive_bytes(&socket, room, Wait::No))?;
+    Ok(Received {
+        length: received.length,
+        whole: received.is_whole(),
+    })
 }
 
 /// Waits for a packet, and answers how long it is; zero at the end.
 pub(crate) fn await_length(socket: impl AsFd) -> io::Result<usize> {
-    let socket = socket.as_fd().as_raw_fd();
-    loop {
-        match recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
-            Err(Errno::EINTR) => {}
-            outcome => return Ok(outcome?),
-        }
-    }
+    Ok(message::await_length(socket)?)
 }
 
 /// Receives a packet with descriptors, which are closed on exec, or fails: it never waits. More
-/// descriptors than the process may have, or than the kernel passes, are an error.
+/// descriptors than the process may have are an error, and none of them stays open.
 pub(crate) fn receive_with_descriptors(
     socket: impl AsFd,
     room: &mut [u8],
 ) -> io::Result<(Received, Vec<OwnedFd>)> {
-    let mut control = nix::cmsg_space!([RawFd; KERNELS_MOST]);
-    let socket = socket.as_fd().as_raw_fd();
-    let mut text = [IoSliceMut::new(room)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let received = loop {
-        match recvmsg::<()>(socket, &mut text, Some(&mut control), flags) {
-            // As in `receive`.
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            outcome => break outcome?,
-        }
-    };
     let mut descriptors = Vec::new();
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = message {
-            descriptors.extend(received.into_iter().map(|fd| {
-                // SAFETY: the kernel has just made it, for us alone.
-                unsafe { OwnedFd::from_raw_fd(fd) }
-            }));
+    let mut take = |descriptor| descriptors.push(descriptor);
+    let received = again(|| message::receive(&socket, room, Wait::No, &mut take))?;
+    if received.descriptors_lost {
+        return Err(Errno::EMFILE.into());
+    }
+    let received = Received {
+        length: received.length,
+        whole: received.is_whole(),
+    };
+    Ok((received, descriptors))
+}
+
+/// That the other side has ended with something of ours unread is told once, before what it had sent.
+fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::ECONNRESET) => {}
+            outcome => return outcome,
         }
     }
-    let whole = !received.flags.contains(MsgFlags::MSG_TRUNC);
-    let length = received.bytes;
-    Ok((Received { length, whole }, descriptors))
 }
 
 /// Whether the other side has closed the connection.

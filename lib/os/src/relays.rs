@@ -1,15 +1,15 @@
-//! The relays of one process's standard streams: between what containerd listens to and what the
-//! process itself has, wherever that is.
+//! The relays of one process's standard streams: between what a client listens to and what the process
+//! itself has, wherever that is.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::lock;
 use crate::relay::{self, Stream};
-use crate::{Input, Output};
 
 /// Tasks of the event loop, which all methods must be called within. Dropping lets them go on until
 /// their streams end; [`Relays::close`] ends them.
@@ -23,12 +23,16 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Relays what the process prints.
+    /// Relays what the process prints to `write`. It and `hold` are let go of only after the last byte.
     ///
     /// # Errors
     /// If a descriptor can't be made to wait for.
-    pub fn output(&self, from: Arc<Stream>, to: Output) -> io::Result<()> {
-        let Output { write, hold } = to;
+    pub fn output(
+        &self,
+        from: Arc<Stream>,
+        write: OwnedFd,
+        hold: Option<OwnedFd>,
+    ) -> io::Result<()> {
         let write = Stream::new(write)?;
         let relay = tokio::spawn(async move {
             if let Err(why) = relay::copy(&from, &write).await {
@@ -41,17 +45,18 @@ impl Relays {
         Ok(())
     }
 
-    /// Relays what the process reads. At its end `to` is let go of, after `finish` has seen it.
+    /// Relays what the process reads from `read`, of which `hold` is a writing end of ours or nothing: it
+    /// is let go of when the input is to end. At its end `to` is let go of, after `finish` has seen it.
     ///
     /// # Errors
     /// If a descriptor can't be made to wait for.
     pub fn input(
         &self,
-        from: Input,
+        read: OwnedFd,
+        hold: Option<OwnedFd>,
         to: Arc<Stream>,
         finish: impl FnOnce(&Stream) + Send + 'static,
     ) -> io::Result<()> {
-        let Input { read, hold } = from;
         let read = Stream::new(read)?;
         *lock(&self.hold) = hold;
         let closed = self.input_closed.clone();
@@ -107,8 +112,4 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         lock(&self.of.output).append(&mut self.relays);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,13 +2,14 @@
 //! so no quarrel over whose child it was.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
-use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::unix::AsyncFd;
 
-use crate::{ExitStatus, watched};
+use crate::{pidfd, watched};
 
 /// A child process of ours. Dropping it neither ends nor reaps the process.
 #[derive(Debug)]
@@ -19,59 +20,54 @@ pub struct Child {
 
 impl Child {
     /// Watches the child `pid`, which has not been reaped. Must be called within the event loop.
+    ///
+    /// # Errors
+    /// The kernel's: `ESRCH` if there is no such process.
     pub fn new(pid: u32) -> io::Result<Self> {
-        // SAFETY: pidfd_open takes plain numbers and returns a descriptor or an error.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
-        let fd = i32::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
-        // SAFETY: the call above made this descriptor for us alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             pid,
-            pidfd: watched::readable(fd)?,
+            pidfd: watched::readable(pidfd::open(pid)?)?,
         })
     }
 
     /// The child's number.
+    #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// What refers to the child even when its number has become another's.
+    #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.get_ref().as_fd()
     }
 
     /// Waits for the child's end and reaps it. Must be called once only.
+    ///
+    /// # Errors
+    /// `ECHILD` if somebody else has reaped it.
     pub async fn wait(&self) -> io::Result<ExitStatus> {
         self.pidfd
             .async_io(tokio::io::Interest::READABLE, |fd| {
-                let status = waitid(
-                    Id::PIDFd(fd.as_fd()),
-                    WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG,
-                )?;
-                match status {
-                    WaitStatus::Exited(_, code) => Ok(ExitStatus::now(code.unsigned_abs())),
-                    WaitStatus::Signaled(_, signal, _) => Ok(ExitStatus::killed_by(signal as i32)),
-                    _ => Err(io::ErrorKind::WouldBlock.into()),
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+                let status = waitid(WaitId::PidFd(fd.as_fd()), options)?;
+                let status = status.ok_or(io::ErrorKind::WouldBlock)?;
+                match (status.exit_status(), status.terminating_signal()) {
+                    // As wait(2) has them in one number.
+                    (Some(code), _) => Ok(ExitStatus::from_raw((code & 0xff) << 8)),
+                    (None, Some(signal)) => Ok(ExitStatus::from_raw(signal)),
+                    (None, None) => Err(io::ErrorKind::WouldBlock.into()),
                 }
             })
             .await
     }
 
-    /// Sends a signal; `ESRCH` if the child has ended.
+    /// Sends a signal, or 0 for none; `ESRCH` if the child has ended and been reaped.
+    ///
+    /// # Errors
+    /// The kernel's.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
-        // SAFETY: the descriptor is open; no signal information is passed.
-        let outcome = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.get_ref().as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        Errno::result(outcome)?;
-        Ok(())
+        pidfd::send_signal(self.pidfd(), signal)
     }
 }
 
@@ -93,11 +89,13 @@ mod tests {
 
     #[tokio::test]
     async fn exit_codes_and_signals_are_told_apart() {
-        assert_eq!(run("exit 3").wait().await.expect("wait").code, 3);
-        assert_eq!(run("kill -15 $$").wait().await.expect("wait").code, 143);
+        assert_eq!(run("exit 3").wait().await.expect("wait").code(), Some(3));
+        let ended = run("kill -15 $$").wait().await.expect("wait");
+        assert_eq!(ended.signal(), Some(15));
         let child = run("sleep 100");
+        child.kill(0).expect("it is there");
         child.kill(libc::SIGKILL).expect("kill");
-        assert_eq!(child.wait().await.expect("wait").code, 137);
+        assert_eq!(child.wait().await.expect("wait").signal(), Some(9));
         let gone = child.kill(libc::SIGKILL).expect_err("reaped");
         assert_eq!(gone.raw_os_error(), Some(libc::ESRCH));
     }

@@ -1,7 +1,7 @@
 //! Work that may wait for a disk or a network, or that changes what belongs to a thread, apart from the
 //! event loop.
 
-use crate::{Context, Result};
+use crate::{Context, Error};
 
 /// Stack of such a thread, in bytes.
 const STACK: usize = 256 << 10;
@@ -11,10 +11,10 @@ const STACK: usize = 256 << 10;
 ///
 /// # Errors
 /// What the work fails with; or that there can be no thread.
-pub async fn apart<T: Send + 'static>(
+pub async fn apart<T: Send + 'static, E: From<Error> + Send + 'static>(
     name: &str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     let (done, outcome) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -24,5 +24,6 @@ pub async fn apart<T: Send + 'static>(
             let _ = done.send(work());
         })
         .context(|| "make a thread")?;
-    outcome.await.context(|| "wait for a thread")?
+    let outcome = outcome.await.map_err(std::io::Error::other);
+    outcome.context(|| "wait for a thread")?
 }

@@ -1,4 +1,4 @@
-//! Carrying bytes between two descriptors, on the one thread of the shim.
+//! Carrying bytes between two descriptors, on the one thread of an event loop.
 //!
 //! One buffer serves every stream of the process: bytes stay in it only between a read and the write
 //! that follows at once. What the receiver doesn't take is kept aside, and no more is read before it

@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use trefoil_core::{Context, Result};
+
+use crate::{Context, Result};
 
 /// Where a free one is asked for.
 const CONTROL: &str = "/dev/loop-control";
@@ -43,7 +44,8 @@ struct Configuration {
 }
 
 /// A device of a file that is only read. It is there until this is dropped, and as long as it is mounted.
-pub(crate) struct Loop {
+#[derive(Debug)]
+pub struct Loop {
     path: PathBuf,
     _device: File,
 }
@@ -53,7 +55,7 @@ impl Loop {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn of(file: &Path) -> Result<Self> {
+    pub fn of(file: &Path) -> Result<Self> {
         let doing = || format!("make a loop device of {}", file.display());
         let opened = File::open(file).context(doing)?;
         for _ in 0..TRIES {
@@ -74,7 +76,8 @@ impl Loop {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -127,7 +127,8 @@ impl Tree {
                 Errno::ENOSYS => "this kernel can't do that".to_owned(),
                 other => other.to_string(),
             };
-            Error::internal(format!("map the ids of {}: {why}", what.display()))
+            let why = std::io::Error::other(why);
+            Error::new(format!("map the ids of {}", what.display()), why)
         })
     }
 

@@ -10,7 +10,7 @@ use rustix::mount::{
 };
 
 use super::{Depth, Tree, errno};
-use crate::{Context, Error, Mount, Result};
+use crate::{Context, Error, Result};
 
 /// Options that are the mount's, not the filesystem's, as mount(8) calls them.
 const ATTRIBUTES: [(&str, u64); 8] = [
@@ -30,29 +30,37 @@ const PLAIN: [&str; 12] = [
     "shared", "rshared",
 ];
 
-/// Makes the mount that a snapshotter describes, be it one of what is there or of a new filesystem.
-/// Its target is the caller's affair.
+/// Makes the mount that a snapshotter describes, be it one of what is there or of a new filesystem, by its
+/// type, its source and its options.
 ///
 /// An overlay may have any number of layers: they are told to the kernel one by one (Linux 6.7).
-pub fn mount(mount: &Mount) -> Result<Tree> {
-    let doing = || format!("mount {} of {}", mount.kind, mount.source);
+///
+/// # Errors
+/// The kernel's, with what the filesystem says of it; [invalid](Error::is_invalid) if the layers are none.
+pub fn mount(kind: &str, source: &str, options: &[impl AsRef<str>]) -> Result<Tree> {
+    let doing = || format!("mount {kind} of {source}");
     let mut attributes = 0;
     let mut others = Vec::new();
-    for option in &mount.options {
-        match ATTRIBUTES.iter().find(|(name, _)| name == option) {
+    for option in options.iter().map(AsRef::as_ref) {
+        match ATTRIBUTES.iter().find(|(name, _)| *name == option) {
             Some((_, attribute)) => attributes |= attribute,
-            None if PLAIN.contains(&option.as_str()) => {}
-            None => others.push(option.as_str()),
+            None if PLAIN.contains(&option) => {}
+            None => others.push(option),
         }
     }
     let tree = match others
         .iter()
         .find(|option| ["bind", "rbind"].contains(option))
     {
-        None if mount.kind == "bind" => Tree::copy(Path::new(&mount.source), Depth::One),
-        None => filesystem(mount, &others, attributes & libc::MOUNT_ATTR_RDONLY != 0),
-        Some(&"bind") => Tree::copy(Path::new(&mount.source), Depth::One),
-        Some(_) => Tree::copy(Path::new(&mount.source), Depth::All),
+        None if kind == "bind" => Tree::copy(Path::new(source), Depth::One),
+        None => filesystem(
+            kind,
+            source,
+            &others,
+            attributes & libc::MOUNT_ATTR_RDONLY != 0,
+        ),
+        Some(&"bind") => Tree::copy(Path::new(source), Depth::One),
+        Some(_) => Tree::copy(Path::new(source), Depth::All),
     };
     let tree = tree.map_err(|why| why.context(doing()))?;
     tree.add_attributes(attributes, Depth::One)
@@ -60,11 +68,10 @@ pub fn mount(mount: &Mount) -> Result<Tree> {
     Ok(tree)
 }
 
-fn filesystem(mount: &Mount, options: &[&str], read_only: bool) -> Result<Tree> {
-    let kind = &mount.kind;
+fn filesystem(kind: &str, source: &str, options: &[&str], read_only: bool) -> Result<Tree> {
     let new = Filesystem::open(kind).context(|| format!("begin a filesystem of type {kind:?}"))?;
     if kind != "overlay" {
-        set(&new, "source", &mount.source)?;
+        set(&new, "source", source)?;
     }
     for option in options {
         match option.split_once('=') {
@@ -98,10 +105,7 @@ fn set_flag(new: &Filesystem, key: &str) -> Result<()> {
 
 /// The kernel's error, with what the filesystem says of it.
 fn failed(new: &Filesystem, doing: &str, why: Errno) -> Error {
-    Error::internal(match new.said() {
-        Some(said) => format!("{doing}: {why} ({said})"),
-        None => format!("{doing}: {why}"),
-    })
+    Error::new(doing, why).noting(new.said())
 }
 
 /// The layers of an overlay, the uppermost first. A colon that is part of a name has a backslash
@@ -121,9 +125,10 @@ pub fn layers_of(list: &str) -> Result<Vec<String>> {
         }
     }
     match layers.iter().any(String::is_empty) {
-        true => Err(Error::invalid(format!(
-            "the layers {list:?} have one without a name"
-        ))),
+        true => Err(Error::invalid(
+            format!("take the layers {list:?} apart"),
+            "one has no name",
+        )),
         false => Ok(layers),
     }
 }
@@ -233,18 +238,14 @@ mod tests {
 
     #[test]
     fn what_the_kernel_refuses_is_told() {
-        let mut given = Mount {
-            kind: "tmpfs".into(),
-            source: "none".into(),
-            target: String::new(),
-            options: vec!["nonsense=1".into()],
-        };
-        let why = mount(&given).expect_err("no such option").to_string();
+        let why = mount("tmpfs", "none", &["nonsense=1"])
+            .expect_err("no such option")
+            .to_string();
         assert!(
             why.starts_with("mount tmpfs of none: set nonsense to \"1\": EINVAL"),
             "{why}"
         );
-        given.options = vec!["ro".into(), "rw".into(), "size=4k".into()];
-        assert!(mount(&given).expect("mount").is_directory().expect("look"));
+        let tree = mount("tmpfs", "none", &["ro", "rw", "size=4k"]).expect("mount");
+        assert!(tree.is_directory().expect("look"));
     }
 }

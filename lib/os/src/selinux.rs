@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use nix::sys::statfs::{SELINUX_MAGIC, statfs};
 
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// Whether the host has SELinux.
 #[must_use]
@@ -16,8 +16,11 @@ pub fn is_enabled() -> bool {
 
 /// Why a label can't be had where [`is_enabled`] says no, in the words of stock runtimes.
 #[must_use]
-pub fn refusal(label: &str) -> String {
-    format!("cannot apply SELinux label {label:?}: selinux is disabled or not supported")
+pub fn refusal(label: &str) -> Error {
+    Error::invalid(
+        format!("cannot apply SELinux label {label:?}"),
+        "selinux is disabled or not supported",
+    )
 }
 
 /// While it lives, programs that this thread and its children execute start under a label
@@ -34,10 +37,9 @@ impl ExecLabel {
     /// If the host has no SELinux, or its policy does not know the label.
     pub fn set(label: &str) -> Result<Self> {
         if !is_enabled() {
-            return Err(Error::invalid(refusal(label)));
+            return Err(refusal(label));
         }
-        write(label.as_bytes())
-            .map_err(|why| Error::invalid(format!("apply SELinux label {label:?}: {why}")))?;
+        write(label.as_bytes()).context(|| format!("apply SELinux label {label:?}"))?;
         Ok(Self(PhantomData))
     }
 }

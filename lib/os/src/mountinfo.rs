@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::{Context, Error, Result};
 
@@ -37,19 +37,15 @@ const MOST_IN_ONE_PLACE: usize = 128;
 /// # Errors
 /// What the kernel refuses.
 pub fn unmount_all(target: &Path) -> Result<usize> {
+    let doing = || format!("unmount {}", target.display());
     for done in 0..MOST_IN_ONE_PLACE {
-        match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
-            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(done),
-            Err(why) => {
-                return Err(why).context(|| format!("unmount {}", target.display()));
-            }
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(done),
+            Err(why) => return Err(why).context(doing),
         }
     }
-    Err(Error::internal(format!(
-        "unmount {}: there is always one more",
-        target.display()
-    )))
+    Err(Error::invalid(doing(), "there is always one more"))
 }
 
 /// Reads a table, in its order. What is no line of such a table is left out.

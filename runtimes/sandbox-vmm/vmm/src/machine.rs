@@ -36,8 +36,9 @@ use crate::exit::Exit;
 use crate::jail::{self, seccomp};
 use crate::layout;
 use crate::metrics::{self, Counter, DeviceMetrics, Shared};
-use crate::ram::{self, Ram};
+use crate::ram;
 use crate::slots::Slots;
+use trefoil_virtio::Ram;
 
 /// The serial line's interrupt.
 const SERIAL_LINE: u32 = 4;

@@ -10,15 +10,11 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+use trefoil_virtio::Ram;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap, MmapRegion};
 
 use crate::layout;
-
-/// The guest's memory as the devices see it.
-pub type Ram = GuestMemoryMmap<()>;
 
 /// Which pages the memory is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +73,7 @@ pub fn make(mib: u32, pages: Pages) -> Result<Arc<Ram>, Failure> {
         offset += region_length(length);
         regions.push(region);
     }
-    GuestMemoryMmap::from_regions(regions)
+    Ram::from_regions(regions)
         .map(Arc::new)
         .map_err(|why| fail(&why))
 }

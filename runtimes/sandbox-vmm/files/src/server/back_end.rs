@@ -10,10 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trefoil_vmm::devices::interrupt::Interrupt;
-use trefoil_vmm::devices::queue::{Broken, Chain, Queue};
-use trefoil_vmm::metrics::{DeviceMetrics, Shared};
-use trefoil_vmm::ram::Ram;
+use trefoil_virtio::{Broken, Chain, Queue, Ram};
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::*;
 use vhost::vhost_user::{
@@ -205,13 +202,13 @@ struct Ring {
     call: Option<EventFd>,
     enabled: bool,
     /// Once it has all it needs.
-    queue: Option<Queue>,
+    queue: Option<Queue<EventFd>>,
     /// Which of all queues this one is.
     generation: u64,
 }
 
 impl State {
-    fn queue(&mut self, number: usize) -> Option<(&mut Queue, u64)> {
+    fn queue(&mut self, number: usize) -> Option<(&mut Queue<EventFd>, u64)> {
         let ring = self.rings.get_mut(number)?;
         Some((ring.queue.as_mut()?, ring.generation))
     }
@@ -253,10 +250,7 @@ impl State {
             return Err(Error::InvalidParam);
         }
         let copy = |event: &EventFd| event.try_clone().map_err(Error::ReqHandlerError);
-        // Nobody reads what it counts.
-        let metrics = Shared::map(None).map_err(Error::ReqHandlerError)?;
-        let interrupt = Interrupt::new(copy(call)?, DeviceMetrics::new(&metrics, 0));
-        let queue = Queue::new(queue, ram, copy(kick)?, Arc::new(interrupt));
+        let queue = Queue::new(queue, ram, copy(kick)?, copy(call)?);
         // What is there already was kicked before anybody listened.
         queue.kick_again();
         ring.queue = Some(queue);

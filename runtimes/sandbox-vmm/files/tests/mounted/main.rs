@@ -24,8 +24,7 @@ use trefoil_files::fuse::answer::Answer;
 use trefoil_files::passthrough::Passthrough;
 use trefoil_files::server::filter;
 use trefoil_files::tree::{Changes, Shown};
-use trefoil_vmm::devices::queue::Buffers;
-use trefoil_vmm::ram::Ram;
+use trefoil_virtio::{Buffers, Ram};
 use vm_memory::{Bytes, GuestAddress};
 
 const NONE: Option<&str> = None;

@@ -13,7 +13,8 @@ use vm_memory::ByteValued;
 
 use super::{Failure, copy, low_end};
 use crate::layout::KERNEL;
-use crate::ram::{Ram, enlarge};
+use crate::ram::enlarge;
+use trefoil_virtio::Ram;
 
 /// The file's header, its fields named as in the ABI.
 #[derive(Clone, Copy, Default)]

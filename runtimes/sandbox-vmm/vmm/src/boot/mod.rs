@@ -19,7 +19,8 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout;
-use crate::ram::{LARGE, Ram, enlarge};
+use crate::ram::{LARGE, enlarge};
+use trefoil_virtio::Ram;
 
 /// Why a kernel can't be started.
 #[derive(Debug, thiserror::Error)]

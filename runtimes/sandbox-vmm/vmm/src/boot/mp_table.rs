@@ -5,7 +5,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::layout::{IO_APIC, LOCAL_APIC, MP_POINTER, MP_TABLE};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 /// The I/O APIC's input pins, and so the lines of the machine.
 const LINES: u8 = 24;

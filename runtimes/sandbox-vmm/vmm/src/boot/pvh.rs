@@ -12,7 +12,7 @@ use vm_memory::GuestAddress;
 
 use super::{Failure, Placed, usable};
 use crate::layout::{COMMAND_LINE, PVH_START_INFO};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 const MAGIC: u32 = 0x336e_c578;
 /// The version with a memory map.

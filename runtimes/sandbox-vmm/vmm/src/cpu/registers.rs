@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::Failure;
 use crate::boot::Entry;
 use crate::layout::{BOOT_PARAMETERS, GDT, PAGE_TABLES, PVH_START_INFO};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;

@@ -2,7 +2,7 @@
 //!
 //! A device is a [`Device`]: what it is, what it can do, and what it does when a queue is kicked or
 //! a descriptor of its own is ready. The registers, the negotiation and the interrupt are
-//! [`transport`]'s; the rings are [`queue`]'s; who calls whom when is [`events`]'.
+//! [`transport`]'s; the rings are [`trefoil_virtio`]'s; who calls whom when is [`events`]'.
 //!
 //! Source: Virtual I/O Device (VIRTIO) 1.2, OASIS, and its driver in Linux 6.12.
 
@@ -11,11 +11,12 @@ pub mod events;
 pub mod fs;
 pub mod interrupt;
 pub mod net;
-pub mod queue;
 pub mod rng;
 pub mod serial;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
+#[cfg(test)]
+mod tests_of_queue;
 pub mod transport;
 pub mod vacant;
 pub mod vsock;
@@ -23,10 +24,13 @@ pub mod vsock;
 use std::sync::Arc;
 
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
 use events::Watch;
 use interrupt::Interrupt;
-use queue::{Broken, Queue};
+use trefoil_virtio::Broken;
+use trefoil_virtio::Ram;
+
+/// One of an active device's queues.
+pub type Queue = trefoil_virtio::Queue<Arc<Interrupt>>;
 
 /// Why a device can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +107,7 @@ pub trait Device: Send {
 
     /// The driver has kicked a queue, or there was something in it at activation. To be fair to
     /// other devices, no call handles more than a queue's size of chains: if there are more, it
-    /// calls [`Queue::kick_again`].
+    /// calls [`kick_again`](trefoil_virtio::queue::Rings::kick_again).
     fn kicked(&mut self, queue: usize) -> Result<(), Failure>;
 
     /// A descriptor that the device watches under `token` is ready.

@@ -18,10 +18,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{Ready, Watch};
 use super::interrupt::Interrupt;
-use super::queue::{Broken, Queue};
 use super::{Active, Device, Failure};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
+use trefoil_virtio::Broken;
+use trefoil_virtio::Ram;
 
 /// The register a driver kicks a queue by, with the queue's number.
 pub const QUEUE_NOTIFY: u64 = 0x50;

@@ -17,8 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, recv, send};
 use nix::sys::stat::Mode;
-use trefoil_vmm::devices::queue::Buffers;
-use trefoil_vmm::ram::Ram;
+use trefoil_virtio::{Buffers, Ram};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 

@@ -40,8 +40,8 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::events::{Interest, Ready, Watch};
-use super::queue::Queue;
 use super::{Active, Device, Failure, read_bytes};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
 use disk::Disk;
 #[cfg(any(test, fuzzing))]

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::disk::{Disk, Fate, MOST_BYTES, Memory, Step};
 use super::{MAX_RANGES, SECTOR};
-use crate::devices::queue::{Broken, Buffers, Chain};
+use trefoil_virtio::{Broken, Buffers, Chain};
 
 /// `struct virtio_blk_discard_write_zeroes`.
 const RANGE_SIZE: usize = 16;

@@ -16,9 +16,10 @@ use super::request::{Answer, Next, Request};
 use super::ring::Ring;
 use super::{Engine, Error, QUEUE_SIZE};
 use crate::devices::Failure;
-use crate::devices::queue::{Broken, Queue};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
+use trefoil_virtio::Broken;
+use trefoil_virtio::Ram;
 
 /// How many bytes are asked for in one turn; cached ones are copied in it.
 const TURN_BYTES: usize = 4 * MOST_BYTES;

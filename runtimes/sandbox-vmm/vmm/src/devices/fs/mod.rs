@@ -37,13 +37,13 @@ use virtio_queue::QueueT;
 use vm_memory::{Address, ByteValued, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::events::{Interest, Ready, Watch};
-use super::queue::Queue;
 use super::{Active, Device, Failure, read_bytes};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
 use back_end::BackEnd;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
+use trefoil_virtio::Ram;
 
 /// How long a name a directory may have.
 const TAG_SIZE: usize = 36;

@@ -2,7 +2,8 @@
 
 use super::tap::{Moved, Tap};
 use super::{BATCH, Counts, HEADER, MAX_PACKET, MIN_FRAME, SIGNAL_EVERY};
-use crate::devices::queue::{Broken, Chain, Queue};
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// What is left to do after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::super::events::{Interest, Watch};
-use super::super::queue::{Broken, Buffers};
 use super::credit::{Allowance, Window};
 use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::socket::{self, Moved, Vectors};
+use trefoil_virtio::{Broken, Buffers};
 
 /// Buffers are made in steps of this many bytes, so that they are hardly larger than what was
 /// promised.

@@ -42,7 +42,6 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use super::events::Ready;
 use super::interrupt::Interrupt;
-use super::queue::Broken;
 use super::{Active, Device, Failure, read_bytes};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
@@ -51,6 +50,7 @@ use ports::Ports;
 use receive::Receive;
 use timer::Timer;
 use transmit::Transmit;
+use trefoil_virtio::{Broken, Interrupt as _};
 
 /// As many as vhost-vsock has. Linux fills the rx queue with 4 KiB each, which is the guest's memory;
 /// what it never uses but eight of is the event queue.

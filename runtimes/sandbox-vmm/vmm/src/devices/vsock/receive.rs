@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 
-use super::super::queue::{Broken, Chain, Queue};
 use super::connection::Phase;
 use super::host::Host;
 use super::packet::{self, Header, Op};
 use super::socket::{MAX_BUFFERS, Moved, Vectors};
 use super::table::Place;
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// Buffers for one call, of a connection of which little or nothing is known.
 const FEW: usize = 8;

@@ -5,16 +5,16 @@
 //! [`MAX_BUFFERS`] of them. What a guest changes while a chain is being looked at changes the
 //! bytes, never where they are.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::interrupt::Interrupt;
-use crate::ram::Ram;
+use crate::{Buffers, Interrupt, Ram};
 
 /// The most buffers one chain may have, empty ones included: a table of the driver's has room for
 /// 65535, and to look at all of them in each of a queue's chains would take seconds.
@@ -43,33 +43,61 @@ pub enum Broken {
     Short,
 }
 
-/// One of an active device's queues.
-pub struct Queue {
+/// One of an active device's queues, which interrupts its driver by an `I`.
+pub struct Queue<I> {
+    rings: Rings,
+    interrupt: I,
+}
+
+/// What a queue is without its interrupt. (All that is worth optimising is here, and so compiled once
+/// and as this crate is, whoever uses it.)
+pub struct Rings {
     ring: virtio_queue::Queue,
     ram: Arc<Ram>,
     kick: EventFd,
-    interrupt: Arc<Interrupt>,
     /// The used ring's index when the driver was last considered for an interrupt.
     signalled: u16,
 }
 
-impl Queue {
+impl<I: Interrupt> Queue<I> {
     /// Takes a ring that the driver has set up.
-    pub fn new(
-        ring: virtio_queue::Queue,
-        ram: Arc<Ram>,
-        kick: EventFd,
-        interrupt: Arc<Interrupt>,
-    ) -> Self {
-        Self {
+    pub fn new(ring: virtio_queue::Queue, ram: Arc<Ram>, kick: EventFd, interrupt: I) -> Self {
+        let rings = Rings {
             signalled: ring.next_used(),
             ring,
             ram,
             kick,
-            interrupt,
-        }
+        };
+        Self { rings, interrupt }
     }
 
+    /// Interrupts the driver, if it wants that, for what was pushed since the last time.
+    #[inline]
+    pub fn signal(&mut self) -> Result<(), Broken> {
+        if self.rings.wants_signal()? {
+            self.interrupt.used();
+        }
+        Ok(())
+    }
+}
+
+impl<I> Deref for Queue<I> {
+    type Target = Rings;
+
+    #[inline]
+    fn deref(&self) -> &Rings {
+        &self.rings
+    }
+}
+
+impl<I> DerefMut for Queue<I> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Rings {
+        &mut self.rings
+    }
+}
+
+impl Rings {
     /// Takes the next chain that the driver has made available; `false` if there is none.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Broken> {
         chain.clear();
@@ -103,11 +131,13 @@ impl Queue {
     }
 
     /// Puts the chain taken last back, to be taken again.
+    #[inline]
     pub fn put_back(&mut self) {
         self.ring.go_to_previous_position();
     }
 
     /// Hands a chain back to the driver, with `written` bytes in its writable part.
+    #[inline]
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
         self.push_all(&[(head, written)])
     }
@@ -145,14 +175,6 @@ impl Queue {
             .map_err(|_| Broken::Ring)
     }
 
-    /// Interrupts the driver, if it wants that, for what was pushed since the last time.
-    pub fn signal(&mut self) -> Result<(), Broken> {
-        if self.wants_signal()? {
-            self.interrupt.used();
-        }
-        Ok(())
-    }
-
     /// Whether the driver wants an interrupt for what was pushed since the last time. For a device
     /// that raises one for several queues: they share the line, and Linux looks at all of them.
     pub fn wants_signal(&mut self) -> Result<bool, Broken> {
@@ -174,6 +196,7 @@ impl Queue {
     }
 
     /// The size the driver chose.
+    #[inline]
     pub fn size(&self) -> u16 {
         self.ring.size()
     }
@@ -194,6 +217,7 @@ impl Queue {
     }
 
     /// Whether the driver has made something available that was not taken yet.
+    #[inline]
     pub fn has_more(&self) -> Result<bool, Broken> {
         self.ring
             .avail_idx(&*self.ram, Ordering::Acquire)
@@ -202,17 +226,20 @@ impl Queue {
     }
 
     /// Has the device called for this queue again, after others had their turn.
+    #[inline]
     pub fn kick_again(&self) {
         // It fails only where the counter is full, and then a kick is under way.
         drop(self.kick.write(1));
     }
 
     /// The ring, for a device that is handled by another process.
+    #[inline]
     pub fn ring(&self) -> &virtio_queue::Queue {
         &self.ring
     }
 
     /// What the driver kicks.
+    #[inline]
     pub fn kick(&self) -> &EventFd {
         &self.kick
     }
@@ -230,198 +257,9 @@ pub struct Chain {
 }
 
 impl Chain {
+    #[inline]
     fn clear(&mut self) {
         self.readable.clear();
         self.writable.clear();
-    }
-}
-
-/// Buffers in the guest's memory, in order, as the host addresses that system calls take.
-///
-/// They stay valid as long as the [`Ram`] that the queue holds; a device that keeps a chain past
-/// its queue keeps an `Arc` of that too.
-#[derive(Clone, Debug, Default)]
-pub struct Buffers {
-    list: Vec<libc::iovec>,
-    length: usize,
-}
-
-// SAFETY: the addresses are of a mapping that is shared with the guest anyway; nothing in here is
-// tied to a thread.
-unsafe impl Send for Buffers {}
-
-// SAFETY: as above; what they point to is only reached by copies and by the kernel.
-unsafe impl Sync for Buffers {}
-
-impl Buffers {
-    fn clear(&mut self) {
-        self.list.clear();
-        self.length = 0;
-    }
-
-    /// Whether they hold nothing.
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    /// Adds what lies at an address of the guest's.
-    pub fn add(&mut self, ram: &Ram, address: GuestAddress, length: usize) -> Result<(), Broken> {
-        if length == 0 {
-            return Ok(());
-        }
-        // A buffer may cross from one region into the next, where they touch.
-        for slice in GuestMemoryBackend::get_slices(ram, address, length) {
-            let slice = slice.map_err(|_| Broken::Address)?;
-            self.list.push(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: slice.len(),
-            });
-        }
-        self.length += length;
-        Ok(())
-    }
-
-    /// How many bytes they hold together.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// The buffers, for a system call that moves bytes to or from all of them.
-    pub fn iovecs(&self) -> &[libc::iovec] {
-        &self.list
-    }
-
-    /// Forgets the first `count` bytes, or all if there are fewer.
-    pub fn skip(&mut self, count: usize) {
-        let mut left = count.min(self.length);
-        self.length -= left;
-        let mut whole = 0;
-        for buffer in &mut self.list {
-            if left < buffer.iov_len {
-                // SAFETY: the result is still inside the buffer.
-                buffer.iov_base = unsafe { buffer.iov_base.cast::<u8>().add(left) }.cast();
-                buffer.iov_len -= left;
-                break;
-            }
-            left -= buffer.iov_len;
-            whole += 1;
-        }
-        self.list.drain(..whole);
-    }
-
-    /// Forgets all but the first `count` bytes.
-    pub fn truncate(&mut self, count: usize) {
-        let mut left = count.min(self.length);
-        self.length = left;
-        let mut kept = 0;
-        for buffer in &mut self.list {
-            if left == 0 {
-                break;
-            }
-            buffer.iov_len = buffer.iov_len.min(left);
-            left -= buffer.iov_len;
-            kept += 1;
-        }
-        self.list.truncate(kept);
-    }
-
-    /// Copies from the beginning of the buffers.
-    pub fn read(&self, bytes: &mut [u8]) -> Result<(), Broken> {
-        self.copy(bytes.len(), |slice, at, count| {
-            slice.copy_to(&mut bytes[at..at + count]);
-        })
-    }
-
-    /// Copies `bytes` to the beginning of the buffers.
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Broken> {
-        self.copy(bytes.len(), |slice, at, count| {
-            slice.copy_from(&bytes[at..at + count]);
-        })
-    }
-
-    fn copy(
-        &self,
-        count: usize,
-        mut copy: impl FnMut(&VolatileSlice<'_>, usize, usize),
-    ) -> Result<(), Broken> {
-        if count > self.length {
-            return Err(Broken::Short);
-        }
-        let mut done = 0;
-        for buffer in &self.list {
-            if done == count {
-                break;
-            }
-            let part = buffer.iov_len.min(count - done);
-            // SAFETY: the buffer lies in the guest's mapped memory (see `add`), which lives as long
-            // as we do. The guest may change it meanwhile, which volatile accesses allow for.
-            let slice = unsafe { VolatileSlice::new(buffer.iov_base.cast(), part) };
-            copy(&slice, done, part);
-            done += part;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use vm_memory::{Bytes, GuestAddress};
-
-    use super::super::rng::Rng;
-    use super::super::testing::{BUFFERS, Driver, INDIRECT, NEXT, WRITE};
-    use super::MAX_BUFFERS;
-
-    /// Kicks a queue with one chain, whose table has so many descriptors, each like this one and the
-    /// last without a next one. Whether the device is broken by it.
-    fn breaks(count: usize, length: u32, last_next: Option<u16>) -> bool {
-        let mut driver = Driver::start(Box::new(Rng::new()), 0);
-        let mut table = Vec::new();
-        for number in 1..=count {
-            let last = number == count;
-            let next = last_next.filter(|_| last).unwrap_or(number as u16);
-            let flags = match last && last_next.is_none() {
-                true => WRITE,
-                false => WRITE | NEXT,
-            };
-            table.extend((BUFFERS - 16).to_le_bytes());
-            table.extend(length.to_le_bytes());
-            table.extend(flags.to_le_bytes());
-            table.extend(next.to_le_bytes());
-        }
-        let at = GuestAddress(BUFFERS);
-        driver.ram.write_slice(&table, at).expect("write");
-        driver.chain(0, &[(BUFFERS, table.len() as u32, INDIRECT)]);
-        driver.kick(0);
-        driver.turn().expect("turn");
-        let broken = driver.needs_reset();
-        assert_eq!(driver.used(0).is_none(), broken);
-        broken
-    }
-
-    #[test]
-    fn a_chain_has_an_end_that_is_not_far() {
-        for length in [0, 1] {
-            assert!(!breaks(MAX_BUFFERS, length, None));
-            assert!(breaks(MAX_BUFFERS + 1, length, None));
-            assert!(breaks(65535, length, None));
-        }
-    }
-
-    #[test]
-    fn a_chain_that_comes_back_to_itself_has_none() {
-        for (count, next) in [(1, 0), (5, 0), (5, 4), (600, 3), (5, 5), (5, 65535)] {
-            for length in [0, 1] {
-                assert!(breaks(count, length, Some(next)), "{count} {next}");
-            }
-        }
-        // The same in the queue itself.
-        let mut driver = Driver::start(Box::new(Rng::new()), 0);
-        for index in 0..4 {
-            driver.describe(0, index, BUFFERS, 1, WRITE | NEXT, (index + 1) % 4);
-        }
-        driver.offer(0, 0);
-        driver.kick(0);
-        driver.turn().expect("turn");
-        assert!(driver.needs_reset());
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use trefoil_jail::End;
 
 /// A virtual CPU's registers when it could not go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,20 +69,20 @@ pub enum Exit {
     /// The VMM could not go on.
     Internal {
         /// What of it: a device, or "machine".
-        #[serde(with = "sentence")]
+        #[serde(with = "trefoil_jail::sentence")]
         part: String,
         /// What it was doing.
-        #[serde(with = "sentence")]
+        #[serde(with = "trefoil_jail::sentence")]
         doing: String,
         /// Why that failed.
-        #[serde(with = "sentence")]
+        #[serde(with = "trefoil_jail::sentence")]
         why: String,
     },
 }
 
 impl Exit {
     /// The process's exit code, for a parent that has lost the control socket. A system call that
-    /// the filter forbids gives [`FORBIDDEN_CALL`].
+    /// the filter forbids gives [`FORBIDDEN_CALL`](trefoil_jail::FORBIDDEN_CALL).
     pub fn code(&self) -> i32 {
         match self {
             Self::PoweredOff => 0,
@@ -93,8 +94,39 @@ impl Exit {
     }
 }
 
-/// The exit code of a process that made a system call its filter forbids.
-pub const FORBIDDEN_CALL: i32 = 31;
+/// Ends that an exit code says all of, or as much as can be said.
+const WITHOUT_MORE: [Exit; 4] = [
+    Exit::PoweredOff,
+    Exit::Reset,
+    Exit::TripleFault { registers: None },
+    Exit::Killed,
+];
+
+impl End for Exit {
+    fn code(&self) -> i32 {
+        self.code()
+    }
+
+    fn of_code(code: i32) -> Option<Self> {
+        WITHOUT_MORE.into_iter().find(|exit| exit.code() == code)
+    }
+
+    fn killed() -> Self {
+        Self::Killed
+    }
+
+    fn internal(why: String) -> Self {
+        Self::Internal {
+            part: "machine".into(),
+            doing: "run".into(),
+            why,
+        }
+    }
+
+    fn is_internal(&self) -> bool {
+        matches!(self, Self::Internal { .. })
+    }
+}
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,38 +141,6 @@ impl fmt::Display for Exit {
             }
             Self::Killed => write!(f, "the machine was killed"),
             Self::Internal { part, doing, why } => write!(f, "{part}: {doing}: {why}"),
-        }
-    }
-}
-
-/// Text in messages: a sentence is never longer than `MOST` characters, whoever wrote it.
-pub(crate) mod sentence {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    /// The most characters of a sentence.
-    const MOST: usize = 500;
-
-    fn shortened(text: &str) -> &str {
-        match text.char_indices().nth(MOST) {
-            Some((end, _)) => &text[..end],
-            None => text,
-        }
-    }
-
-    /// As much of it as there may be.
-    pub(crate) fn cut(text: &str) -> String {
-        shortened(text).to_owned()
-    }
-
-    pub(crate) fn serialize<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(shortened(text))
-    }
-
-    pub(crate) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<String, D::Error> {
-        let text = String::deserialize(from)?;
-        match shortened(&text).len() == text.len() {
-            true => Ok(text),
-            false => Err(serde::de::Error::custom("a sentence is too long")),
         }
     }
 }
@@ -165,5 +165,17 @@ mod tests {
         assert!(!paged.are_of_reset());
         let elsewhere = Registers { rip: 0, ..reset };
         assert!(!elsewhere.are_of_reset());
+    }
+
+    #[test]
+    fn an_exit_code_says_as_much_as_it_can() {
+        for exit in WITHOUT_MORE {
+            assert_eq!(Exit::of_code(exit.code()), Some(exit));
+        }
+        assert_eq!(Exit::of_code(1), None);
+        assert_eq!(Exit::of_code(trefoil_jail::FORBIDDEN_CALL), None);
+        let internal = Exit::internal("of some reason".into());
+        assert!(internal.is_internal());
+        assert_eq!(Exit::of_code(internal.code()), None);
     }
 }

@@ -1,6 +1,6 @@
-//! The connection to the VMM: vhost-user, the back end's side, and the guest's queues.
+//! The connection to the device's front end: vhost-user, the back end's side, and the guest's queues.
 //!
-//! The VMM may have been taken over by its guest. What it can do here is to have requests made, which
+//! The front end may have been taken over by its guest. What it can do here is to have requests made, which
 //! its guest can too, and to have its own memory read and written. At what makes no sense the
 //! server ends, and the pod's files with it.
 
@@ -59,7 +59,7 @@ pub struct BackEnd {
 }
 
 impl BackEnd {
-    /// The connection to a VMM.
+    /// The connection to a front end.
     pub fn new(socket: UnixStream) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         Self {
@@ -69,13 +69,13 @@ impl BackEnd {
         }
     }
 
-    /// Does what the VMM asks for next.
+    /// Does what the front end asks for next.
     pub fn hear(&self) -> io::Result<Front> {
         let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
         match handler.handle_request() {
             Ok(()) => Ok(Front::There),
             Err(Error::Disconnected | Error::SocketBroken(_)) => Ok(Front::Gone),
-            Err(why) => Err(io::Error::other(format!("hear the VMM: {why}"))),
+            Err(why) => Err(io::Error::other(format!("hear the front end: {why}"))),
         }
     }
 
@@ -88,7 +88,7 @@ impl BackEnd {
         let state = self.state();
         let kicks = state.rings.iter().enumerate().filter_map(|(number, ring)| {
             let kick = ring.queue.as_ref()?.kick().as_raw_fd();
-            // SAFETY: it is closed by a message of the VMM's only, which the thread hears that calls
+            // SAFETY: it is closed by a message of the front end's only, which the thread hears that calls
             // this too: it has let go of it by then.
             Some((number, unsafe { BorrowedFd::borrow_raw(kick) }))
         });
@@ -180,7 +180,7 @@ impl AsFd for BackEnd {
     }
 }
 
-/// What the VMM has told.
+/// What the front end has told.
 #[derive(Default)]
 struct State {
     features: u64,
@@ -220,7 +220,7 @@ impl State {
             .ok_or(Error::InvalidParam)
     }
 
-    /// From the VMM's addresses to the guest's.
+    /// From the front end's addresses to the guest's.
     fn translate(&self, address: u64) -> Result<u64> {
         self.regions
             .iter()
@@ -289,7 +289,7 @@ type Made = virtio_queue::Queue;
 
 fn event(file: Option<File>) -> Option<EventFd> {
     // SAFETY: the descriptor is ours. If it is none of an event's, reading and writing it does
-    // whatever it does: it is the VMM's.
+    // whatever it does: it is the front end's.
     file.map(|file| unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }
 
@@ -407,7 +407,7 @@ impl VhostUserBackendReqHandlerMut for State {
     }
 
     fn set_vring_err(&mut self, _index: u8, _fd: Option<File>) -> Result<()> {
-        // At an error the connection ends, which the VMM sees too.
+        // At an error the connection ends, which the front end sees too.
         Ok(())
     }
 

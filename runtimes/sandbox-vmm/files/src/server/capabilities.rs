@@ -36,5 +36,5 @@ pub const fn bit(capability: u32) -> u64 {
 
 /// Of those that are kept, has only these for the time being.
 pub fn set_effective(capabilities: u64) -> Outcome<()> {
-    trefoil_vmm::jail::credentials::set_capabilities(KEPT, capabilities)
+    trefoil_jail::credentials::set_capabilities(KEPT, capabilities)
 }

@@ -1,4 +1,4 @@
-//! The machine's end of the control socket.
+//! The jailed process's end of the control socket.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -8,21 +8,30 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 use nix::sys::stat::{SFlag, fstat};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{
-    Answer, Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, Request, packet,
-    parse,
-};
-use crate::exit::Exit;
+use super::{Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, packet, parse};
+use crate::process::End;
 
-/// The descriptor that a machine's process finds its end at.
+/// The descriptor that a process finds its end at.
 pub const CONTROL: RawFd = 3;
 
 /// Where a signal handler may send its last words; negative without a socket.
 static LAST_WORDS: AtomicI32 = AtomicI32::new(-1);
 
-/// The machine's end.
+/// What has come.
+#[derive(Debug)]
+pub enum Received<R> {
+    /// A request, with the descriptors that it brings.
+    Request(R, Vec<OwnedFd>),
+    /// A packet that is none, and what is wrong with it, which the parent is to be told.
+    Wrong(Failure),
+    /// Nothing now.
+    Nothing,
+}
+
+/// The process's end.
 #[derive(Debug)]
 pub struct Control {
     socket: OwnedFd,
@@ -31,6 +40,9 @@ pub struct Control {
 impl Control {
     /// The end that this process was started with. Every descriptor above it is closed: whoever
     /// started us had no reason to leave one.
+    ///
+    /// # Errors
+    /// If it was started with none.
     ///
     /// # Safety
     ///
@@ -49,7 +61,10 @@ impl Control {
     }
 
     /// Any end of a connection for packets.
-    pub(crate) fn over(socket: OwnedFd) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn over(socket: OwnedFd) -> Result<Self, Failure> {
         let kind = getsockopt(&socket, sockopt::SockType)
             .map_err(|_| not_ours("the descriptor is no socket"))?;
         let family = getsockname::<SockaddrStorage>(socket.as_raw_fd())
@@ -63,8 +78,11 @@ impl Control {
         Ok(Self { socket })
     }
 
-    /// Waits for the first message: what the machine is to be, and the descriptors that come with
+    /// Waits for the first message: what the process is to be, and the descriptors that come with
     /// it, in their order.
+    ///
+    /// # Errors
+    /// [`Failure::Gone`] if the parent is, and what else is wrong with what came.
     pub fn launch<C: DeserializeOwned>(&self) -> Result<(C, Vec<OwnedFd>), Failure> {
         const WHAT: &str = "the configuration";
         let wrong = |why| Failure::Wrong { what: WHAT, why };
@@ -101,52 +119,51 @@ impl Control {
         Ok((configuration, descriptors))
     }
 
-    /// The next request, if there is one now, with the descriptors that it brings: some for a disk's
-    /// arrival, none for all else. A packet that is none is answered with what is wrong, and `None`;
-    /// [`Failure::Gone`] once the parent is.
-    pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Failure> {
+    /// The next request, if there is one now, with the descriptors that it brings, if `brings` says that
+    /// such a request does.
+    ///
+    /// # Errors
+    /// [`Failure::Gone`] once the parent is, and what the kernel says.
+    pub fn receive<R: DeserializeOwned>(
+        &self,
+        brings: impl FnOnce(&R) -> bool,
+    ) -> Result<Received<R>, Failure> {
+        const WHAT: &str = "a request";
         let mut room = [0; MOST_BYTES];
         let (received, descriptors) =
             match packet::receive_with_descriptors(&self.socket, &mut room) {
                 Ok(received) => received,
-                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Ok(Received::Nothing);
+                }
                 Err(why) => return Err(Failure::system("receive a request")(why)),
             };
         let text = room.get(..received.length).unwrap_or_default();
         if text.is_empty() && packet::is_gone(&self.socket) {
             return Err(Failure::Gone);
         }
-        let request = parse("a request", text, received.whole).and_then(|request| {
-            let is_disk = matches!(request, Request::Attach(_));
-            if is_disk == descriptors.is_empty() {
-                let count = descriptors.len();
-                let why = format!("{count} descriptors came with it");
-                return Err(Failure::Wrong {
-                    what: "a request",
-                    why,
-                });
+        Ok(match parse::<R>(WHAT, text, received.whole) {
+            Ok(request) if brings(&request) != descriptors.is_empty() => {
+                Received::Request(request, descriptors)
             }
-            Ok(request)
-        });
-        match request {
-            Ok(request) => Ok(Some((request, descriptors))),
-            Err(why) => {
-                self.send(&Message::Answer(Answer::Refused(why.to_string())));
-                Ok(None)
-            }
-        }
+            Ok(_) => Received::Wrong(Failure::Wrong {
+                what: WHAT,
+                why: format!("{} descriptors came with it", descriptors.len()),
+            }),
+            Err(why) => Received::Wrong(why),
+        })
     }
 
     /// Sends a message, unless the parent is gone or has left so many unread that there is no room:
     /// it is not waited for. Answers whether it was sent.
-    pub fn send(&self, message: &Message) -> bool {
+    pub fn send(&self, message: &impl Serialize) -> bool {
         serde_json::to_vec(message).is_ok_and(|text| packet::send(&self.socket, &text, &[]).is_ok())
     }
 
     /// Sends the last message and answers with what the process is to exit with.
-    pub fn end(self, exit: Exit) -> i32 {
-        let code = exit.code();
-        self.send(&Message::Ended(exit));
+    pub fn end<E: End>(&self, end: E) -> i32 {
+        let code = end.code();
+        self.send(&Message::<(), E>::Ended(end));
         code
     }
 }
@@ -196,95 +213,10 @@ fn not_ours(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Stats;
 
     fn pair() -> (OwnedFd, Control) {
         let (ours, theirs) = packet::pair().expect("pair");
         (ours, Control::over(theirs).expect("over"))
-    }
-
-    fn say(to: &OwnedFd, text: &[u8]) {
-        packet::send(to, text, &[]).expect("send");
-    }
-
-    fn hear(from: &OwnedFd) -> Message {
-        let mut room = [0; MOST_BYTES];
-        let received = packet::receive(from, &mut room).expect("receive");
-        parse("it", &room[..received.length], received.whole).expect("parse")
-    }
-
-    fn refusal(from: &OwnedFd) -> String {
-        match hear(from) {
-            Message::Answer(Answer::Refused(why)) => why,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn requests_and_answers_go_both_ways() {
-        let (ours, mut control) = pair();
-        assert!(matches!(control.receive(), Ok(None)));
-        say(&ours, b"\"pause\"");
-        say(&ours, b" \"power-off\" ");
-        assert!(matches!(control.receive(), Ok(Some((Request::Pause, _)))));
-        assert!(matches!(
-            control.receive(),
-            Ok(Some((Request::PowerOff, _)))
-        ));
-        assert!(matches!(control.receive(), Ok(None)));
-        let answer = Message::Answer(Answer::Done(Stats { paused: true }));
-        assert!(control.send(&answer));
-        assert_eq!(hear(&ours), answer);
-        assert_eq!(control.end(Exit::Reset), 11);
-        assert_eq!(hear(&ours), Message::Ended(Exit::Reset));
-        assert!(packet::is_gone(&ours));
-    }
-
-    #[test]
-    fn a_wrong_request_is_refused_and_the_next_one_is_not() {
-        let (ours, mut control) = pair();
-        let long = vec![b' '; MOST_BYTES + 1];
-        for (wrong, why) in [
-            (&b"\"reboot\""[..], "unknown variant `reboot`"),
-            (b"{}", "expected value"),
-            (b"\xff\xfe", "expected value"),
-            (b"\"pause\" \"kill\"", "trailing characters"),
-            (b"", "EOF while parsing"),
-            (&long, "more than 8192 bytes"),
-        ] {
-            say(&ours, wrong);
-            assert!(matches!(control.receive(), Ok(None)));
-            let said = refusal(&ours);
-            assert!(said.starts_with("read a request: "), "{said}");
-            assert!(said.contains(why), "{said}");
-        }
-        packet::send(&ours, b"\"kill\"", &[ours.as_fd()]).expect("send");
-        assert!(matches!(control.receive(), Ok(None)));
-        assert!(refusal(&ours).contains("1 descriptors came with it"));
-        let disk = br#"{"attach":{"device":4,"read-only":false,"serial":"late"}}"#;
-        say(&ours, disk);
-        assert!(matches!(control.receive(), Ok(None)));
-        assert!(refusal(&ours).contains("0 descriptors came with it"));
-        packet::send(&ours, disk, &[ours.as_fd(), ours.as_fd()]).expect("send");
-        let received = control.receive().expect("receive").expect("request");
-        assert!(matches!(received.0, Request::Attach(_)), "{received:?}");
-        assert_eq!(received.1.len(), 2);
-        drop(received);
-        say(&ours, b"\"kill\"");
-        assert!(matches!(control.receive(), Ok(Some((Request::Kill, _)))));
-        drop(ours);
-        assert!(matches!(control.receive(), Err(Failure::Gone)));
-    }
-
-    #[test]
-    fn a_parent_that_does_not_read_is_not_waited_for() {
-        let (ours, mut control) = pair();
-        let sent = (0..100_000)
-            .take_while(|_| control.send(&Message::Running))
-            .count();
-        assert!((16..100_000).contains(&sent), "{sent}");
-        say(&ours, b"\"nonsense\"");
-        assert!(matches!(control.receive(), Ok(None)));
     }
 
     #[test]

@@ -27,12 +27,12 @@ const NAMESPACES: c_int = libc::CLONE_NEWPID
 /// Where the program is while it is not run yet.
 const PROGRAM: RawFd = CONTROL + 1;
 
-/// The child's steps.
-const STEPS: [&str; 4] = [
-    "make the machine's process",
-    "tie the machine's process to us",
-    "arrange the machine's descriptors",
-    "run the machine's program",
+/// The child's steps: what is done, and to what of it.
+const STEPS: [(&str, &str); 4] = [
+    ("make", "process"),
+    ("tie", "process to its parent"),
+    ("arrange", "descriptors"),
+    ("run", "program"),
 ];
 
 /// All that the child needs, prepared: it may neither allocate nor take a lock.
@@ -48,22 +48,26 @@ struct Plan {
 }
 
 /// Makes the process.
-pub(super) fn spawn(start: &Start<'_>, control: OwnedFd) -> Result<(Pid, OwnedFd), Failure> {
+pub(super) fn spawn(
+    what: &str,
+    start: &Start<'_>,
+    control: OwnedFd,
+) -> Result<(Pid, OwnedFd), Failure> {
     let program = start.program.unwrap_or(Path::new("/proc/self/exe"));
     let open = |path: &Path, flags| {
         let file = File::options().read(true).custom_flags(flags).open(path);
         file.and_then(high)
             .map_err(|why| Failure::new(format!("open {}", path.display()), why))
     };
-    let own = |what: std::io::Result<OwnedFd>| {
-        what.map_err(Failure::at("prepare the machine's descriptors"))
+    let own = |made: std::io::Result<OwnedFd>| {
+        made.map_err(Failure::at(format!("prepare {what}'s descriptors")))
     };
     let texts = start
         .arguments
         .iter()
         .map(|text| CString::new(*text))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(Failure::at("prepare the machine's arguments"))?;
+        .map_err(Failure::at(format!("prepare {what}'s arguments")))?;
     let plan = Plan {
         null: OpenOptions::new()
             .read(true)
@@ -82,14 +86,18 @@ pub(super) fn spawn(start: &Start<'_>, control: OwnedFd) -> Result<(Pid, OwnedFd
         step: AtomicI32::new(0),
         why: AtomicI32::new(0),
     };
-    let (pid, pidfd) = clone(&plan).map_err(Failure::at(STEPS[0]))?;
+    let doing = |step: i32| {
+        let step = usize::try_from(step).unwrap_or_default();
+        let (doing, part) = STEPS.get(step).copied().unwrap_or_default();
+        format!("{doing} {what}'s {part}")
+    };
+    let (pid, pidfd) = clone(&plan).map_err(Failure::at(doing(0)))?;
     match plan.why.load(Ordering::Acquire) {
         0 => Ok((pid, pidfd)),
         why => {
             let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-            let step = usize::try_from(plan.step.load(Ordering::Acquire)).unwrap_or_default();
-            let step = STEPS.get(step).copied().unwrap_or_default();
-            Err(Failure::new(step, Errno::from_raw(why)))
+            let step = plan.step.load(Ordering::Acquire);
+            Err(Failure::new(doing(step), Errno::from_raw(why)))
         }
     }
 }
@@ -136,7 +144,7 @@ fn clone(plan: &Plan) -> nix::Result<(Pid, OwnedFd)> {
 extern "C" fn child(plan: *mut c_void) -> c_int {
     // SAFETY: it is what `clone` passed, which lives until we run another program.
     let plan = unsafe { &*plan.cast::<Plan>() };
-    let why = match become_machine(plan) {
+    let why = match become_program(plan) {
         // It does not come back when it worked.
         Ok(()) => Errno::ENOEXEC,
         Err(why) => why,
@@ -147,7 +155,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 }
 
 /// Only async-signal-safe calls from here on.
-fn become_machine(plan: &Plan) -> Result<(), Errno> {
+fn become_program(plan: &Plan) -> Result<(), Errno> {
     let step = |number| plan.step.store(number, Ordering::Release);
     step(1);
     // Signals as a new program expects them. Handlers would be ours, in our memory.
@@ -160,9 +168,7 @@ fn become_machine(plan: &Plan) -> Result<(), Errno> {
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     nix::unistd::setsid()?;
-    // SAFETY: the call takes numbers.
-    let outcome = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
-    Errno::result(outcome)?;
+    crate::end_with_parent()?;
 
     step(2);
     for (from, to, flags) in [
@@ -209,11 +215,10 @@ fn control_socket() -> std::os::fd::BorrowedFd<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::testing::descriptors::making_a_process;
 
-    /// As if the parent had ended before the kernel was told to end the machine with it.
+    /// As if the parent had ended before the kernel was told to end the process with it.
     #[test]
-    fn a_parent_that_is_gone_gets_no_machine() {
+    fn a_parent_that_is_gone_gets_no_process() {
         let (ours, theirs) = crate::control::packet::pair().expect("pair");
         drop(ours);
         let log = File::open("/dev/null").expect("open");
@@ -224,7 +229,7 @@ mod tests {
             cgroups: &[],
             oom_score_adj: None,
         };
-        let why = making_a_process(|| spawn(&start, theirs)).expect_err("no machine");
+        let why = spawn("the machine", &start, theirs).expect_err("no process");
         assert_eq!(
             why.to_string(),
             "arrange the machine's descriptors: EPIPE: Broken pipe"

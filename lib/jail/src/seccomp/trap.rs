@@ -3,23 +3,31 @@
 //! handler or blocked the signal, the kernel ends the process by itself.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
 use super::names::name;
-use super::table::{self, Thread, When};
-use crate::control;
-use crate::exit::FORBIDDEN_CALL;
+use super::{Thread, When};
+use crate::{FORBIDDEN_CALL, control};
 
 thread_local! {
     /// What the filter takes this thread for. Without a destructor and initialised at compile time:
     /// a plain load for the handler.
-    static KIND: Cell<Option<Thread>> = const { Cell::new(None) };
+    static OWN: Cell<Option<&'static Thread>> = const { Cell::new(None) };
+}
+
+/// What the first filter takes its threads for: a thread that was not told is one of those.
+static FIRST: OnceLock<&'static Thread> = OnceLock::new();
+
+/// The calling thread is of this kind.
+pub(super) fn this_thread_is(thread: &'static Thread) {
+    OWN.set(Some(thread));
 }
 
 /// To be called before a filter is installed.
-pub(super) fn prepare(thread: Thread) -> Result<(), Errno> {
-    KIND.set(Some(thread));
+pub(super) fn prepare(thread: &'static Thread) -> Result<(), Errno> {
+    FIRST.get_or_init(|| thread);
     // SAFETY: an all-zero sigaction is one: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_flags = libc::SA_SIGINFO;
@@ -73,7 +81,7 @@ extern "C" fn on_signal(
     if code != SYS_SECCOMP {
         return;
     }
-    let thread = KIND.get();
+    let thread = OWN.get().or_else(|| FIRST.get().copied());
     let call = i64::from(call);
     // SAFETY: as above.
     let registers = unsafe { &(*context).uc_mcontext.gregs };
@@ -91,13 +99,10 @@ extern "C" fn on_signal(
                 .unwrap_or_default()
                 .cast_unsigned()
         });
-    let who = match thread {
-        Some(Thread::Vcpu) => "vcpu",
-        Some(Thread::Events) => "events",
-        None => "unknown",
-    };
-    let mut line = Line::new();
-    line.add("trefoil-vmm: the ")
+    let (process, who) = thread.map_or(("jail", "unknown"), |thread| (thread.process, thread.name));
+    let mut line = Text::new();
+    line.add(process)
+        .add(": the ")
         .add(who)
         .add(" thread may not ");
     line.add_call(call, argument).add(": killed\n");
@@ -110,21 +115,26 @@ extern "C" fn on_signal(
         )
     };
 
-    // A message as control's, of parts that need no escape.
-    let mut line = Line::new();
-    line.add(r#"{"ended":{"internal":{"part":""#)
-        .add(who)
-        .add(r#" thread","doing":""#);
-    line.add_call(call, argument)
-        .add(r#"","why":"its filter forbids it"}}}"#);
-    control::send_last_words(line.bytes());
+    control::send_last_words(last_words(who, call, argument).bytes());
     // SAFETY: this ends the process at once.
     unsafe { libc::_exit(FORBIDDEN_CALL) };
 }
 
+/// The last message ([`Message::Ended`](crate::Message::Ended)): what every
+/// [`End`](crate::End) takes for one that is internal. Its parts need no escape.
+fn last_words(who: &str, call: i64, argument: Option<u64>) -> Text {
+    let mut text = Text::new();
+    text.add(r#"{"ended":{"internal":{"part":""#)
+        .add(who)
+        .add(r#" thread","doing":""#);
+    text.add_call(call, argument)
+        .add(r#"","why":"its filter forbids it"}}}"#);
+    text
+}
+
 /// The number of the argument that the call is restricted by, if it is allowed at all.
-fn restricted(thread: Thread, call: i64) -> Option<u8> {
-    let (.., when) = table::lines(thread).find(|(number, ..)| *number == call)?;
+fn restricted(thread: &Thread, call: i64) -> Option<u8> {
+    let (.., when) = thread.lines().find(|(number, ..)| *number == call)?;
     match when {
         When::Any => None,
         When::OneOf(argument, _) | When::Lacks(argument, _) => Some(*argument),
@@ -132,12 +142,12 @@ fn restricted(thread: Thread, call: i64) -> Option<u8> {
 }
 
 /// Text of bounded length, on the stack.
-struct Line {
+struct Text {
     bytes: [u8; 256],
     length: usize,
 }
 
-impl Line {
+impl Text {
     fn new() -> Self {
         Self {
             bytes: [0; 256],
@@ -196,12 +206,12 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Line;
     use super::*;
-    use crate::control::Message;
-    use crate::exit::Exit;
+    use crate::{End, Message};
 
     fn text(call: i64, argument: Option<u64>) -> String {
-        let mut line = Line::new();
+        let mut line = Text::new();
         line.add_call(call, argument);
         String::from_utf8(line.bytes().to_vec()).expect("text")
     }
@@ -225,29 +235,38 @@ mod tests {
 
     #[test]
     fn text_beyond_the_end_is_cut() {
-        let mut line = Line::new();
+        let mut line = Text::new();
         line.add(&"x".repeat(300));
         assert_eq!(line.bytes().len(), 256);
     }
 
     #[test]
-    fn the_last_words_are_a_message_of_control() {
-        let mut line = Line::new();
-        line.add(r#"{"ended":{"internal":{"part":"vcpu thread","doing":""#);
-        line.add_call(i64::MIN, Some(u64::MAX));
-        line.add(r#"","why":"its filter forbids it"}}}"#);
-        let message: Message = serde_json::from_slice(line.bytes()).expect("parse");
-        assert!(
-            matches!(message, Message::Ended(Exit::Internal { .. })),
-            "{message:?}"
-        );
+    fn the_last_words_are_a_message_of_an_internal_end() {
+        use crate::process::tests::Sample;
+        let text = last_words("vcpu", i64::MIN, Some(u64::MAX));
+        let message: Message<(), Sample> = serde_json::from_slice(text.bytes()).expect("parse");
+        let Message::Ended(end) = message else {
+            panic!("{message:?}");
+        };
+        assert!(end.is_internal(), "{end:?}");
     }
 
     #[test]
     fn the_restricting_argument_is_known() {
-        assert_eq!(restricted(Thread::Vcpu, libc::SYS_ioctl), Some(1));
-        assert_eq!(restricted(Thread::Events, libc::SYS_mmap), Some(2));
-        assert_eq!(restricted(Thread::Vcpu, libc::SYS_socketpair), None);
-        assert_eq!(restricted(Thread::Vcpu, libc::SYS_read), None);
+        const TABLE: &[Line] = &[
+            (libc::SYS_ioctl, &["a"], When::OneOf(1, &[7])),
+            (libc::SYS_mmap, &["a", "b"], When::Lacks(2, 4)),
+            (libc::SYS_socketpair, &["b"], When::OneOf(0, &[1])),
+            (libc::SYS_read, &["a"], When::Any),
+        ];
+        let thread = Thread {
+            process: "test",
+            name: "a",
+            table: TABLE,
+        };
+        assert_eq!(restricted(&thread, libc::SYS_ioctl), Some(1));
+        assert_eq!(restricted(&thread, libc::SYS_mmap), Some(2));
+        assert_eq!(restricted(&thread, libc::SYS_socketpair), None);
+        assert_eq!(restricted(&thread, libc::SYS_read), None);
     }
 }

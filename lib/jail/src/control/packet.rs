@@ -24,11 +24,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends a packet, or fails: it never waits.
-pub(crate) fn send(
-    socket: impl AsFd,
-    text: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub fn send(socket: impl AsFd, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control = match descriptors.is_empty() {
@@ -46,7 +42,7 @@ pub(crate) fn send(
 
 /// What came.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Received {
+pub struct Received {
     /// How many bytes.
     pub length: usize,
     /// It had no more bytes than there was room for, and no descriptors.
@@ -55,7 +51,7 @@ pub(crate) struct Received {
 
 /// Receives a packet without descriptors, which the kernel closes if there are any; or fails: it
 /// never waits. `None`-like zero bytes can be an empty packet or the end: see [`is_gone`].
-pub(crate) fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
+pub fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
     let socket = socket.as_fd().as_raw_fd();
     loop {
         let mut text = [IoSliceMut::new(room)];
@@ -76,7 +72,7 @@ pub(crate) fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Received
 }
 
 /// Waits for a packet, and answers how long it is; zero at the end.
-pub(crate) fn await_length(socket: impl AsFd) -> io::Result<usize> {
+pub fn await_length(socket: impl AsFd) -> io::Result<usize> {
     let socket = socket.as_fd().as_raw_fd();
     loop {
         match recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
@@ -88,7 +84,7 @@ pub(crate) fn await_length(socket: impl AsFd) -> io::Result<usize> {
 
 /// Receives a packet with descriptors, which are closed on exec, or fails: it never waits. More
 /// descriptors than the process may have, or than the kernel passes, are an error.
-pub(crate) fn receive_with_descriptors(
+pub fn receive_with_descriptors(
     socket: impl AsFd,
     room: &mut [u8],
 ) -> io::Result<(Received, Vec<OwnedFd>)> {
@@ -118,7 +114,7 @@ pub(crate) fn receive_with_descriptors(
 }
 
 /// Whether the other side has closed the connection.
-pub(crate) fn is_gone(socket: impl AsFd) -> bool {
+pub fn is_gone(socket: impl AsFd) -> bool {
     let mut poll = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     let ready = nix::poll::poll(&mut poll, PollTimeout::ZERO);
     let told = poll[0].revents().unwrap_or(PollFlags::empty());

@@ -1,32 +1,20 @@
-//! The socket between a machine and its parent.
+//! What a machine and its parent say to each other over the machine's control socket.
 //!
-//! First the parent sends what the machine is to be, with the descriptors of it all: one message. From
-//! then on, small messages: requests one way, of which one brings descriptors, a disk's; answers, in the
-//! requests' order, the other way, with word of the start and of the end. All are JSON in packets (`SOCK_SEQPACKET`) of bounded
-//! size, and whatever is not exactly as written here is refused.
-//!
-//! [`Control`] is the machine's end; the parent's is a [`Process`](crate::process::Process)'s. Each
-//! trusts the other with less than it could: the machine never waits for a parent that doesn't
-//! read, and the parent reads a machine that may have been taken over by its guest.
+//! First the parent sends what the machine is to be, with the descriptors of it all: a
+//! [`Configuration`](crate::configuration::Configuration). From then on, [`Request`]s one way, of which
+//! one brings descriptors, a disk's, and [`Message`]s the other. The socket itself, and what bounds its
+//! messages, is [`trefoil_jail::control`].
 
-mod machine;
-pub(crate) mod packet;
-
-pub use machine::{CONTROL, Control};
-pub(crate) use machine::{parent_is_gone, send_last_words};
-pub use packet::pair;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use trefoil_jail::control::{self, Received};
+pub use trefoil_jail::control::{
+    CONTROL, Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, pair,
+};
 
-use crate::exit::{Exit, sentence};
-
-/// The most bytes of a message after the first.
-pub const MOST_BYTES: usize = 8 << 10;
-/// The most bytes of the first message.
-pub const MOST_LAUNCH_BYTES: usize = 64 << 10;
-/// The most descriptors that come with the first message. The kernel takes at most 253 in one.
-pub const MOST_DESCRIPTORS: usize = 200;
+use crate::exit::Exit;
 
 /// What the parent can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +34,12 @@ pub enum Request {
     Attach(Attach),
     /// Take a disk out again.
     Detach(Detach),
+}
+
+impl Request {
+    fn brings_descriptors(&self) -> bool {
+        matches!(self, Self::Attach(_))
+    }
 }
 
 /// A disk that comes. It is made of the files that come along, from 1 to
@@ -71,18 +65,6 @@ pub struct Detach {
     pub device: u8,
 }
 
-/// What the machine says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub enum Message {
-    /// The guest runs.
-    Running,
-    /// To a request. There is none to one that ends the machine.
-    Answer(Answer),
-    /// The last one.
-    Ended(Exit),
-}
-
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -90,7 +72,7 @@ pub enum Answer {
     /// It was done.
     Done(Stats),
     /// It was not, and why, in a sentence.
-    Refused(#[serde(with = "sentence")] String),
+    Refused(#[serde(with = "trefoil_jail::sentence")] String),
 }
 
 /// How the machine is. What it counts is in the memory it shares: [`crate::metrics`].
@@ -101,61 +83,77 @@ pub struct Stats {
     pub paused: bool,
 }
 
-/// Why the socket is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// the other side is gone
-    #[error("the other side of the control socket is gone")]
-    Gone,
-    /// the message is not what it must be
-    #[error("read {what}: {why}")]
-    Wrong {
-        /// Which message.
-        what: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// the kernel refuses
-    #[error("{doing}: {why}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What the kernel said.
-        why: std::io::Error,
-    },
-}
+/// What the machine says.
+pub type Message = control::Message<Answer, Exit>;
 
-impl Failure {
-    /// For `map_err` on a system call's outcome.
-    pub(crate) fn system<E: Into<std::io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
-        move |why| Self::System {
-            doing,
-            why: why.into(),
+/// The machine's end of the socket.
+#[derive(Debug)]
+pub struct Control(control::Control);
+
+impl Control {
+    /// The end that this process was started with. Every descriptor above it is closed.
+    ///
+    /// # Safety
+    ///
+    /// As [`trefoil_jail::Control::take`]: it is called once, and before anything in this process has
+    /// opened a descriptor.
+    ///
+    /// # Errors
+    /// If it was started with none.
+    pub unsafe fn take() -> Result<Self, Failure> {
+        // SAFETY: our contract is the callee's.
+        unsafe { control::Control::take() }.map(Self)
+    }
+
+    /// Waits for the first message: what the machine is to be, and the descriptors that come with
+    /// it, in their order.
+    ///
+    /// # Errors
+    /// [`Failure::Gone`] if the parent is, and what else is wrong with what came.
+    pub fn launch<C: DeserializeOwned>(&self) -> Result<(C, Vec<OwnedFd>), Failure> {
+        self.0.launch()
+    }
+
+    /// The next request, if there is one now, with the descriptors that it brings: some for a disk's
+    /// arrival, none for all else. A packet that is none is answered with what is wrong, and `None`.
+    ///
+    /// # Errors
+    /// [`Failure::Gone`] once the parent is.
+    pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Failure> {
+        match self.0.receive(Request::brings_descriptors)? {
+            Received::Request(request, descriptors) => Ok(Some((request, descriptors))),
+            Received::Wrong(why) => {
+                self.send(&Message::Answer(Answer::Refused(why.to_string())));
+                Ok(None)
+            }
+            Received::Nothing => Ok(None),
         }
     }
+
+    /// Sends a message, unless the parent is gone or has left so many unread that there is no room:
+    /// it is not waited for. Answers whether it was sent.
+    pub fn send(&self, message: &Message) -> bool {
+        self.0.send(message)
+    }
+
+    /// Sends the last message and answers with what the process is to exit with.
+    pub fn end(self, exit: Exit) -> i32 {
+        self.0.end(exit)
+    }
 }
 
-/// Reads a message's text, of which `whole` says whether all of it arrived.
-pub(crate) fn parse<T: DeserializeOwned>(
-    what: &'static str,
-    text: &[u8],
-    whole: bool,
-) -> Result<T, Failure> {
-    let wrong = |why| Failure::Wrong { what, why };
-    if !whole {
-        return Err(wrong(format!(
-            "it has more than {} bytes, or descriptors",
-            text.len()
-        )));
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
-    // The library's message quotes what it did not expect, which may be as long as all of it.
-    serde_json::from_slice(text).map_err(|why| wrong(sentence::cut(&why.to_string())))
 }
 
 /// For fuzzing: each takes any bytes, and fails only by panicking.
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing {
     use std::os::fd::AsFd;
+
+    use trefoil_jail::control::{packet, parse};
 
     use super::*;
 
@@ -179,10 +177,10 @@ pub mod fuzzing {
     /// and whether a descriptor comes along.
     /// Every one of them gets an answer or is a request.
     pub fn requests(mut bytes: &[u8]) {
-        let Ok((ours, theirs)) = packet::pair() else {
+        let Ok((ours, theirs)) = pair() else {
             return;
         };
-        let Ok(mut control) = Control::over(theirs) else {
+        let Ok(mut control) = control::Control::over(theirs).map(Control) else {
             return;
         };
         while let Some((&length, rest)) = bytes.split_first() {
@@ -223,6 +221,7 @@ pub mod fuzzing {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use trefoil_jail::control::{packet, parse};
 
     use super::*;
     use crate::exit::Registers;
@@ -332,5 +331,94 @@ mod tests {
             why.to_string(),
             "read a request: it has more than 4 bytes, or descriptors"
         );
+    }
+
+    fn connected() -> (OwnedFd, Control) {
+        let (ours, theirs) = pair().expect("pair");
+        (ours, Control(control::Control::over(theirs).expect("over")))
+    }
+
+    fn say(to: &OwnedFd, text: &[u8]) {
+        packet::send(to, text, &[]).expect("send");
+    }
+
+    fn hear(from: &OwnedFd) -> Message {
+        let mut room = [0; MOST_BYTES];
+        let received = packet::receive(from, &mut room).expect("receive");
+        parse("it", &room[..received.length], received.whole).expect("parse")
+    }
+
+    fn refusal(from: &OwnedFd) -> String {
+        match hear(from) {
+            Message::Answer(Answer::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn requests_and_answers_go_both_ways() {
+        let (ours, mut control) = connected();
+        assert!(matches!(control.receive(), Ok(None)));
+        say(&ours, b"\"pause\"");
+        say(&ours, b" \"power-off\" ");
+        assert!(matches!(control.receive(), Ok(Some((Request::Pause, _)))));
+        assert!(matches!(
+            control.receive(),
+            Ok(Some((Request::PowerOff, _)))
+        ));
+        assert!(matches!(control.receive(), Ok(None)));
+        let answer = Message::Answer(Answer::Done(Stats { paused: true }));
+        assert!(control.send(&answer));
+        assert_eq!(hear(&ours), answer);
+        assert_eq!(control.end(Exit::Reset), 11);
+        assert_eq!(hear(&ours), Message::Ended(Exit::Reset));
+        assert!(packet::is_gone(&ours));
+    }
+
+    #[test]
+    fn a_wrong_request_is_refused_and_the_next_one_is_not() {
+        let (ours, mut control) = connected();
+        let long = vec![b' '; MOST_BYTES + 1];
+        for (wrong, why) in [
+            (&b"\"reboot\""[..], "unknown variant `reboot`"),
+            (b"{}", "expected value"),
+            (b"\xff\xfe", "expected value"),
+            (b"\"pause\" \"kill\"", "trailing characters"),
+            (b"", "EOF while parsing"),
+            (&long, "more than 8192 bytes"),
+        ] {
+            say(&ours, wrong);
+            assert!(matches!(control.receive(), Ok(None)));
+            let said = refusal(&ours);
+            assert!(said.starts_with("read a request: "), "{said}");
+            assert!(said.contains(why), "{said}");
+        }
+        packet::send(&ours, b"\"kill\"", &[ours.as_fd()]).expect("send");
+        assert!(matches!(control.receive(), Ok(None)));
+        assert!(refusal(&ours).contains("1 descriptors came with it"));
+        let disk = br#"{"attach":{"device":4,"read-only":false,"serial":"late"}}"#;
+        say(&ours, disk);
+        assert!(matches!(control.receive(), Ok(None)));
+        assert!(refusal(&ours).contains("0 descriptors came with it"));
+        packet::send(&ours, disk, &[ours.as_fd(), ours.as_fd()]).expect("send");
+        let received = control.receive().expect("receive").expect("request");
+        assert!(matches!(received.0, Request::Attach(_)), "{received:?}");
+        assert_eq!(received.1.len(), 2);
+        drop(received);
+        say(&ours, b"\"kill\"");
+        assert!(matches!(control.receive(), Ok(Some((Request::Kill, _)))));
+        drop(ours);
+        assert!(matches!(control.receive(), Err(Failure::Gone)));
+    }
+
+    #[test]
+    fn a_parent_that_does_not_read_is_not_waited_for() {
+        let (ours, mut control) = connected();
+        let sent = (0..100_000)
+            .take_while(|_| control.send(&Message::Running))
+            .count();
+        assert!((16..100_000).contains(&sent), "{sent}");
+        say(&ours, b"\"nonsense\"");
+        assert!(matches!(control.receive(), Ok(None)));
     }
 }

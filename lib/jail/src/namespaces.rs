@@ -1,17 +1,25 @@
 //! That the namespaces are the process's own. The parent makes them when it makes the process; that
 //! it did is looked up, since all that follows would hit the host otherwise.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use super::Failure;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::unistd::sethostname;
+
+use crate::Failure;
 
 /// Those that are looked up. That of processes is known by being their first.
 const OWN: [&str; 4] = ["mnt", "net", "ipc", "uts"];
 
 /// Fails unless this process has one thread and namespaces of its own: of processes, whose first it
 /// is, of mounts, networks, IPC and host names.
+///
+/// # Errors
+/// Which of that is not so.
 pub fn verify() -> Result<(), Failure> {
     let doing = "look at the process's own namespaces";
     if std::process::id() != 1 {
@@ -56,20 +64,16 @@ fn parent_and_threads(line: &str) -> Option<[u32; 2]> {
 }
 
 /// Gives the process and its own host a name.
+///
+/// # Errors
+/// If the host's name is not the process's own to change.
 pub fn rename(name: &CStr) -> Result<(), Failure> {
-    let text = name.to_bytes();
     let doing = "set the host's and the process's name";
-    for outcome in [
-        // SAFETY: the name has that many bytes, of which the kernel makes a copy.
-        unsafe { libc::sethostname(text.as_ptr().cast(), text.len()) },
-        // SAFETY: no byte is read.
-        unsafe { libc::setdomainname(text.as_ptr().cast(), 0) },
-        // SAFETY: the name ends with a zero, and the kernel makes a copy.
-        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) },
-    ] {
-        nix::errno::Errno::result(outcome).map_err(Failure::at(doing))?;
-    }
-    Ok(())
+    sethostname(OsStr::from_bytes(name.to_bytes())).map_err(Failure::at(doing))?;
+    // SAFETY: no byte is read.
+    let outcome = unsafe { libc::setdomainname(name.as_ptr(), 0) };
+    Errno::result(outcome).map_err(Failure::at(doing))?;
+    prctl::set_name(name).map_err(Failure::at(doing))
 }
 
 #[cfg(test)]

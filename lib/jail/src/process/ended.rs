@@ -4,7 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::exit::{Exit, FORBIDDEN_CALL};
+use super::End;
+use crate::FORBIDDEN_CALL;
 
 /// The kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,47 +41,28 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<Option<Status>> {
     })
 }
 
-/// Ends that an exit code says all of, or as much as can be said.
-const WITHOUT_MORE: [Exit; 4] = [
-    Exit::PoweredOff,
-    Exit::Reset,
-    Exit::TripleFault { registers: None },
-    Exit::Killed,
-];
-
-/// How the machine ended. What it said tells more than the kernel, but is believed only as long as
+/// How the process ended. What it said tells more than the kernel, but is believed only as long as
 /// it is about the same end.
-pub(super) fn exit(status: Status, said: Option<Exit>) -> Exit {
+pub(super) fn end<E: End>(status: Status, said: Option<E>) -> E {
     match (status, said) {
         (Status::Exited(code), Some(said)) if agree(code, &said) => said,
         (Status::Exited(FORBIDDEN_CALL), _) => {
-            internal("a thread made a system call that its filter forbids".into())
+            E::internal("a thread made a system call that its filter forbids".into())
         }
-        (Status::Exited(code), _) => WITHOUT_MORE
-            .into_iter()
-            .find(|exit| exit.code() == code)
-            .unwrap_or_else(|| {
-                internal(format!(
-                    "its process ended with code {code}, and said nothing that fits"
-                ))
-            }),
-        (Status::Killed(libc::SIGKILL), _) => Exit::Killed,
+        (Status::Exited(code), _) => E::of_code(code).unwrap_or_else(|| {
+            E::internal(format!(
+                "its process ended with code {code}, and said nothing that fits"
+            ))
+        }),
+        (Status::Killed(libc::SIGKILL), _) => E::killed(),
         (Status::Killed(signal), _) => {
-            internal(format!("its process was ended by {}", name(signal)))
+            E::internal(format!("its process was ended by {}", name(signal)))
         }
     }
 }
 
-fn agree(code: i32, said: &Exit) -> bool {
-    code == said.code() || (code == FORBIDDEN_CALL && matches!(said, Exit::Internal { .. }))
-}
-
-fn internal(why: String) -> Exit {
-    Exit::Internal {
-        part: "machine".into(),
-        doing: "run".into(),
-        why,
-    }
+fn agree<E: End>(code: i32, said: &E) -> bool {
+    code == said.code() || (code == FORBIDDEN_CALL && said.is_internal())
 }
 
 fn name(signal: i32) -> String {
@@ -92,40 +74,35 @@ fn name(signal: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Sample;
     use super::*;
-    use crate::exit::Registers;
 
-    fn why(exit: Exit) -> String {
-        match exit {
-            Exit::Internal { why, .. } => why,
+    fn why(end: Sample) -> String {
+        match end {
+            Sample::Internal { why, .. } => why,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn what_a_machine_said_is_believed_if_it_fits_its_exit_code() {
-        let fault = Exit::TripleFault {
-            registers: Some(Registers::default()),
-        };
-        let crash = internal("of some reason".into());
-        for said in [Exit::PoweredOff, Exit::Reset, Exit::Killed, fault, crash] {
+    fn what_a_process_said_is_believed_if_it_fits_its_exit_code() {
+        let crash = Sample::internal("of some reason".into());
+        for said in [Sample::Done, Sample::Told(5), Sample::Killed, crash] {
             let status = Status::Exited(said.code());
-            assert_eq!(exit(status, Some(said.clone())), said);
+            assert_eq!(end(status, Some(said.clone())), said);
         }
-        let forbidden = internal("openat".into());
+        let forbidden = Sample::internal("openat".into());
         let status = Status::Exited(FORBIDDEN_CALL);
-        assert_eq!(exit(status, Some(forbidden.clone())), forbidden);
+        assert_eq!(end(status, Some(forbidden.clone())), forbidden);
     }
 
     #[test]
     fn the_kernel_is_believed_if_they_disagree() {
-        let said = || Some(Exit::PoweredOff);
-        assert_eq!(exit(Status::Exited(11), said()), Exit::Reset);
-        let fault = Exit::TripleFault { registers: None };
-        assert_eq!(exit(Status::Exited(12), said()), fault);
-        assert_eq!(exit(Status::Exited(13), said()), Exit::Killed);
-        assert_eq!(exit(Status::Exited(0), Some(Exit::Reset)), Exit::PoweredOff);
-        assert_eq!(exit(Status::Killed(libc::SIGKILL), said()), Exit::Killed);
+        let said = || Some(Sample::Done);
+        assert_eq!(end(Status::Exited(12), said()), Sample::Told(0));
+        assert_eq!(end(Status::Exited(13), said()), Sample::Killed);
+        assert_eq!(end(Status::Exited(0), Some(Sample::Killed)), Sample::Done);
+        assert_eq!(end(Status::Killed(libc::SIGKILL), said()), Sample::Killed);
         for (status, expected) in [
             (Status::Exited(FORBIDDEN_CALL), "its filter forbids"),
             (Status::Exited(1), "with code 1, and said nothing"),
@@ -133,15 +110,15 @@ mod tests {
             (Status::Killed(libc::SIGSEGV), "ended by SIGSEGV"),
             (Status::Killed(40), "ended by signal 40"),
         ] {
-            let why = why(exit(status, said()));
+            let why = why(end(status, said()));
             assert!(why.contains(expected), "{why}");
         }
     }
 
     #[test]
-    fn a_crash_is_told_though_the_machine_said_what_went_wrong_before() {
-        let said = internal("something else".into());
-        let why = why(exit(Status::Killed(libc::SIGABRT), Some(said)));
+    fn a_crash_is_told_though_the_process_said_what_went_wrong_before() {
+        let said = Sample::internal("something else".into());
+        let why = why(end(Status::Killed(libc::SIGABRT), Some(said)));
         assert!(why.contains("SIGABRT"), "{why}");
     }
 }

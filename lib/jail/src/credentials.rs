@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::Failure;
+use crate::Failure;
 
 /// Capabilities are the kernel's only: a program of root's has none, a change of user ids neither
 /// gives nor takes any, and none is kept or handed on. And that stays so.
@@ -17,6 +17,9 @@ const SECURE_BITS: libc::c_int = libc::SECBIT_NOROOT
     | libc::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
 /// Fails if these are no ids to become.
+///
+/// # Errors
+/// Which is not.
 pub fn check(uid: u32, gid: u32) -> Result<(), Failure> {
     for (what, id) in [("user", uid), ("group", gid)] {
         // The last one means "leave it as it is".
@@ -30,6 +33,9 @@ pub fn check(uid: u32, gid: u32) -> Result<(), Failure> {
 
 /// Becomes this user and group, with no capability but those `kept` (a bit each), and no way to
 /// another.
+///
+/// # Errors
+/// What could not be given up.
 pub fn drop_all(uid: u32, gid: u32, kept: u64) -> Result<(), Failure> {
     for capability in 0..=63 {
         match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
@@ -88,6 +94,9 @@ struct Sets {
 }
 
 /// Sets which capabilities the thread may have and which it has, a bit each. It hands none on.
+///
+/// # Errors
+/// If it is to have one that it may not.
 pub fn set_capabilities(permitted: u64, effective: u64) -> Result<(), Errno> {
     const VERSION: u32 = 0x2008_0522;
     let header = Header {

@@ -6,6 +6,10 @@
 //! reads and writes, before the jail is closed.
 
 use libc::*;
+use trefoil_jail::Failure;
+use trefoil_jail::seccomp::When::{Any, Lacks, OneOf};
+pub use trefoil_jail::seccomp::install;
+use trefoil_jail::seccomp::{self, Filter, Line};
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
 /// The kinds of threads.
@@ -17,31 +21,39 @@ pub enum Thread {
     Events,
 }
 
-/// What an argument must be.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum When {
-    /// Anything.
-    Any,
-    /// The argument with this number, from zero, is one of these. Of arguments of 64 bits only the
-    /// lower half is compared: use it where the kernel takes 32.
-    OneOf(u8, &'static [u32]),
-    /// The argument with this number has none of these bits.
-    Lacks(u8, u32),
+impl Thread {
+    /// As its filter and its trap know it.
+    const fn known(self) -> &'static seccomp::Thread {
+        match self {
+            Self::Vcpu => &const { named("vcpu") },
+            Self::Events => &const { named("events") },
+        }
+    }
 }
 
-use Thread::{Events, Vcpu};
-use When::{Any, Lacks, OneOf};
+const fn named(name: &'static str) -> seccomp::Thread {
+    seccomp::Thread {
+        process: "trefoil-vmm",
+        name,
+        table: TABLE,
+    }
+}
 
-const BOTH: &[Thread] = &[Vcpu, Events];
-const VCPU: &[Thread] = &[Vcpu];
-const EVENTS: &[Thread] = &[Events];
+/// Makes the filter for a kind of thread.
+///
+/// # Errors
+/// None that is known.
+pub fn compile(thread: Thread) -> Result<Filter, Failure> {
+    seccomp::compile(thread.known())
+}
 
-/// A line of the table: which call, who makes it, with which arguments.
-pub(super) type Line = (c_long, &'static [Thread], When);
+const BOTH: &[&str] = &["vcpu", "events"];
+const VCPU: &[&str] = &["vcpu"];
+const EVENTS: &[&str] = &["events"];
 
 /// The table.
 #[rustfmt::skip]
-pub(super) const TABLE: &[Line] = &[
+const TABLE: &[Line] = &[
     // Descriptors it has: all bytes go through these. `write` is the filter's own last words, too.
     (SYS_read,              BOTH,   Any),
     (SYS_write,             BOTH,   Any),
@@ -157,27 +169,30 @@ const fn of_size<T>(direction: u32, kind: u32, number: u32) -> u32 {
     ioctl_expr(direction, kind, number, size_of::<T>() as u32) as u32
 }
 
-/// The lines for a kind of thread.
-pub(super) fn lines(thread: Thread) -> impl Iterator<Item = &'static Line> {
-    TABLE
-        .iter()
-        .filter(move |(_, threads, _)| threads.contains(&thread))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::Thread::{Events, Vcpu};
     use super::*;
 
     #[test]
+    fn filters_are_small() {
+        for thread in [Vcpu, Events] {
+            let filter = compile(thread).expect("compile");
+            assert!(filter.length() < 320, "{}", filter.length());
+        }
+    }
+
+    #[test]
     fn a_virtual_cpus_thread_has_at_most_forty_calls() {
-        let count = lines(Vcpu).count();
+        let count = Vcpu.known().lines().count();
         assert!(count <= 40, "{count}");
     }
 
     #[test]
     fn each_call_has_one_line_for_each_kind_of_thread() {
         for thread in [Vcpu, Events] {
-            let mut numbers: Vec<_> = lines(thread).map(|(number, ..)| *number).collect();
+            let lines = thread.known().lines();
+            let mut numbers: Vec<_> = lines.map(|(number, ..)| *number).collect();
             let count = numbers.len();
             numbers.sort_unstable();
             numbers.dedup();

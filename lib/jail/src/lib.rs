@@ -16,6 +16,7 @@
 
 pub mod control;
 pub mod credentials;
+pub mod end;
 pub mod limits;
 pub mod namespaces;
 pub mod process;
@@ -28,11 +29,9 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 
 pub use control::{Control, Message};
+pub use end::{End, FORBIDDEN_CALL};
 pub use limits::Limit;
-pub use process::{Child, End, Said, Start};
-
-/// The exit code of a process that made a system call its filter forbids.
-pub const FORBIDDEN_CALL: i32 = 31;
+pub use process::{Child, Said, Start};
 
 /// What could not be done, and why.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,9 @@ use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, packet, parse};
-use crate::process::End;
+use super::message::{Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, parse};
+use super::packet;
+use crate::end::End;
 
 /// The descriptor that a process finds its end at.
 pub const CONTROL: RawFd = 3;

@@ -4,8 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::End;
-use crate::FORBIDDEN_CALL;
+use crate::end::{End, FORBIDDEN_CALL};
 
 /// The kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +73,8 @@ fn name(signal: i32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Sample;
     use super::*;
+    use crate::end::tests::Sample;
 
     fn why(end: Sample) -> String {
         match end {

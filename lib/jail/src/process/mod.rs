@@ -14,7 +14,7 @@ mod spawn;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -24,42 +24,11 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::control::{MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, packet, parse};
+use crate::end::End;
+pub use spawn::Start;
 
 /// How long a process that was killed is waited for. It takes longer only where a disk hangs.
 const KILLING: Duration = Duration::from_secs(2);
-
-/// How a kind of process ends, as it says itself ([`Message::Ended`]) and as its exit code says.
-///
-/// One of its variants is `Internal { part, doing, why }`, three sentences, and is called `internal` in
-/// messages: a system call that is forbidden is told of so by the filter's trap.
-pub trait End: Clone + Serialize + DeserializeOwned {
-    /// The process's exit code, for a parent that has lost the control socket. A system call that
-    /// the filter forbids gives [`FORBIDDEN_CALL`](crate::FORBIDDEN_CALL), which no end is.
-    fn code(&self) -> i32;
-    /// The end that an exit code says all of, or as much as can be said.
-    fn of_code(code: i32) -> Option<Self>;
-    /// The end of a process that its parent killed.
-    fn killed() -> Self;
-    /// The end of a process that could not go on, and did not say itself why.
-    fn internal(why: String) -> Self;
-    /// Whether it is that of a process that could not go on.
-    fn is_internal(&self) -> bool;
-}
-
-/// What to start, and where.
-#[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
-    /// The program, or this one again.
-    pub program: Option<&'a Path>,
-    /// Its arguments, the zeroth included. Its environment is empty.
-    pub arguments: &'a [&'a str],
-    /// What it writes to as its standard error.
-    pub log: BorrowedFd<'a>,
-    /// The directories of the cgroups it is put into: one of each hierarchy.
-    pub cgroups: &'a [PathBuf],
-    /// How ready the kernel should be to kill it for want of memory, or as its parent's.
-    pub oom_score_adj: Option<i16>,
-}
 
 /// A jailed process, which answers with `A` and ends with `E`. It is killed when this is dropped.
 #[derive(Debug)]
@@ -276,61 +245,4 @@ fn await_readable(descriptor: BorrowedFd<'_>, limit: Duration) {
     let mut poll = [PollFd::new(descriptor, PollFlags::POLLIN)];
     // A signal ends it early, and the caller sees that there is nothing yet.
     let _ = nix::poll::poll(&mut poll, limit);
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use serde::Deserialize;
-
-    use super::*;
-
-    /// How a process of the tests' ends.
-    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-    pub enum Sample {
-        Done,
-        Killed,
-        Told(u8),
-        Internal {
-            #[serde(with = "crate::sentence")]
-            part: String,
-            #[serde(with = "crate::sentence")]
-            doing: String,
-            #[serde(with = "crate::sentence")]
-            why: String,
-        },
-    }
-
-    impl End for Sample {
-        fn code(&self) -> i32 {
-            match self {
-                Self::Done => 0,
-                Self::Internal { .. } => 1,
-                Self::Told(_) => 12,
-                Self::Killed => 13,
-            }
-        }
-
-        fn of_code(code: i32) -> Option<Self> {
-            [Self::Done, Self::Killed, Self::Told(0)]
-                .into_iter()
-                .find(|end| end.code() == code)
-        }
-
-        fn killed() -> Self {
-            Self::Killed
-        }
-
-        fn internal(why: String) -> Self {
-            Self::Internal {
-                part: "process".into(),
-                doing: "run".into(),
-                why,
-            }
-        }
-
-        fn is_internal(&self) -> bool {
-            matches!(self, Self::Internal { .. })
-        }
-    }
 }

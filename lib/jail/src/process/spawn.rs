@@ -3,9 +3,9 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
@@ -14,8 +14,23 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use super::{Failure, Start};
+use crate::Failure;
 use crate::control::CONTROL;
+
+/// What to start, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The program, or this one again.
+    pub program: Option<&'a Path>,
+    /// Its arguments, the zeroth included. Its environment is empty.
+    pub arguments: &'a [&'a str],
+    /// What it writes to as its standard error.
+    pub log: BorrowedFd<'a>,
+    /// The directories of the cgroups it is put into: one of each hierarchy.
+    pub cgroups: &'a [PathBuf],
+    /// How ready the kernel should be to kill it for want of memory, or as its parent's.
+    pub oom_score_adj: Option<i16>,
+}
 
 /// Namespaces of its own. That of users is not among them: its ids are the host's.
 const NAMESPACES: c_int = libc::CLONE_NEWPID
@@ -207,9 +222,9 @@ fn become_program(plan: &Plan) -> Result<(), Errno> {
     Errno::result(outcome).map(drop)
 }
 
-fn control_socket() -> std::os::fd::BorrowedFd<'static> {
+fn control_socket() -> BorrowedFd<'static> {
     // SAFETY: it has just been put there, and is not closed in the child.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL) }
+    unsafe { BorrowedFd::borrow_raw(CONTROL) }
 }
 
 #[cfg(test)]

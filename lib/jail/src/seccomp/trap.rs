@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 
 use super::names::name;
-use super::{Thread, When};
-use crate::{FORBIDDEN_CALL, control};
+use super::table::{Thread, When};
+use crate::control;
+use crate::end::FORBIDDEN_CALL;
 
 thread_local! {
     /// What the filter takes this thread for. Without a destructor and initialised at compile time:
@@ -206,7 +207,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Line;
+    use super::super::table::Line;
     use super::*;
     use crate::{End, Message};
 
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_last_words_are_a_message_of_an_internal_end() {
-        use crate::process::tests::Sample;
+        use crate::end::tests::Sample;
         let text = last_words("vcpu", i64::MIN, Some(u64::MAX));
         let message: Message<(), Sample> = serde_json::from_slice(text.bytes()).expect("parse");
         let Message::Ended(end) = message else {

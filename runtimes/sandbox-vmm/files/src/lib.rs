@@ -9,6 +9,7 @@
 //! ask ([`passthrough`]). It trusts neither; `docs/decisions/0003-the-file-server.md` says why it is
 //! our own.
 
+pub mod capabilities;
 pub mod fuse;
 mod loops;
 mod message;

@@ -2,7 +2,7 @@
 //!
 //! Whoever takes the server over has: the pod's trees, which its guest could change anyway, and no
 //! other file, its root being a small directory that can't be written; the capabilities of
-//! [`super::capabilities`], good for those trees only; its descriptors; namespaces of its own with
+//! [`crate::capabilities`], good for those trees only; its descriptors; namespaces of its own with
 //! nothing in them; and the system calls of [`super::filter`].
 
 use std::path::Path;
@@ -15,7 +15,7 @@ use trefoil_core::detached::{self, Depth, Tree};
 use trefoil_jail::root::PLACE;
 use trefoil_jail::{Failure, Jail, Limit};
 
-use super::capabilities::KEPT;
+use crate::capabilities::KEPT;
 use crate::message::Launch;
 
 /// What the process is called.

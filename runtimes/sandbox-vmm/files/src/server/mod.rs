@@ -2,7 +2,6 @@
 //! request at a time as long as nothing hangs. It ends when either is gone.
 
 mod back_end;
-pub mod capabilities;
 mod changes;
 mod crew;
 pub mod exit;
@@ -24,7 +23,6 @@ use std::sync::{Arc, Barrier};
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-pub use trefoil_jail::end_with_parent;
 use trefoil_jail::{Control, End as _, control, seccomp};
 
 use crate::message::{Launch, Message};

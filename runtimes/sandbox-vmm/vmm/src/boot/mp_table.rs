@@ -82,7 +82,7 @@ fn checksum(bytes: &[u8]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ram::{Pages, make};
+    use crate::memory::{Pages, make};
 
     #[test]
     fn the_tables_add_up_and_fit() {

@@ -10,7 +10,8 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::GuestAddress;
 
-use super::{Failure, Placed, usable};
+use super::failure::Failure;
+use super::place::{Placed, usable};
 use crate::layout::{COMMAND_LINE, PVH_START_INFO};
 use trefoil_virtio::Ram;
 

@@ -7,7 +7,8 @@ use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Failure, Placed, usable};
+use super::failure::Failure;
+use super::place::{Placed, usable};
 use crate::layout::{BOOT_PARAMETERS, COMMAND_LINE, PAGE_TABLES};
 use trefoil_virtio::Ram;
 

@@ -8,8 +8,9 @@
 pub mod seccomp;
 
 use nix::sys::resource::Resource;
-use serde::{Deserialize, Serialize};
 use trefoil_jail::{Failure, Limit, root};
+
+pub use crate::client::configuration::Jail;
 
 /// What the process is called, by itself and by its own host name.
 const NAME: &std::ffi::CStr = c"trefoil-vmm";
@@ -17,21 +18,6 @@ const NAME: &std::ffi::CStr = c"trefoil-vmm";
 /// A thread that KVM makes of its own for each virtual machine when it first runs, to take back huge
 /// pages (Linux 6.13). It counts as ours: without room for it, no virtual CPU runs.
 const KVMS_THREADS: u32 = 1;
-
-/// Who the process becomes and what it may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Jail {
-    /// The user id: not root's, and no other process's.
-    pub uid: u32,
-    /// The group id: not root's.
-    pub gid: u32,
-    /// How many descriptors it may have open.
-    pub descriptors: u32,
-    /// How far it may write in a file: the size of its largest disk, in bytes. Block devices don't
-    /// count.
-    pub file_size: u64,
-}
 
 /// Closes the jail around this process, which has one thread yet and will have `threads` at most,
 /// those that the kernel makes for its disks counted in. The filters are still to come: they differ for

@@ -11,8 +11,8 @@ use serde::Serialize;
 use trefoil_jail::Child;
 pub use trefoil_jail::{Failure, Start};
 
-use crate::control::{Answer, Attach, Message, Request};
-use crate::exit::Exit;
+use super::control::{Answer, Attach, Message, Request};
+use super::exit::Exit;
 
 /// The most requests that may be unanswered. There is room for their answers, so none is lost.
 const MOST_UNANSWERED: usize = 16;

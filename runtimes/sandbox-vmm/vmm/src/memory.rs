@@ -1,31 +1,26 @@
-//! The guest's memory: one sealed memfd, mapped once, below and above the hole for devices.
+//! The guest's memory: where it comes from, and how it becomes the virtual machine's.
+//!
+//! It is one sealed memfd, mapped once, below and above the hole for devices.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde::{Deserialize, Serialize};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use nix::sys::memfd::MFdFlags;
 use trefoil_virtio::Ram;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    Address, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
+};
 
+pub use crate::client::configuration::Pages;
 use crate::layout;
-
-/// Which pages the memory is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pages {
-    /// The host's ordinary ones, given when they are touched.
-    #[default]
-    Ordinary,
-    /// 2 MiB each, from the host's reserve; a guest that touches one too many is killed.
-    Huge,
-}
+use crate::memfd::sealed;
 
 /// How large a large page is.
 pub const LARGE: usize = 2 << 20;
@@ -50,36 +45,91 @@ pub enum Failure {
     Size(u32),
 }
 
-/// Makes `mib` MiB of guest memory, all zero, mapped until the process ends. Nothing is charged until
-/// it is touched.
-pub fn make(mib: u32, pages: Pages) -> Result<Arc<Ram>, Failure> {
-    if !(layout::MIN_MEMORY_MIB..=layout::MAX_MEMORY_MIB).contains(&mib) {
-        return Err(Failure::Size(mib));
-    }
-    let size = u64::from(mib) << 20;
-    let fail = |why: &dyn std::fmt::Display| Failure::Make {
-        size,
-        why: why.to_string(),
-    };
-    let file = Arc::new(sealed("guest", size, pages).map_err(|why| fail(&why))?);
-    let mut regions = Vec::new();
-    let mut offset = 0;
-    for (start, length) in layout::ram_ranges(size) {
-        let from = FileOffset::from_arc(Arc::clone(&file), offset);
-        let length = usize::try_from(length).map_err(|why| fail(&why))?;
-        let mapping = map(from, length).map_err(|why| fail(&why))?;
-        let region = GuestRegionMmap::new(mapping, GuestAddress(start))
-            .ok_or_else(|| fail(&"the address is out of range"))?;
-        offset += region_length(length);
-        regions.push(region);
-    }
-    Ram::from_regions(regions)
-        .map(Arc::new)
-        .map_err(|why| fail(&why))
+/// What a guest's memory is made of, and so who else can have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backing {
+    /// One sealed file, mapped shared: a process that is handed the file has the same memory.
+    Shared,
 }
 
-fn region_length(length: usize) -> u64 {
-    length as u64
+/// A guest's memory. It is mapped until the process ends.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    view: Arc<Ram>,
+    backing: Backing,
+}
+
+impl Memory {
+    /// Makes `mib` MiB of memory that other processes can be handed, all zero. Nothing is charged until
+    /// it is touched.
+    ///
+    /// # Errors
+    /// If that is too little or too much for a guest, or the host has not so much.
+    pub fn shared(mib: u32, pages: Pages) -> Result<Self, Failure> {
+        if !(layout::MIN_MEMORY_MIB..=layout::MAX_MEMORY_MIB).contains(&mib) {
+            return Err(Failure::Size(mib));
+        }
+        let size = u64::from(mib) << 20;
+        let fail = |why: &dyn std::fmt::Display| Failure::Make {
+            size,
+            why: why.to_string(),
+        };
+        let flags = match pages {
+            Pages::Ordinary => MFdFlags::empty(),
+            Pages::Huge => MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
+        };
+        let file = Arc::new(sealed("guest", size, flags).map_err(|why| fail(&why))?);
+        let mut regions = Vec::new();
+        let mut offset = 0;
+        for (start, length) in layout::ram_ranges(size) {
+            let from = FileOffset::from_arc(Arc::clone(&file), offset);
+            offset += length;
+            let length = usize::try_from(length).map_err(|why| fail(&why))?;
+            let mapping = map(from, length).map_err(|why| fail(&why))?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(start))
+                .ok_or_else(|| fail(&"the address is out of range"))?;
+            regions.push(region);
+        }
+        let view = Ram::from_regions(regions).map_err(|why| fail(&why))?;
+        Ok(Self {
+            view: Arc::new(view),
+            backing: Backing::Shared,
+        })
+    }
+
+    /// The memory as devices see it, and whoever fills it.
+    pub fn view(&self) -> &Arc<Ram> {
+        &self.view
+    }
+
+    /// Makes it a virtual machine's, before that runs.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn give_to(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
+        let Backing::Shared = self.backing;
+        for (slot, region) in (0..).zip(self.view.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: the region is mapped until the process ends, and nothing but a guest's memory.
+            unsafe { vm.set_user_memory_region(region) }?;
+        }
+        Ok(())
+    }
+}
+
+/// The memory alone, for who tries what is done with it.
+///
+/// # Errors
+/// As [`Memory::shared`].
+#[cfg(any(test, fuzzing))]
+pub fn make(mib: u32, pages: Pages) -> Result<Arc<Ram>, Failure> {
+    Memory::shared(mib, pages).map(|memory| memory.view)
 }
 
 /// Maps a part of the file for good, at an address at which its large pages can be large ones of the
@@ -140,8 +190,7 @@ pub fn enlarge(ram: &Ram, addresses: Range<u64>) {
         .collect();
     for block in &blocks {
         // Where there is no page at all, none is made large.
-        // SAFETY: the block is mapped. What is read is of no interest.
-        unsafe { block.ptr_guard_mut().as_ptr().read_volatile() };
+        let _ = block.read_obj::<u8>(0);
     }
     if let Some(first) = blocks.first() {
         let start = first.ptr_guard_mut().as_ptr();
@@ -151,30 +200,9 @@ pub fn enlarge(ram: &Ram, addresses: Range<u64>) {
     }
 }
 
-/// A memfd whose size nobody can change any more: a shared mapping of a file that shrinks is a
-/// fault waiting for whoever touches it.
-pub(crate) fn sealed(name: &str, size: u64, pages: Pages) -> nix::Result<File> {
-    let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    if pages == Pages::Huge {
-        flags |= MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
-    }
-    let fd: OwnedFd = memfd_create(name, flags)?;
-    let length = i64::try_from(size).map_err(|_| nix::errno::Errno::EFBIG)?;
-    nix::unistd::ftruncate(&fd, length)?;
-    fcntl(
-        &fd,
-        FcntlArg::F_ADD_SEALS(
-            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL,
-        ),
-    )?;
-    Ok(File::from(fd))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-
-    use vm_memory::{Address, Bytes, GuestMemoryRegion};
 
     use super::*;
 

@@ -1,90 +1,13 @@
-//! What a machine and its parent say to each other over the machine's control socket.
-//!
-//! First the parent sends what the machine is to be, with the descriptors of it all: a
-//! [`Configuration`](crate::configuration::Configuration). From then on, [`Request`]s one way, of which
-//! one brings descriptors, a disk's, and [`Message`]s the other. The socket itself, and what bounds its
-//! messages, is [`trefoil_jail::control`].
+//! The machine's end of its control socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+pub use trefoil_jail::control::Failure;
 use trefoil_jail::control::{self, Received};
-pub use trefoil_jail::control::{
-    CONTROL, Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, pair,
-};
 
-use crate::exit::Exit;
-
-/// What the parent can ask for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub enum Request {
-    /// Stop the virtual CPUs. A machine that is paused stays so.
-    Pause,
-    /// Let them run.
-    Resume,
-    /// Only answer.
-    Stats,
-    /// End in order, as if the guest had powered itself off.
-    PowerOff,
-    /// End at once.
-    Kill,
-    /// Put a disk into a place that was kept for one. Its files come along as descriptors.
-    Attach(Attach),
-    /// Take a disk out again.
-    Detach(Detach),
-}
-
-impl Request {
-    fn brings_descriptors(&self) -> bool {
-        matches!(self, Self::Attach(_))
-    }
-}
-
-/// A disk that comes. It is made of the files that come along, from 1 to
-/// [`MOST_PARTS`](crate::devices::block::MOST_PARTS), one after the other; several can only be read. Each
-/// has a length that is a multiple of 512.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Attach {
-    /// Which device, counted as in the configuration; it must be a
-    /// [`Slot`](crate::configuration::Device::Slot).
-    pub device: u8,
-    /// Whether the guest may only read.
-    pub read_only: bool,
-    /// By which the guest can find it; at most 20 bytes.
-    pub serial: String,
-}
-
-/// A disk that goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Detach {
-    /// Where it is.
-    pub device: u8,
-}
-
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub enum Answer {
-    /// It was done.
-    Done(Stats),
-    /// It was not, and why, in a sentence.
-    Refused(#[serde(with = "trefoil_jail::sentence")] String),
-}
-
-/// How the machine is. What it counts is in the memory it shares: [`crate::metrics`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Stats {
-    /// The virtual CPUs are stopped.
-    pub paused: bool,
-}
-
-/// What the machine says.
-pub type Message = control::Message<Answer, Exit>;
+use crate::client::control::{Answer, Message, Request};
+use crate::client::exit::Exit;
 
 /// The machine's end of the socket.
 #[derive(Debug)]
@@ -153,7 +76,8 @@ impl AsFd for Control {
 pub mod fuzzing {
     use std::os::fd::AsFd;
 
-    use trefoil_jail::control::{packet, parse};
+    use serde::Serialize;
+    use trefoil_jail::control::{MOST_BYTES, packet, parse};
 
     use super::*;
 
@@ -177,7 +101,7 @@ pub mod fuzzing {
     /// and whether a descriptor comes along.
     /// Every one of them gets an answer or is a request.
     pub fn requests(mut bytes: &[u8]) {
-        let Ok((ours, theirs)) = pair() else {
+        let Ok((ours, theirs)) = packet::pair() else {
             return;
         };
         let Ok(mut control) = control::Control::over(theirs).map(Control) else {
@@ -221,10 +145,12 @@ pub mod fuzzing {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use trefoil_jail::control::{packet, parse};
+    use trefoil_jail::control::{MOST_BYTES, packet, parse};
 
     use super::*;
-    use crate::exit::Registers;
+    use crate::client::configuration::Configuration;
+    use crate::client::control::{Attach, Detach, Stats};
+    use crate::client::exit::Registers;
 
     fn an_exit() -> impl Strategy<Value = Exit> {
         prop_oneof![
@@ -334,7 +260,7 @@ mod tests {
     }
 
     fn connected() -> (OwnedFd, Control) {
-        let (ours, theirs) = pair().expect("pair");
+        let (ours, theirs) = packet::pair().expect("pair");
         (ours, Control(control::Control::over(theirs).expect("over")))
     }
 
@@ -420,5 +346,29 @@ mod tests {
         assert!((16..100_000).contains(&sent), "{sent}");
         say(&ours, b"\"nonsense\"");
         assert!(matches!(control.receive(), Ok(None)));
+    }
+
+    /// The fuzz target `control`, on its seeds and what they begin with: what it says is the same again.
+    #[test]
+    fn what_fuzzing_begins_with_is_read_or_refused() {
+        let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/control"));
+        let mut count = 0;
+        for seed in seeds.expect("list") {
+            let bytes = std::fs::read(seed.expect("list").path()).expect("read");
+            for end in 0..=bytes.len() {
+                fuzzing::messages(&bytes[..end]);
+                fuzzing::requests(&bytes[..end]);
+                fuzzing::launch::<Configuration>(&bytes[..end]);
+            }
+            count += 1;
+        }
+        assert!(count > 0, "there are no seeds");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_configuration_or_refused(bytes: Vec<u8>) {
+            fuzzing::launch::<Configuration>(&bytes);
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::configuration::Device;
-use crate::control::{Attach, Detach};
+use crate::client::configuration::Device;
+use crate::client::control::{Attach, Detach};
 use crate::devices::block::{self, Block, Engine};
 use crate::devices::transport::Transport;
 use crate::devices::vacant::Vacant;

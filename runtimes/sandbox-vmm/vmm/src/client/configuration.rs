@@ -238,6 +238,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn as_many_devices_as_there_may_be_leave_room_on_the_command_line() {
+        let seed = include_str!("../../fuzz/seeds/control/configuration.json");
+        let mut configuration: Configuration = serde_json::from_str(seed).expect("parse");
+        configuration.command_line = "x".repeat(600);
+        configuration.cpus.boot = configuration.cpus.most;
+        configuration.devices = vec![Device::Slot; layout::MAX_DEVICES];
+        assert_eq!(configuration.check(), Ok(()));
+        let line = configuration.whole_command_line();
+        assert!(line.len() < layout::COMMAND_LINE_SIZE, "{}", line.len());
+        assert!(
+            line.ends_with(" virtio_mmio.device=4K@0xc0027000:6"),
+            "{line}"
+        );
+        configuration.devices.push(Device::Rng);
+        let why = configuration.check().expect_err("too many");
+        assert_eq!(
+            why.to_string(),
+            "the machine is to have 41 devices, and may have 40"
+        );
+    }
+
+    #[test]
     fn fuzzing_begins_with_a_configuration_of_every_device() {
         let seed = include_str!("../../fuzz/seeds/control/configuration.json");
         let configuration: Configuration = serde_json::from_str(seed).expect("parse");

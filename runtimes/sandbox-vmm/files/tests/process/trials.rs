@@ -550,10 +550,14 @@ pub fn call_what_is_forbidden() -> ! {
     let control = unsafe { Control::take() }.expect("control");
     control.launch::<serde_json::Value>().expect("launch");
     let (confined, begin) = std::sync::mpsc::channel::<()>();
+    let (ready, there) = std::sync::mpsc::channel::<()>();
     let other = std::thread::spawn(move || {
+        ready.send(()).expect("tell");
         begin.recv().expect("told");
         UnixStream::pair()
     });
+    // What a thread's start takes is forbidden, too.
+    there.recv().expect("a thread");
     let filter = filter::compile().expect("compile");
     install_in_all_threads(&filter).expect("install");
     confined.send(()).expect("tell");

@@ -16,9 +16,10 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::{Ready, Watch};
+use super::device::{Active, Device};
+use super::failure::Failure;
 use super::interrupt::Interrupt;
-use super::{Active, Device, Failure};
+use super::watch::{Ready, Watch};
 use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
 use trefoil_virtio::Broken;

@@ -11,9 +11,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::unistd::fdatasync;
 
-use super::{Error, MOST_PARTS, SECTOR, SERIAL_SIZE};
+use super::options::{Error, MOST_PARTS, SECTOR, SERIAL_SIZE};
 
 /// `_IOR(0x12, 114, size_t)`: a device's size in bytes.
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
@@ -345,35 +346,30 @@ impl Disk {
     /// Does a step, here and now. How many bytes were read or written, where it does that.
     pub fn perform(&self, step: &Step) -> Result<usize, Errno> {
         loop {
-            let outcome = self.call(step);
-            let why = match usize::try_from(outcome) {
-                Ok(count) => return Ok(count),
-                Err(_) => Errno::last(),
-            };
-            if why != Errno::EINTR {
-                return Err(why);
+            match self.call(step) {
+                Err(Errno::EINTR) => {}
+                outcome => return outcome,
             }
         }
     }
 
-    fn call(&self, step: &Step) -> isize {
+    fn call(&self, step: &Step) -> Result<usize, Errno> {
         let number = match step {
             Step::Read { part, .. } => usize::from(*part),
             // What can be written is one file.
             _ => 0,
         };
-        // A part that is not there is a descriptor that is none.
-        let fd = self
-            .parts
-            .get(number)
-            .map_or(-1, |part| part.file.as_raw_fd());
+        let file = &self.parts.get(number).ok_or(Errno::EBADF)?.file;
+        let fd = file.as_raw_fd();
         // All of it is below the disk's size, which is one of the kernel's own signed numbers.
         let signed = |number: u64| libc::off_t::try_from(number).unwrap_or(libc::off_t::MAX);
+        // Not more than was asked for, which is an isize's.
+        let moved = |count: isize| Errno::result(count).map(isize::unsigned_abs);
         match step {
             Step::Read { at, memory, .. } => {
                 let (pieces, count) = memory.pieces();
                 // SAFETY: the pieces are writable memory: the guest's, or a test's.
-                unsafe { libc::preadv(fd, pieces, count, signed(*at)) }
+                moved(unsafe { libc::preadv(fd, pieces, count, signed(*at)) })
             }
             Step::Write {
                 at,
@@ -383,18 +379,17 @@ impl Disk {
                 let (pieces, count) = memory.pieces();
                 let flags = rw_flags(*durable);
                 // SAFETY: the pieces are readable memory: the guest's, or our zeros.
-                unsafe { libc::pwritev2(fd, pieces, count, signed(*at), flags) }
+                moved(unsafe { libc::pwritev2(fd, pieces, count, signed(*at), flags) })
             }
-            // SAFETY: no memory is involved.
-            Step::Flush => unsafe { libc::fdatasync(fd) as isize },
+            Step::Flush => fdatasync(file).map(|()| 0),
             Step::Allocate { at, length, mode } => {
-                // SAFETY: no memory is involved.
-                unsafe { libc::fallocate(fd, *mode, signed(*at), signed(*length)) as isize }
+                let mode = FallocateFlags::from_bits_retain(*mode);
+                fallocate(file, mode, signed(*at), signed(*length)).map(|()| 0)
             }
             Step::Discard { at, length } => {
                 let range = [*at, *length];
                 // SAFETY: the request reads two 64-bit numbers.
-                unsafe { libc::ioctl(fd, BLKDISCARD, range.as_ptr()) as isize }
+                Errno::result(unsafe { libc::ioctl(fd, BLKDISCARD, range.as_ptr()) }).map(|_| 0)
             }
         }
     }

@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::disk::{Disk, Fate, MOST_BYTES, Memory, Step};
-use super::{MAX_RANGES, SECTOR};
+use super::options::{MAX_RANGES, SECTOR};
 use trefoil_virtio::{Broken, Buffers, Chain};
 
 /// `struct virtio_blk_discard_write_zeroes`.

@@ -36,7 +36,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 use vm_memory::{Address, ByteValued, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::events::{Interest, Ready, Watch};
+use super::watch::{Interest, Ready, Watch};
 use super::{Active, Device, Failure, read_bytes};
 use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 
 use vm_memory::VolatileSlice;
 
+use super::packets::{BATCH, Counts, HEADER, MAX_PACKET, SIGNAL_EVERY};
 use super::tap::{Moved, Tap};
-use super::{BATCH, Counts, HEADER, MAX_PACKET, SIGNAL_EVERY};
 use crate::devices::Queue;
 use trefoil_virtio::{Broken, Chain};
 

@@ -1,7 +1,7 @@
 //! From the guest to the tap: one `writev` for each packet, straight from the guest's buffers.
 
+use super::packets::{BATCH, Counts, HEADER, MAX_PACKET, MIN_FRAME, SIGNAL_EVERY};
 use super::tap::{Moved, Tap};
-use super::{BATCH, Counts, HEADER, MAX_PACKET, MIN_FRAME, SIGNAL_EVERY};
 use crate::devices::Queue;
 use trefoil_virtio::{Broken, Chain};
 

@@ -7,7 +7,7 @@
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::events::Ready;
+use super::watch::Ready;
 use super::{Active, Device, Failure};
 use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;

@@ -40,8 +40,8 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
-use super::events::Ready;
 use super::interrupt::Interrupt;
+use super::watch::Ready;
 use super::{Active, Device, Failure, read_bytes};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;

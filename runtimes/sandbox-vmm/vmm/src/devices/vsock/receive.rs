@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Phase;
+use super::connection::{Input, Phase};
 use super::host::Host;
 use super::packet::{self, Header, Op};
 use super::socket::{MAX_BUFFERS, Moved, Vectors};
@@ -175,7 +175,8 @@ impl Receive {
         let Some(connection) = host.table.get(place) else {
             return Ok(());
         };
-        let (bulk, credit) = (connection.bulk, connection.allowance.free() as usize);
+        let bulk = connection.input == Input::Bulk;
+        let credit = connection.allowance.free() as usize;
         self.take(if bulk { MANY } else { FEW })?;
         self.vectors.clear();
         let mut room = 0;
@@ -201,8 +202,7 @@ impl Receive {
                 return self.hand_over(host, place, count);
             }
             Moved::Later => {
-                connection.readable = false;
-                connection.bulk = false;
+                connection.input = Input::Awaited;
             }
             Moved::Gone => host.reset(place),
         }

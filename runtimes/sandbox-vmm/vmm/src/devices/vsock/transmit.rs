@@ -112,7 +112,7 @@ impl Transmit {
         let Some(connection) = host.table.get(place) else {
             return Ok(());
         };
-        if connection.has_buffered() || connection.host_deaf {
+        if connection.has_buffered() || !connection.host.receives() {
             connection.keep(&mut chain.readable)?;
             host.settle(place);
             self.used.push((chain.head, 0));

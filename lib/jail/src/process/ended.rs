@@ -1,8 +1,9 @@
 //! How a process ended: what the kernel says of it, and what it said itself.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::BorrowedFd;
 
-use nix::errno::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::end::{End, FORBIDDEN_CALL};
 
@@ -16,28 +17,14 @@ pub(super) enum Status {
 }
 
 /// Reaps the child that a pidfd stands for, if it has ended.
-pub(super) fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<Option<Status>> {
-    // nix would fail for a real-time signal, which it has no name for.
-    // SAFETY: an all-zero siginfo is one.
-    let mut information: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel writes to the structure, which lives through the call.
-    let outcome = unsafe {
-        libc::waitid(
-            libc::P_PIDFD,
-            id,
-            &raw mut information,
-            libc::WEXITED | libc::WNOHANG,
-        )
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Status>> {
+    let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let Some(status) = waitid(WaitId::PidFd(pidfd), how)? else {
+        return Ok(None);
     };
-    Errno::result(outcome)?;
-    // SAFETY: `waitid` leaves these fields, or zero in the first where nothing has ended.
-    let (pid, status) = unsafe { (information.si_pid(), information.si_status()) };
-    Ok(match (pid, information.si_code) {
-        (0, _) => None,
-        (_, libc::CLD_EXITED) => Some(Status::Exited(status)),
-        _ => Some(Status::Killed(status)),
-    })
+    let ended = status.exit_status().map(Status::Exited);
+    let killed = status.terminating_signal().map(Status::Killed);
+    Ok(ended.or(killed))
 }
 
 /// How the process ended. What it said tells more than the kernel, but is believed only as long as

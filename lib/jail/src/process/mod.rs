@@ -13,12 +13,13 @@ mod spawn;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::unistd::Pid;
+use rustix::process::{Signal, pidfd_send_signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -202,17 +203,8 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
 impl<A, E: End> Child<A, E> {
     /// Kills it. How it ended is still to be waited for.
     pub fn kill(&self) {
-        // SAFETY: the call takes a descriptor, which is open, numbers, and a pointer that may be
-        // null.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
+        // It fails only where it has ended.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::names::name;
 use super::table::{Thread, When};
@@ -29,21 +30,15 @@ pub(super) fn this_thread_is(thread: &'static Thread) {
 /// To be called before a filter is installed.
 pub(super) fn prepare(thread: &'static Thread) -> Result<(), Errno> {
     FIRST.get_or_init(|| thread);
-    // SAFETY: an all-zero sigaction is one: no flags, an empty mask.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_flags = libc::SA_SIGINFO;
-    action.sa_sigaction = on_signal as *const () as usize;
-    // SAFETY: the handler has the arguments that the flag promises, and is async-signal-safe.
-    let outcome = unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) };
-    Errno::result(outcome)?;
     // A fault ends the process as what it is. Rust's handlers would make a call that the filter
     // forbids, and that call would be told of.
-    action.sa_flags = 0;
-    action.sa_sigaction = libc::SIG_DFL;
-    for fault in [libc::SIGSEGV, libc::SIGBUS] {
-        // SAFETY: the default action is one.
-        let outcome = unsafe { libc::sigaction(fault, &raw const action, std::ptr::null_mut()) };
-        Errno::result(outcome)?;
+    let trap = (Signal::SIGSYS, SigHandler::SigAction(on_signal));
+    let faults = [Signal::SIGSEGV, Signal::SIGBUS].map(|fault| (fault, SigHandler::SigDfl));
+    for (signal, handler) in [trap].into_iter().chain(faults) {
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler is async-signal-safe, and gets the arguments that it has: nix sets the flag
+        // for them.
+        unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
@@ -74,9 +69,10 @@ const ARGUMENTS: [libc::c_int; 6] = [
 
 extern "C" fn on_signal(
     _: libc::c_int,
-    information: *const Information,
-    context: *const libc::ucontext_t,
+    information: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
 ) {
+    let information = information.cast::<Information>();
     // SAFETY: the kernel passes a pointer to what it has put onto our stack.
     let (code, call) = unsafe { ((*information).code, (*information).call) };
     if code != SYS_SECCOMP {
@@ -85,7 +81,7 @@ extern "C" fn on_signal(
     let thread = OWN.get().or_else(|| FIRST.get().copied());
     let call = i64::from(call);
     // SAFETY: as above.
-    let registers = unsafe { &(*context).uc_mcontext.gregs };
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let argument = thread
         .and_then(|thread| restricted(thread, call))
         .map(|number| {
@@ -107,15 +103,8 @@ extern "C" fn on_signal(
         .add(who)
         .add(" thread may not ");
     line.add_call(call, argument).add(": killed\n");
-    // SAFETY: the bytes are readable. Where it fails, nothing is left that could be done.
-    unsafe {
-        libc::write(
-            libc::STDERR_FILENO,
-            line.bytes().as_ptr().cast(),
-            line.bytes().len(),
-        )
-    };
-
+    // Where it fails, nothing is left that could be done.
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.bytes());
     control::send_last_words(last_words(who, call, argument).bytes());
     // SAFETY: this ends the process at once.
     unsafe { libc::_exit(FORBIDDEN_CALL) };

@@ -13,6 +13,7 @@ mod lock_waiters;
 mod stalled;
 #[cfg(test)]
 mod trials;
+mod vhost_user;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -22,11 +22,13 @@
 //! the disk's blocks are, as Linux's are, or the request fails.
 
 mod disk;
+mod examine;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod options;
 mod request;
 mod ring;
+mod step;
 #[cfg(test)]
 mod tests;
 mod work;

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::disk::{Disk, MOST_BYTES, Step};
+use super::disk::{Disk, MOST_BYTES};
 use super::options::{Engine, Error, QUEUE_SIZE};
 use super::request::{Answer, Next, Request};
 use super::ring::Ring;
+use super::step::Step;
 use crate::devices::Failure;
 use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::super::Failure;
 use super::super::watch::{Interest, Ready, Watch};
-use super::connection::{Connection, Input, Key, Phase, Side};
+use super::connection::{Connection, Key};
 use super::door::{self, Came};
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 use super::ports::{Ephemeral, Ports};
 use super::socket::Vectors;
+use super::state::{Input, Phase, Side};
 use super::table::{Place, Table};
 use super::timer::Timer;
 use crate::metrics::DeviceMetrics;

@@ -26,6 +26,7 @@ mod packet;
 mod ports;
 mod receive;
 mod socket;
+mod state;
 mod table;
 #[cfg(any(test, fuzzing))]
 mod testing;

@@ -7,10 +7,10 @@
 
 use std::collections::VecDeque;
 
-use super::connection::{Input, Phase};
 use super::host::Host;
 use super::packet::{self, Header, Op};
 use super::socket::{MAX_BUFFERS, Moved, Vectors};
+use super::state::{Input, Phase};
 use super::table::Place;
 use crate::devices::Queue;
 use trefoil_virtio::{Broken, Chain};

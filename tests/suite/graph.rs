@@ -15,6 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "runtimes/sandbox-vmm",
         &["agent/protocol", "lib", "runtimes/core"],
     ),
+    // The machine knows nothing of containers, and the file server nothing of the machine.
+    ("runtimes/sandbox-vmm/files", &["lib", "runtimes/core"]),
+    ("runtimes/sandbox-vmm/vmm", &["lib"]),
     (
         "runtimes/confidential",
         &[

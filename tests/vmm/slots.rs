@@ -174,9 +174,10 @@ fn a_disk_goes_and_another_comes(setting: &Setting) -> Result<()> {
     guest.power_off()
 }
 
-/// As many as fit, each with its own data, all at work in turn.
+/// So many that some share an interrupt line, among them with the connection that the guest is told by
+/// what to do; each with its own data, all at work in turn.
 fn all_at_once(setting: &Setting) -> Result<()> {
-    const COUNT: u8 = 12;
+    const COUNT: u8 = 24;
     let scratch = Scratch::new()?;
     let (machine, first) = with_slots(setting, COUNT)?;
     let mut guest = machine.boot(setting.vmm)?;

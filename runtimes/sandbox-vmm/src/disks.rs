@@ -3,6 +3,7 @@
 //! A disk has no name that the host's paths could be told from: guest and host call it by the number of
 //! its device.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
@@ -21,9 +22,6 @@ use crate::rootfs::{Image, Images};
 /// How many places a machine has. A root takes one, or two if what is written is apart from the layers.
 pub(crate) const PLACES: usize = 8;
 
-/// Which of the machine's devices the first one is; the others follow.
-pub(crate) const FIRST: u8 = 3;
-
 /// How many descriptors all disks together may have.
 pub(crate) const DESCRIPTORS: u32 = (PLACES * MOST_PARTS) as u32;
 
@@ -34,7 +32,8 @@ pub(crate) const LONGEST: u64 = 1 << 40;
 /// A machine's places.
 pub(crate) struct Places {
     machine: Arc<Machine>,
-    taken: Mutex<[bool; PLACES]>,
+    /// Those that are taken.
+    taken: Mutex<BTreeSet<u8>>,
 }
 
 /// Disks that a guest has.
@@ -120,22 +119,21 @@ impl Places {
 
     fn take(&self) -> Result<u8> {
         let mut taken = lock(&self.taken);
-        for (device, taken) in (FIRST..).zip(taken.iter_mut()) {
-            if !std::mem::replace(taken, true) {
-                return Ok(device);
-            }
+        let places = self.machine.places();
+        match places.iter().find(|&&device| taken.insert(device)) {
+            Some(&device) => Ok(device),
+            None => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "all {} places that the machine has for disks are taken",
+                    places.len()
+                ),
+            )),
         }
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("all {PLACES} places that the machine has for disks are taken"),
-        ))
     }
 
     fn give_back(&self, device: u8) {
-        let number = usize::from(device.saturating_sub(FIRST));
-        if let Some(taken) = lock(&self.taken).get_mut(number) {
-            *taken = false;
-        }
+        lock(&self.taken).remove(&device);
     }
 }
 

@@ -14,14 +14,12 @@ use trefoil_agent_protocol::command_line::{COMMAND_LINE, CONSOLE};
 use trefoil_agent_protocol::{READY_PORT, SHARE_TAG};
 use trefoil_core::{Context, Error, ErrorKind, Result};
 use trefoil_os::{lock, watched};
-use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
+use trefoil_vmm::client::Handing;
+use trefoil_vmm::configuration::{Configuration, Cpus, Device, Jail, Memory, Model, Pages};
 use trefoil_vmm::control::{Answer, Attach, Detach, Message, Request};
-use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
-use trefoil_vmm::jail::Jail;
 use trefoil_vmm::metrics::{self, Metrics, Shared};
 use trefoil_vmm::process::{self, Process, Said, Start};
-use trefoil_vmm::ram::Pages;
 
 use crate::console::Console;
 use crate::disks;
@@ -62,6 +60,8 @@ pub(crate) struct Machine {
     pid: u32,
     door: Arc<Door>,
     metrics: Arc<Shared>,
+    /// Which of its devices are places for disks.
+    places: Vec<u8>,
     /// Why it has ended, once it has.
     ended: watch::Receiver<Option<String>>,
     /// Why we have killed it.
@@ -136,31 +136,21 @@ impl Embryo {
     /// Has it become the machine.
     pub fn launch(self, plan: &Plan<'_>) -> Result<Machine> {
         let (door, theirs) = Door::pair().context(|| "make a door to the guest")?;
-        let metrics = launch(&self.process, plan, &theirs, &self.log)?;
+        let (metrics, places) = launch(&self.process, plan, &theirs, &self.log)?;
         // Of the console's writing end the VMM's is the last, so that it ends with it.
         drop(self.log);
-        Machine::watch(self.process, door, self.console, metrics)
+        Machine::watch(self.process, door, self.console, metrics, places)
     }
 }
 
-/// What is handed to the VMM, in order.
-#[derive(Default)]
-struct Handing<'a>(Vec<BorrowedFd<'a>>);
-
-impl<'a> Handing<'a> {
-    fn add(&mut self, descriptor: &'a impl AsFd) -> Result<Handed> {
-        let number = u8::try_from(self.0.len()).context(|| "hand descriptors to the VMM")?;
-        self.0.push(descriptor.as_fd());
-        Ok(Handed(number))
-    }
-}
-
+/// Tells the process what machine to be. Answers with what it will count, and which of its devices are
+/// places for disks.
 fn launch(
     process: &Process,
     plan: &Plan<'_>,
     door: &OwnedFd,
     log: &OwnedFd,
-) -> Result<Arc<Shared>> {
+) -> Result<(Arc<Shared>, Vec<u8>)> {
     let open = |path: &std::path::Path, write| {
         File::options()
             .read(true)
@@ -173,32 +163,38 @@ fn launch(
     let initramfs = open(&plan.settings.initramfs, false)?;
     let metrics = metrics::file().context(|| "make a file for the VMM's metrics")?;
 
+    let full = || "hand descriptors to the VMM";
     let mut handing = Handing::default();
-    let mut devices = vec![
-        Device::Vsock {
-            door: handing.add(door)?,
-            guest_cid: CID,
-            ports: vec![(READY_PORT, READY_PORT)],
-            connections: CONNECTIONS,
-        },
-        Device::Rng,
-        Device::Fs {
-            server: handing.add(&plan.files)?,
-            tag: SHARE_TAG.into(),
-        },
-    ];
-    devices.extend([const { Device::Slot }; disks::PLACES]);
+    let vsock = Device::Vsock {
+        door: handing.descriptor(door).context(full)?,
+        guest_cid: CID,
+        ports: vec![(READY_PORT, READY_PORT)],
+        connections: CONNECTIONS,
+    };
+    let share = Device::Fs {
+        server: handing.descriptor(&plan.files).context(full)?,
+        tag: SHARE_TAG.into(),
+    };
+    for device in [vsock, Device::Rng, share] {
+        handing.device(device).context(full)?;
+    }
+    let places = (0..disks::PLACES)
+        .map(|_| handing.device(Device::Slot))
+        .collect::<std::result::Result<_, _>>()
+        .context(full)?;
     for nic in &plan.nics {
-        devices.push(Device::Net {
-            tap: handing.add(&nic.tap)?,
+        let tap = handing.descriptor(&nic.tap).context(full)?;
+        let nic = Device::Net {
+            tap,
             mac: nic.mac,
             mtu: nic.mtu,
-        });
+        };
+        handing.device(nic).context(full)?;
     }
     let configuration = Configuration {
-        kvm: handing.add(&kvm)?,
-        kernel: handing.add(&kernel)?,
-        initramfs: Some(handing.add(&initramfs)?),
+        kvm: handing.descriptor(&kvm).context(full)?,
+        kernel: handing.descriptor(&kernel).context(full)?,
+        initramfs: Some(handing.descriptor(&initramfs).context(full)?),
         command_line: format!("{COMMAND_LINE}{CONSOLE}{QUIET}"),
         cpus: Cpus {
             boot: plan.size.cpus,
@@ -210,9 +206,9 @@ fn launch(
             mib: plan.size.memory,
             pages: Pages::Ordinary,
         },
-        devices,
-        serial: Some(handing.add(log)?),
-        metrics: Some(handing.add(&metrics)?),
+        devices: handing.take_devices(),
+        serial: Some(handing.descriptor(log).context(full)?),
+        metrics: Some(handing.descriptor(&metrics).context(full)?),
         jail: Jail {
             uid: plan.identity.vmm,
             gid: plan.identity.vmm,
@@ -221,9 +217,10 @@ fn launch(
         },
     };
     process
-        .launch(&configuration, &handing.0)
+        .launch(&configuration, handing.descriptors())
         .context(|| format!("start the machine of pod {}", plan.pod))?;
-    Shared::map(Some(&metrics)).context(|| "map the VMM's metrics")
+    let metrics = Shared::map(Some(&metrics)).context(|| "map the VMM's metrics")?;
+    Ok((metrics, places))
 }
 
 impl Machine {
@@ -233,6 +230,7 @@ impl Machine {
         door: Door,
         mut console: Console,
         metrics: Arc<Shared>,
+        places: Vec<u8>,
     ) -> Result<Self> {
         let doing = || "watch the VMM";
         let pid = process.pid();
@@ -259,6 +257,7 @@ impl Machine {
             pid,
             door: Arc::new(door),
             metrics,
+            places,
             ended,
             cause,
         })
@@ -267,6 +266,11 @@ impl Machine {
     /// The VMM's process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Which of its devices are places for disks.
+    pub fn places(&self) -> &[u8] {
+        &self.places
     }
 
     /// What its VMM counts.

@@ -31,6 +31,7 @@ use ttrpc::r#async::{Server, TtrpcContext};
 
 use crate::agent::Agent;
 use crate::console::Console;
+use crate::disks::PLACES;
 use crate::guest::Guest;
 use crate::machine::Machine;
 
@@ -61,7 +62,8 @@ fn machine_of(program: &str, arguments: &[&str]) -> (Arc<Machine>, Gate) {
     let metrics = Shared::map(None).expect("metrics");
     let (door, theirs) = Door::pair().expect("door");
     let gate = Gate(watched::readable(theirs).expect("watch"));
-    let machine = Machine::watch(process, door, console, metrics).expect("machine");
+    let places = (3..).take(PLACES).collect();
+    let machine = Machine::watch(process, door, console, metrics, places).expect("machine");
     (Arc::new(machine), gate)
 }
 

@@ -12,14 +12,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rig::probe::PORT;
 use rig::transcript::Transcript;
-use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory};
+use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory, Pages};
 use trefoil_vmm::control::{Answer, Attach, Message, Request, Stats};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
 use trefoil_vmm::jail::Jail;
 use trefoil_vmm::metrics::{self, Shared};
 use trefoil_vmm::process::{self, Said, Start};
-use trefoil_vmm::ram::Pages;
 
 use super::wires::Wires;
 use super::{End, LAST_LINES, Machine, PORTS, Process};

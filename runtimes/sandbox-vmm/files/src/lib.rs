@@ -5,10 +5,11 @@
 //! mount in the server's mount namespace and nowhere else: nothing of it appears among the host's
 //! mounts, and it is gone with the server, however that ends.
 //!
-//! The server ([`server`]) hears the VMM, reads the guest's requests ([`fuse`]) and does what they
+//! The server ([`server`]) hears the device's front end, reads the guest's requests ([`fuse`]) and does what they
 //! ask ([`passthrough`]). It trusts neither; `docs/decisions/0003-the-file-server.md` says why it is
 //! our own.
 
+pub mod capabilities;
 pub mod fuse;
 mod message;
 pub mod parent;
@@ -19,7 +20,7 @@ pub mod tree;
 use std::process::ExitCode;
 
 /// All that the server's process does: it hears who it is to be, enters its jail and serves, until
-/// the VMM or its parent is gone.
+/// the front end or its parent is gone.
 ///
 /// # Safety
 ///

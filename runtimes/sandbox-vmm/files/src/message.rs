@@ -1,12 +1,16 @@
 //! What the parent and the server say to each other.
 //!
-//! First, over the VMM's kind of control socket, who the server is to be ([`Launch`]), with two
-//! descriptors: the connection to the VMM, and another socket for packets. Over that one, each a
+//! First, over the control socket of a jailed process, who the server is to be ([`Launch`]), with two
+//! descriptors: the connection to the front end, and another socket for packets. Over that one, each a
 //! packet, what is to be shared and what no more ([`Change`]); the server answers each with [`DONE`].
 
 use serde::{Deserialize, Serialize};
 
+use crate::server::exit::Exit;
 use crate::tree::Shown;
+
+/// What the server says over the control socket. It answers nothing there.
+pub type Message = trefoil_jail::Message<(), Exit>;
 
 /// Who the server is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::client::exit::Exit;
 use crate::devices::Failure;
 use crate::devices::interrupt::Interrupt;
 use crate::devices::serial::Serial;
 use crate::devices::transport::{INTERRUPT_ACKNOWLEDGE, INTERRUPT_STATUS, Transport};
-use crate::exit::Exit;
 use crate::layout::{DEVICE_SIZE, DEVICES};
 use crate::metrics::Shared;
 

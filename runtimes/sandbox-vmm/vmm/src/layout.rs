@@ -23,11 +23,13 @@ pub const HOLE_END: u64 = 1 << 32;
 pub const DEVICES: u64 = HOLE_START;
 /// How much each has.
 pub const DEVICE_SIZE: u64 = 0x1000;
-/// How many there may be: one interrupt line each, of the I/O APIC's 24, of which the lowest five
-/// are the machine's.
-pub const MAX_DEVICES: usize = 19;
-/// The interrupt line of the first device.
+/// How many there may be. Linux is told of each in 36 bytes of its command line
+/// ([`COMMAND_LINE_SIZE`]), of which so at least 600 are left for all else.
+pub const MAX_DEVICES: usize = 40;
+/// The interrupt line of the first device: the lower ones are the machine's.
 pub const FIRST_LINE: u32 = 5;
+/// How many lines there are for devices: what is left of the I/O APIC's 24, as KVM has it.
+const LINES: u32 = 24 - FIRST_LINE;
 
 /// The I/O APIC's registers.
 pub const IO_APIC: u32 = 0xfec0_0000;
@@ -73,14 +75,27 @@ pub const fn device_address(number: usize) -> u64 {
     DEVICES + number as u64 * DEVICE_SIZE
 }
 
-/// The interrupt line of the n-th device.
+/// The interrupt line of the n-th device. Where there are more devices than lines, the last devices
+/// share those of the first: a driver of either looks whether its device has something for it, which
+/// is an exit more for each interrupt of a shared line.
 pub const fn device_line(number: usize) -> u32 {
-    FIRST_LINE + number as u32
+    FIRST_LINE + number as u32 % LINES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_device_has_a_line_of_the_io_apics() {
+        let lines: Vec<_> = (0..MAX_DEVICES).map(device_line).collect();
+        assert_eq!(
+            lines[..20],
+            [&(5..24).collect::<Vec<_>>()[..], &[5]].concat()
+        );
+        assert!(lines.iter().all(|line| (FIRST_LINE..24).contains(line)));
+        assert!(device_address(MAX_DEVICES) <= IO_APIC.into());
+    }
 
     #[test]
     fn ram_goes_around_the_hole() {

@@ -1,33 +1,32 @@
 //! A microVM in one small, jailed process.
 //!
-//! A parent starts the process ([`mod@process`]) and sends it a [`configuration`] with all descriptors
-//! it will ever have. The process makes the machine ([`machine`]): memory ([`ram`], [`layout`]), a
-//! kernel in it ([`boot`]), virtual CPUs ([`cpu`]), devices ([`devices`]) on a [`bus`]; it locks itself
-//! into a [`jail`], and only then runs the guest. It answers a few requests ([`control`]), counts
-//! what happens ([`metrics`]), and says at last why it ended ([`exit`]).
+//! All that a parent uses is in [`client`]: it starts the process and sends it a
+//! [`Configuration`] with all descriptors it will ever have. The process makes the machine's parts
+//! ([`machine`]): memory ([`memory`], [`layout`]), virtual CPUs ([`cpu`]), devices ([`devices`]) on a
+//! [`bus`]; it puts a kernel into the memory ([`boot`]), locks itself into a [`jail`], and only then runs
+//! the guest. It answers a few requests, counts what happens ([`metrics`]), and says at last why it ended.
 //!
 //! It knows nothing of containers, opens no path, and trusts nothing that a guest writes.
 
 pub mod boot;
 pub mod bus;
-pub mod configuration;
-pub mod control;
+pub mod client;
 pub mod cpu;
 pub mod devices;
-pub mod exit;
 pub mod jail;
 pub mod layout;
 pub mod machine;
+mod memfd;
+pub mod memory;
 pub mod metrics;
-pub mod process;
-pub mod ram;
-pub mod slots;
 
 use std::process::ExitCode;
 
+pub use client::{configuration, control, exit, process};
+
 use configuration::Configuration;
-use control::{Control, Failure};
 use exit::Exit;
+use machine::control::{Control, Failure};
 
 /// All that the VMM's process does: it hears what machine it is to be, is it, and says how it
 /// ended.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::memfd::MFdFlags;
 use nix::time::ClockId;
 
 use crate::layout::MAX_DEVICES;
-use crate::ram::{self, Pages};
+use crate::memfd::sealed;
 
 /// The struct's version.
 pub const VERSION: u64 = 1;
@@ -152,7 +153,7 @@ pub fn now() -> u64 {
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
 pub struct Metrics {
     /// [`VERSION`].
@@ -168,7 +169,7 @@ pub struct Metrics {
 /// Makes a file for the struct, to be mapped by a parent and handed to its machine, who can't have
 /// it shrink under the parent's eyes.
 pub fn file() -> std::io::Result<OwnedFd> {
-    let file = ram::sealed("metrics", size_of::<Metrics>() as u64, Pages::Ordinary)?;
+    let file = sealed("metrics", size_of::<Metrics>() as u64, MFdFlags::empty())?;
     Ok(file.into())
 }
 

@@ -1,7 +1,7 @@
 //! Writing an answer.
 
 use nix::errno::Errno;
-use trefoil_vmm::devices::queue::Buffers;
+use trefoil_virtio::Buffers;
 
 use super::wire::{OutHeader, Wire};
 

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use nix::errno::Errno;
-use trefoil_vmm::devices::queue::Buffers;
+use trefoil_virtio::Buffers;
 
 use super::Outcome;
 use super::wire::{InHeader, Opcode, Wire, WriteIn};

@@ -11,10 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use trefoil_core::{Context, Error, ErrorKind, Result};
+pub use trefoil_jail::Start;
+use trefoil_jail::{Child, control};
 use trefoil_os::{apart, detached, lock};
-use trefoil_vmm::process::{self, Process, Start};
 
 use crate::message::{Change, Launch};
+use crate::server::exit::Exit;
 use crate::tree::{self, Shown, Source, Tree};
 use extent::Extent;
 use place::Place;
@@ -34,7 +36,7 @@ const MOST_NAME: usize = 128;
 /// Who the server becomes and what it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Jail {
-    /// The user id: not root's, and no other process's, the VMM's neither.
+    /// The user id: not root's, and no other process's.
     pub uid: u32,
     /// The group id: not root's.
     pub gid: u32,
@@ -46,7 +48,7 @@ pub struct Jail {
 /// A pod's file server. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    process: Mutex<Process>,
+    process: Mutex<Child<(), Exit>>,
     pid: u32,
     pidfd: OwnedFd,
     names: Mutex<BTreeSet<String>>,
@@ -63,15 +65,15 @@ struct Reach {
 }
 
 /// Starts the server, in the cgroups that `start` names, and hands out the end of its connection
-/// that the VMM is to have: the `server` of its `Device::Fs`.
+/// that the device's front end is to have.
 ///
-/// It does not wait for the server to be ready; [`Server::share`] does. As with the VMM, the server
-/// ends with the *thread* that called this.
+/// It does not wait for the server to be ready; [`Server::share`] does. The server ends with the
+/// *thread* that called this.
 pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
     const DOING: &str = "start the file server";
-    let (vmm, theirs) = UnixStream::pair().context(|| DOING)?;
-    let (told, changes) = trefoil_vmm::control::pair().context(|| DOING)?;
-    let process = process::start(start).context(|| DOING)?;
+    let (front_end, theirs) = UnixStream::pair().context(|| DOING)?;
+    let (told, changes) = control::pair().context(|| DOING)?;
+    let process = Child::start("the file server", start).context(|| DOING)?;
     let launch = Launch {
         uid: jail.uid,
         gid: jail.gid,
@@ -94,7 +96,7 @@ pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
         }),
         process: Mutex::new(process),
     };
-    Ok((server, vmm))
+    Ok((server, front_end))
 }
 
 impl Server {

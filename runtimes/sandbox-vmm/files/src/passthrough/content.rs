@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, fdatasync, fsync, lseek64, syncfs};
-use trefoil_vmm::devices::queue::Buffers;
+use trefoil_virtio::Buffers;
 
 use super::names::permissions;
 use super::session::MOST_BYTES;

@@ -8,8 +8,8 @@
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 
+use crate::capabilities;
 use crate::fuse::Outcome;
-use crate::server::capabilities;
 
 /// As whom the thread acts now.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Credentials {
             self.gid = change_fs_id(libc::SYS_setfsgid, gid)?;
             self.uid = change_fs_id(libc::SYS_setfsuid, uid)?;
             // The kernel takes it back with each change of ids.
-            crate::server::end_with_parent()?;
+            trefoil_jail::end_with_parent()?;
         }
         let mask = mask & 0o777;
         if mask != self.mask {

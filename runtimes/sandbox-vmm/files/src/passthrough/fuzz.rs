@@ -10,8 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-use trefoil_vmm::devices::queue::Buffers;
-use trefoil_vmm::ram::Ram;
+use trefoil_virtio::{Buffers, Ram};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Passthrough;

@@ -37,7 +37,7 @@ use std::sync::{Arc, MutexGuard};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
-use trefoil_vmm::devices::queue::Buffers;
+use trefoil_virtio::Buffers;
 
 use crate::fuse::Outcome;
 use crate::fuse::answer::{self, Answer};

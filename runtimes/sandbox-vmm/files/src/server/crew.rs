@@ -1,6 +1,6 @@
 //! What the server's threads have together.
 //!
-//! One of them leads ([`super::lead`]): it hears the parent, the VMM and the guest, and does their requests
+//! One of them leads ([`super::lead`]): it hears the parent, the front end and the guest, and does their requests
 //! itself, one after the other, as if it were alone ([`super::hand`]). When it hangs in one, another leads,
 //! and that filesystem's requests wait ([`super::stalled`]). When the call returns at last, its thread
 //! answers it, does what has waited, and waits with the others.
@@ -40,7 +40,7 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Serves these files to a VMM, as the parent says.
+    /// Serves these files to a front end, as the parent says.
     pub fn new(back_end: BackEnd, changes: Changes, files: Files) -> Self {
         Self {
             back_end,
@@ -139,7 +139,7 @@ impl Crew {
 pub struct Ready {
     /// The parent says something.
     pub told: bool,
-    /// The VMM does.
+    /// The front end does.
     pub asked: bool,
     /// The guest has kicked these queues.
     pub kicked: Vec<usize>,

@@ -1,146 +1,115 @@
-//! Which system calls the server may make. The whole list; the kernel ends the process at any other,
-//! and says in its log which one it was.
+//! Which system calls the server may make. The whole list; any other ends the process, which says in
+//! its log and to its parent which one it was.
 //!
 //! What is not here on purpose: to make sockets, processes or threads; to change mounts, roots or
 //! namespaces; to open by handle; to make memory executable; `ioctl`. The path in an `openat` is one
 //! name, or the number of a descriptor.
 
-use std::collections::BTreeMap;
-
 use libc::*;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+use trefoil_jail::Failure;
+use trefoil_jail::seccomp::When::{Any, Lacks, OneOf};
+use trefoil_jail::seccomp::{self, Filter, Line, Thread};
+
+/// The server's threads: all of them do the same.
+static SERVING: Thread = Thread {
+    process: "trefoil-files",
+    name: "serving",
+    table: TABLE,
 };
 
-/// What an argument must be.
-#[derive(Clone, Copy, Debug)]
-enum When {
-    /// Anything.
-    Any,
-    /// The argument with this number, from zero, is this, in its lower half.
-    Is(u8, u32),
-    /// The argument with this number has none of these bits in its lower half.
-    Lacks(u8, u32),
-}
-
-use When::{Any, Is, Lacks};
+const ALL: &[&str] = &["serving"];
 
 #[rustfmt::skip]
-const TABLE: &[(c_long, When)] = &[
+const TABLE: &[Line] = &[
     // Finding files.
-    (SYS_openat,            Any),
-    (SYS_statx,             Any),
-    (SYS_fstat,             Any),
-    (SYS_newfstatat,        Any),
-    (SYS_readlinkat,        Any),
-    (SYS_getdents64,        Any),
-    (SYS_fstatfs,           Any),
+    (SYS_openat,            ALL, Any),
+    (SYS_statx,             ALL, Any),
+    (SYS_fstat,             ALL, Any),
+    (SYS_newfstatat,        ALL, Any),
+    (SYS_readlinkat,        ALL, Any),
+    (SYS_getdents64,        ALL, Any),
+    (SYS_fstatfs,           ALL, Any),
 
     // Making, naming and removing them.
-    (SYS_mkdirat,           Any),
-    (SYS_mknodat,           Any),
-    (SYS_symlinkat,         Any),
-    (SYS_linkat,            Any),
-    (SYS_unlinkat,          Any),
-    (SYS_renameat2,         Any),
+    (SYS_mkdirat,           ALL, Any),
+    (SYS_mknodat,           ALL, Any),
+    (SYS_symlinkat,         ALL, Any),
+    (SYS_linkat,            ALL, Any),
+    (SYS_unlinkat,          ALL, Any),
+    (SYS_renameat2,         ALL, Any),
     // What the C library makes of it without flags.
-    (SYS_renameat,          Any),
+    (SYS_renameat,          ALL, Any),
 
     // Changing what is known of them.
-    (SYS_fchmod,            Any),
-    (SYS_fchmodat,          Any),
-    (SYS_fchownat,          Any),
-    (SYS_utimensat,         Any),
-    (SYS_getxattr,          Any),
-    (SYS_setxattr,          Any),
-    (SYS_listxattr,         Any),
-    (SYS_removexattr,       Any),
+    (SYS_fchmod,            ALL, Any),
+    (SYS_fchmodat,          ALL, Any),
+    (SYS_fchownat,          ALL, Any),
+    (SYS_utimensat,         ALL, Any),
+    (SYS_getxattr,          ALL, Any),
+    (SYS_setxattr,          ALL, Any),
+    (SYS_listxattr,         ALL, Any),
+    (SYS_removexattr,       ALL, Any),
 
     // Their content.
-    (SYS_preadv2,           Any),
-    (SYS_pwritev2,          Any),
-    (SYS_lseek,             Any),
-    (SYS_ftruncate,         Any),
-    (SYS_fallocate,         Any),
-    (SYS_copy_file_range,   Any),
-    (SYS_fsync,             Any),
-    (SYS_fdatasync,         Any),
-    (SYS_syncfs,            Any),
-    (SYS_flock,             Any),
+    (SYS_preadv2,           ALL, Any),
+    (SYS_pwritev2,          ALL, Any),
+    (SYS_lseek,             ALL, Any),
+    (SYS_ftruncate,         ALL, Any),
+    (SYS_fallocate,         ALL, Any),
+    (SYS_copy_file_range,   ALL, Any),
+    (SYS_fsync,             ALL, Any),
+    (SYS_fdatasync,         ALL, Any),
+    (SYS_syncfs,            ALL, Any),
+    (SYS_flock,             ALL, Any),
 
     // As whom. Of capabilities only those that are left can be had.
-    (SYS_setfsuid,          Any),
-    (SYS_setfsgid,          Any),
-    (SYS_umask,             Any),
-    (SYS_capset,            Any),
-    (SYS_prctl,             Is(0, PR_SET_PDEATHSIG as u32)),
+    (SYS_setfsuid,          ALL, Any),
+    (SYS_setfsgid,          ALL, Any),
+    (SYS_umask,             ALL, Any),
+    (SYS_capset,            ALL, Any),
+    (SYS_prctl,             ALL, OneOf(0, &[PR_SET_PDEATHSIG as u32])),
 
     // Descriptors it has: sockets, kicks, the log.
-    (SYS_read,              Any),
-    (SYS_write,             Any),
-    (SYS_writev,            Any),
-    (SYS_close,             Any),
-    (SYS_fcntl,             Any),
-    (SYS_recvmsg,           Any),
-    (SYS_recvfrom,          Any),
-    (SYS_sendmsg,           Any),
-    (SYS_sendto,            Any),
-    (SYS_poll,              Any),
+    (SYS_read,              ALL, Any),
+    (SYS_write,             ALL, Any),
+    (SYS_writev,            ALL, Any),
+    (SYS_close,             ALL, Any),
+    (SYS_fcntl,             ALL, Any),
+    (SYS_recvmsg,           ALL, Any),
+    (SYS_recvfrom,          ALL, Any),
+    (SYS_sendmsg,           ALL, Any),
+    (SYS_sendto,            ALL, Any),
+    (SYS_poll,              ALL, Any),
 
     // Memory: its own and the guest's.
-    (SYS_mmap,              Lacks(2, PROT_EXEC as u32)),
-    (SYS_mprotect,          Lacks(2, PROT_EXEC as u32)),
-    (SYS_munmap,            Any),
-    (SYS_mremap,            Any),
-    (SYS_madvise,           Any),
-    (SYS_brk,               Any),
-    (SYS_getrandom,         Any),
-    (SYS_futex,             Any),
+    (SYS_mmap,              ALL, Lacks(2, PROT_EXEC as u32)),
+    (SYS_mprotect,          ALL, Lacks(2, PROT_EXEC as u32)),
+    (SYS_munmap,            ALL, Any),
+    (SYS_mremap,            ALL, Any),
+    (SYS_madvise,           ALL, Any),
+    (SYS_brk,               ALL, Any),
+    (SYS_getrandom,         ALL, Any),
+    (SYS_futex,             ALL, Any),
     // The C library's allocator, where it has several threads.
-    (SYS_sched_getaffinity, Any),
+    (SYS_sched_getaffinity, ALL, Any),
     // Where the kernel can't tell the time without one.
-    (SYS_clock_gettime,     Any),
+    (SYS_clock_gettime,     ALL, Any),
 
     // The end.
-    (SYS_rt_sigprocmask,    Any),
-    (SYS_rt_sigreturn,      Any),
-    (SYS_restart_syscall,   Any),
-    (SYS_sigaltstack,       Any),
-    (SYS_exit,              Any),
-    (SYS_exit_group,        Any),
+    (SYS_rt_sigprocmask,    ALL, Any),
+    (SYS_rt_sigreturn,      ALL, Any),
+    (SYS_restart_syscall,   ALL, Any),
+    (SYS_sigaltstack,       ALL, Any),
+    (SYS_exit,              ALL, Any),
+    (SYS_exit_group,        ALL, Any),
 ];
 
-/// Confines all threads of this process, for ever.
-pub fn install() -> Result<(), seccompiler::Error> {
-    seccompiler::apply_filter_all_threads(&compile()?)
-}
-
-fn compile() -> Result<BpfProgram, seccompiler::Error> {
-    let mut rules = BTreeMap::new();
-    for &(call, when) in TABLE {
-        let half = SeccompCmpArgLen::Dword;
-        let condition = match when {
-            Any => None,
-            Is(argument, value) => Some((argument, SeccompCmpOp::Eq, value)),
-            Lacks(argument, bits) => Some((argument, SeccompCmpOp::MaskedEq(bits.into()), 0)),
-        };
-        let alternatives = match condition {
-            None => Vec::new(),
-            Some((argument, operator, value)) => {
-                let condition = SeccompCondition::new(argument, half, operator, value.into())?;
-                vec![SeccompRule::new(vec![condition])?]
-            }
-        };
-        rules.insert(call, alternatives);
-    }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?;
-    Ok(BpfProgram::try_from(filter)?)
+/// Makes the filter.
+///
+/// # Errors
+/// None that is known.
+pub fn compile() -> Result<Filter, Failure> {
+    seccomp::compile(&SERVING)
 }
 
 #[cfg(test)]
@@ -149,12 +118,12 @@ mod tests {
 
     #[test]
     fn the_filter_is_made_of_one_line_for_each_call() {
-        let mut numbers: Vec<_> = TABLE.iter().map(|(number, _)| *number).collect();
+        let mut numbers: Vec<_> = TABLE.iter().map(|(number, ..)| *number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), TABLE.len());
-        let program = compile().expect("compile");
-        assert!(program.len() < 400, "{}", program.len());
+        let length = compile().expect("compile").length();
+        assert!(length < 400, "{length}");
     }
 
     #[test]
@@ -183,13 +152,14 @@ mod tests {
             SYS_unshare,
             SYS_setresuid,
             SYS_seccomp,
+            SYS_rt_sigaction,
             SYS_ptrace,
             SYS_bpf,
             SYS_io_uring_setup,
             SYS_userfaultfd,
         ] {
             assert!(
-                TABLE.iter().all(|(listed, _)| *listed != number),
+                TABLE.iter().all(|(listed, ..)| *listed != number),
                 "{number}"
             );
         }

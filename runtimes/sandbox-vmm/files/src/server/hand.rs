@@ -22,7 +22,7 @@ const BUDGET: usize = 64;
 enum Left {
     /// Another one does.
     Deposed,
-    /// All is over: the VMM or the parent is gone.
+    /// All is over: the front end or the parent is gone.
     Over,
 }
 

@@ -2,9 +2,9 @@
 //! request at a time as long as nothing hangs. It ends when either is gone.
 
 mod back_end;
-pub mod capabilities;
 mod changes;
 mod crew;
+pub mod exit;
 pub mod filter;
 mod hand;
 mod jail;
@@ -13,6 +13,7 @@ mod lock_waiters;
 mod stalled;
 #[cfg(test)]
 mod trials;
+mod vhost_user;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -20,19 +21,17 @@ use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-use trefoil_vmm::control::{Control, Failure, Message};
-use trefoil_vmm::exit::Exit;
+use trefoil_jail::{Control, End as _, control, seccomp};
 
-use crate::fuse::Outcome;
-use crate::message::Launch;
+use crate::message::{Launch, Message};
 use crate::passthrough::Files;
 use back_end::BackEnd;
 use changes::Changes;
 use crew::Crew;
+use exit::Exit;
 use hand::Hand;
 use lead::THREADS;
 
@@ -56,7 +55,7 @@ pub unsafe fn serve() -> ExitCode {
     let control = Arc::new(control);
     let outcome = match control.launch::<Launch>() {
         Ok((launch, descriptors)) => run(&launch, descriptors, &control),
-        Err(Failure::Gone) => return ExitCode::from(finish(&control, Exit::Killed)),
+        Err(control::Failure::Gone) => return ExitCode::from(finish(&control, Exit::Killed)),
         Err(why) => Err(format!("begin: {why}")),
     };
     ExitCode::from(finish(&control, end_of(outcome)))
@@ -64,8 +63,8 @@ pub unsafe fn serve() -> ExitCode {
 
 fn end_of(outcome: Result<(), String>) -> Exit {
     match outcome {
-        Ok(()) => Exit::PoweredOff,
-        Err(why) => internal(why),
+        Ok(()) => Exit::Done,
+        Err(why) => Exit::internal(why),
     }
 }
 
@@ -74,33 +73,24 @@ fn finish(control: &Control, exit: Exit) -> u8 {
     if let Exit::Internal { .. } = exit {
         eprintln!("trefoil-files: {exit}");
     }
-    let code = exit.code();
-    control.send(&Message::Ended(exit));
-    u8::try_from(code).unwrap_or(1)
+    u8::try_from(control.end(exit)).unwrap_or(1)
 }
 
-fn internal(why: String) -> Exit {
-    Exit::Internal {
-        part: "file server".into(),
-        doing: "serve".into(),
-        why,
-    }
-}
-
-/// Serves until the VMM or the parent is gone.
+/// Serves until the front end or the parent is gone.
 fn run(launch: &Launch, descriptors: Vec<OwnedFd>, control: &Arc<Control>) -> Result<(), String> {
-    let [vmm, parent] = <[OwnedFd; 2]>::try_from(descriptors)
+    let [front_end, parent] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|given| format!("{} descriptors were handed over, not 2", given.len()))?;
     let most = jail::enter(launch).map_err(|why| why.to_string())?;
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|why| format!("open the root: {why}"))?;
     let files = Files::new(root, most as usize);
     let files = files.map_err(|why| format!("look at the root: {why}"))?;
-    let back_end = BackEnd::new(UnixStream::from(vmm));
+    let back_end = BackEnd::new(UnixStream::from(front_end));
     let crew = Arc::new(Crew::new(back_end, Changes::new(parent), files));
     let hand = Hand::new(Arc::clone(&crew), 0);
     let begin = threads(&crew, control).map_err(|why| format!("make threads: {why}"))?;
-    filter::install().map_err(|why| format!("install the system call filter: {why}"))?;
+    let filter = filter::compile().map_err(|why| why.to_string())?;
+    seccomp::install_in_all_threads(&filter).map_err(|why| why.to_string())?;
     begin.wait();
     control.send(&Message::Running);
     hand.run().map_err(|why| why.to_string())
@@ -135,11 +125,4 @@ fn threads(crew: &Arc<Crew>, control: &Arc<Control>) -> std::io::Result<Arc<Barr
         outcome?;
     }
     Ok(begin)
-}
-
-/// Has the kernel end this process with its parent: to be said again after each change of ids.
-pub fn end_with_parent() -> Outcome<()> {
-    // SAFETY: the call takes numbers.
-    let outcome = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
-    Errno::result(outcome).map(drop)
 }

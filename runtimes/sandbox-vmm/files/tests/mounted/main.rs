@@ -24,8 +24,8 @@ use trefoil_files::fuse::answer::Answer;
 use trefoil_files::passthrough::Passthrough;
 use trefoil_files::server::filter;
 use trefoil_files::tree::{Changes, Shown};
-use trefoil_vmm::devices::queue::Buffers;
-use trefoil_vmm::ram::Ram;
+use trefoil_jail::seccomp::install_in_all_threads;
+use trefoil_virtio::{Buffers, Ram};
 use vm_memory::{Bytes, GuestAddress};
 
 const NONE: Option<&str> = None;
@@ -131,7 +131,8 @@ fn serve(mut device: File, root: &Path, trees: Vec<(String, Changes)>, most: usi
         };
         files.add(place, shown);
     }
-    filter::install().expect("filter");
+    let filter = filter::compile().expect("filter");
+    install_in_all_threads(&filter).expect("install");
     let ram = Ram::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
     let mut room = vec![0; ROOM];
     // Those that wait for a lock.

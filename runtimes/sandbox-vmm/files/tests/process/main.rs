@@ -9,6 +9,9 @@ mod trials;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
+    if std::env::args().next().as_deref() == Some(trials::FORBIDDEN) {
+        trials::call_what_is_forbidden();
+    }
     if std::env::args().next().as_deref() == Some(trials::SERVER) {
         // SAFETY: nothing has been opened yet.
         let code = unsafe { trefoil_files::serve() };

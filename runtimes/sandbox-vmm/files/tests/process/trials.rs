@@ -13,12 +13,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use trefoil_core::{ErrorKind, Mount};
-use trefoil_files::parent::{Jail, Server, start};
+use trefoil_files::parent::{Jail, Server, Start, start};
+use trefoil_files::server::exit::Exit;
+use trefoil_files::server::filter;
 use trefoil_files::tree::{Changes, Source, Tree};
-use trefoil_vmm::process::Start;
+use trefoil_jail::Control;
+use trefoil_jail::seccomp::install_in_all_threads;
 
 /// What the program is called as a server.
 pub const SERVER: &str = "trefoil-files-under-test";
+
+/// What the program is called as a server that makes a call that its filter forbids.
+pub const FORBIDDEN: &str = "trefoil-files-forbidden";
 
 pub const TRIALS: &[(&str, fn())] = &[
     ("a_server_has_what_it_needs_and_no_more", jailed),
@@ -33,6 +39,7 @@ pub const TRIALS: &[(&str, fn())] = &[
     ("a_server_that_is_gone_is_told_of", gone),
     ("a_vmm_that_makes_no_sense_ends_its_server_only", hostile),
     ("a_server_is_small", small),
+    ("a_forbidden_call_is_named", forbidden_call),
 ];
 
 const JAIL: Jail = Jail {
@@ -41,23 +48,27 @@ const JAIL: Jail = Jail {
     guest_mib: 64,
 };
 
+/// Starts this program as a server.
+fn started(name: &str, log: &File) -> (Server, UnixStream) {
+    start(
+        &Start {
+            program: None,
+            arguments: &[name],
+            log: log.as_fd(),
+            cgroups: &[],
+            oom_score_adj: Some(777),
+        },
+        &JAIL,
+    )
+    .expect("start")
+}
+
 fn with_server(body: impl AsyncFnOnce(&Server, UnixStream)) {
     let log = File::options()
         .write(true)
         .open("/dev/stderr")
         .expect("log");
-    let cgroups: [PathBuf; 0] = [];
-    let (server, vmm) = start(
-        &Start {
-            program: None,
-            arguments: &[SERVER],
-            log: log.as_fd(),
-            cgroups: &cgroups,
-            oom_score_adj: Some(777),
-        },
-        &JAIL,
-    )
-    .expect("start");
+    let (server, vmm) = started(SERVER, &log);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("runtime");
@@ -531,4 +542,38 @@ fn small() {
             .expect("kB");
         assert!(own < 1024, "{own} kB are its own");
     });
+}
+
+/// A server whose threads, made before the filter is, call what it forbids.
+pub fn call_what_is_forbidden() -> ! {
+    // SAFETY: nothing has been opened yet.
+    let control = unsafe { Control::take() }.expect("control");
+    control.launch::<serde_json::Value>().expect("launch");
+    let (confined, begin) = std::sync::mpsc::channel::<()>();
+    let (ready, there) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || {
+        ready.send(()).expect("tell");
+        begin.recv().expect("told");
+        UnixStream::pair()
+    });
+    // What a thread's start takes is forbidden, too.
+    there.recv().expect("a thread");
+    let filter = filter::compile().expect("compile");
+    install_in_all_threads(&filter).expect("install");
+    confined.send(()).expect("tell");
+    drop(other.join());
+    std::process::exit(control.end(Exit::Done))
+}
+
+fn forbidden_call() {
+    let log = tempfile::NamedTempFile::new().expect("file");
+    let (server, _front_end) = started(FORBIDDEN, log.as_file());
+    assert_eq!(
+        await_end(&server),
+        "serving thread: call socketpair (53): its filter forbids it"
+    );
+    assert_eq!(
+        fs::read_to_string(log.path()).expect("log"),
+        "trefoil-files: the serving thread may not call socketpair (53): killed\n"
+    );
 }

@@ -11,9 +11,11 @@ use std::ops::Range;
 
 use vm_memory::ByteValued;
 
-use super::{Failure, copy, low_end};
+use super::failure::Failure;
+use super::place::{copy, low_end};
 use crate::layout::KERNEL;
-use crate::ram::{Ram, enlarge};
+use crate::memory::enlarge;
+use trefoil_virtio::Ram;
 
 /// The file's header, its fields named as in the ABI.
 #[derive(Clone, Copy, Default)]

@@ -12,7 +12,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::load;
 use crate::devices::testing::script::Script;
 use crate::layout;
-use crate::ram::{self, Pages};
+use crate::memory::{self, Pages};
 
 /// What the fields of kernels are next to, or far from.
 const VALUES: [u64; 10] = [
@@ -53,7 +53,7 @@ pub fn fuzz(bytes: &[u8]) {
         file.write_all_at(content, 0).unwrap();
         file
     };
-    let ram = ram::make(layout::MIN_MEMORY_MIB, Pages::Ordinary).unwrap();
+    let ram = memory::make(layout::MIN_MEMORY_MIB, Pages::Ordinary).unwrap();
     let mut initramfs = file(&kernel[..kernel.len().min(100)]);
     initramfs.set_len((how << 18) / 7).unwrap();
     let text = "x".repeat(how as usize * 10);

@@ -1,122 +1,68 @@
 //! Puts a kernel, its initramfs, its command line and what it wants to know of the machine into
-//! the guest's memory, as one of Linux's two direct boot protocols has it: no firmware runs.
+//! the guest's memory, as one of Linux's two direct boot protocols has it: no firmware runs. It is one
+//! way to fill a machine's parts; [`Boot::fill`] is all of it.
 //!
 //! An ELF kernel is entered by its PVH note ([`pvh`]), a bzImage by its 64-bit entry
 //! ([`zero_page`]). Both find the processors and the interrupt lines in the tables of [`mp_table`].
 
 mod elf;
+mod failure;
 mod mp_table;
+mod place;
 mod pvh;
 mod zero_page;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::Range;
 
+use kvm_ioctls::VcpuFd;
 use linux_loader::bootparam::setup_header;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::{KernelLoader, KernelLoaderResult};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use trefoil_virtio::Ram;
+use vm_memory::{Address, Bytes, GuestAddress};
 
+use crate::cpu::registers::{self, Entry};
 use crate::layout;
-use crate::ram::{LARGE, Ram, enlarge};
+use crate::memory::enlarge;
+pub use failure::Failure;
+use place::{Placed, copy, highest, low_end};
 
-/// Why a kernel can't be started.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// read the kernel: {0}
-    #[error("read the kernel: {0}")]
-    Read(io::Error),
-    /// the kernel is neither an ELF file nor a bzImage
-    #[error("the kernel is neither an ELF file nor a bzImage")]
-    Format,
-    /// load the kernel: {0}
-    #[error("load the kernel: {0}")]
-    Load(linux_loader::loader::Error),
-    /// the kernel can't be loaded as an ELF file: {0}
-    #[error("the kernel can't be loaded as an ELF file: {0}")]
-    Elf(&'static str),
-    /// the ELF kernel has no PVH entry
-    #[error("the ELF kernel has no PVH entry (CONFIG_PVH)")]
-    NoPvh,
-    /// the bzImage has no 64-bit entry
-    #[error("the bzImage has no 64-bit entry")]
-    No64,
-    /// the kernel needs more memory than the guest has
-    #[error("the kernel needs memory up to {needed:#x}, and the guest's ends at {end:#x}")]
-    Memory {
-        /// Where the kernel ends once it has been unpacked.
-        needed: u64,
-        /// Where the memory below the devices ends.
-        end: u64,
-    },
-    /// the initramfs does not fit
-    #[error("the initramfs of {0} bytes does not fit behind the kernel")]
-    Initramfs(u64),
-    /// read the initramfs: {0}
-    #[error("read the initramfs: {0}")]
-    ReadInitramfs(String),
-    /// the command line is too long
-    #[error(
-        "the kernel's command line has {0} bytes, and may have {most}",
-        most = layout::COMMAND_LINE_SIZE - 1
-    )]
-    CommandLine(usize),
-    /// the command line holds a zero byte
-    #[error("the kernel's command line holds a zero byte")]
-    ZeroByte,
-    /// write what the kernel reads at first: {0}
-    #[error("write what the kernel reads at first: {0}")]
-    Write(#[from] vm_memory::GuestMemoryError),
+/// What a guest begins with.
+#[derive(Debug)]
+pub struct Boot {
+    /// An ELF kernel with a PVH entry, or a bzImage.
+    pub kernel: File,
+    /// What the kernel begins with.
+    pub initramfs: Option<File>,
+    /// What the kernel is told.
+    pub command_line: String,
+    /// How many processors there are.
+    pub cpus: u8,
 }
 
-/// How the first virtual CPU is to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// In 32-bit protected mode without paging, with PVH's start information in `rbx`.
-    Pvh {
-        /// The first instruction.
-        address: u64,
-    },
-    /// In 64-bit mode with the lowest GiB mapped as it is, with the boot parameters in `rsi`.
-    Linux64 {
-        /// The first instruction.
-        address: u64,
-    },
-}
-
-/// A range of bytes in the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Placed {
-    address: u64,
-    length: u64,
-}
-
-/// Where RAM ends below the devices.
-fn low_end(ram: &Ram) -> u64 {
-    ram.find_region(GuestAddress(0))
-        .map_or(0, |region| region.last_addr().raw_value().saturating_add(1))
-}
-
-/// The RAM a kernel may use, by address.
-fn usable(ram: &Ram) -> Vec<Placed> {
-    let mut ranges = vec![Placed {
-        address: 0,
-        length: layout::LOW_END,
-    }];
-    for region in ram.iter() {
-        let start = region.start_addr().raw_value().max(layout::KERNEL);
-        let end = region.last_addr().raw_value().saturating_add(1);
-        ranges.push(Placed {
-            address: start,
-            length: end.saturating_sub(start),
-        });
+impl Boot {
+    /// Puts all of it into a machine's memory, and has the first virtual CPU begin there; it starts the
+    /// others.
+    ///
+    /// # Errors
+    /// If it does not fit, or is no kernel.
+    pub fn fill(mut self, ram: &Ram, vcpus: &[VcpuFd]) -> Result<(), Failure> {
+        let entry = load(
+            ram,
+            &mut self.kernel,
+            self.initramfs.as_mut(),
+            &self.command_line,
+            self.cpus,
+        )?;
+        match vcpus.first() {
+            Some(first) => registers::set(first, ram, entry).map_err(Failure::Entry),
+            None => Ok(()),
+        }
     }
-    ranges
 }
 
-/// Loads all that the guest needs to begin, for `cpus` processors and `devices` interrupt lines
-/// from [`layout::FIRST_LINE`] on.
+/// Loads all that the guest needs to begin, for `cpus` processors.
 pub fn load(
     ram: &Ram,
     kernel: &mut File,
@@ -202,32 +148,6 @@ fn place_initramfs(ram: &Ram, file: &mut File, kernel_end: u64) -> Result<Placed
     Ok(Placed { address, length })
 }
 
-/// Copies `length` bytes at `offset` of the file to an address, where large pages make it cheap.
-fn copy(ram: &Ram, file: &mut File, offset: u64, address: u64, length: u64) -> io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    let count = usize::try_from(length).map_err(io::Error::other)?;
-    ram.read_exact_volatile_from(GuestAddress(address), file, count)
-        .map_err(io::Error::other)
-}
-
-/// What Linux fills at once, as high as it can: its table of pages, and what it begins with beside the
-/// initramfs. The table has 64 bytes for each page, is of whole 128 MiB, and of large pages.
-fn highest(ram: &Ram, initramfs: Option<Placed>) -> Range<u64> {
-    const LARGE_PAGE: u64 = LARGE as u64;
-    let Some(last) = ram.iter().last() else {
-        return 0..0;
-    };
-    let (start, end) = (last.start_addr().raw_value(), last.last_addr().raw_value());
-    let below = match initramfs {
-        Some(placed) if placed.address >= start => placed.address,
-        _ => end.saturating_add(1),
-    };
-    let all: u64 = ram.iter().map(GuestMemoryRegion::len).sum();
-    let table = (all / 64).next_multiple_of(LARGE_PAGE);
-    let from = (below - below % LARGE_PAGE).saturating_sub(table);
-    from.max(start)..end.saturating_add(1)
-}
-
 fn write_command_line(ram: &Ram, text: &str) -> Result<(), Failure> {
     if text.len() >= layout::COMMAND_LINE_SIZE {
         return Err(Failure::CommandLine(text.len()));
@@ -247,10 +167,13 @@ pub use fuzz::fuzz;
 
 #[cfg(test)]
 mod tests {
-    use super::fuzz::elf;
-    use super::*;
-    use crate::ram::{Pages, make};
     use std::io::Write;
+    use std::ops::Range;
+
+    use super::fuzz::elf;
+    use super::place::usable;
+    use super::*;
+    use crate::memory::{Pages, make};
 
     fn file(content: &[u8]) -> File {
         let mut file = tempfile::tempfile().expect("file");

@@ -5,7 +5,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::layout::{IO_APIC, LOCAL_APIC, MP_POINTER, MP_TABLE};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 /// The I/O APIC's input pins, and so the lines of the machine.
 const LINES: u8 = 24;
@@ -82,7 +82,7 @@ fn checksum(bytes: &[u8]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ram::{Pages, make};
+    use crate::memory::{Pages, make};
 
     #[test]
     fn the_tables_add_up_and_fit() {

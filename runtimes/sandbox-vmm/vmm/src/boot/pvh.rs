@@ -10,9 +10,10 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::GuestAddress;
 
-use super::{Failure, Placed, usable};
+use super::failure::Failure;
+use super::place::{Placed, usable};
 use crate::layout::{COMMAND_LINE, PVH_START_INFO};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 const MAGIC: u32 = 0x336e_c578;
 /// The version with a memory map.

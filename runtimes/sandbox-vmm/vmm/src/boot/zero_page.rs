@@ -7,9 +7,10 @@ use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Failure, Placed, usable};
+use super::failure::Failure;
+use super::place::{Placed, usable};
 use crate::layout::{BOOT_PARAMETERS, COMMAND_LINE, PAGE_TABLES};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 /// A boot loader without a number of its own.
 const UNDEFINED_LOADER: u8 = 0xff;

@@ -7,25 +7,9 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
-use serde::{Deserialize, Serialize};
 
 use super::Failure;
-
-/// What the guest is to take its processor for. A fleet whose hosts differ names the model that all
-/// of them have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Model {
-    /// All that the host's KVM offers.
-    #[default]
-    Host,
-    /// No vector registers but SSE's: the x86-64 ABI's second level.
-    #[serde(rename = "x86-64-v2")]
-    V2,
-    /// AVX2 and its companions: the third level.
-    #[serde(rename = "x86-64-v3")]
-    V3,
-}
+pub use crate::client::configuration::Model;
 
 /// The processors of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

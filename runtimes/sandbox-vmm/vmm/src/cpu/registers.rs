@@ -1,15 +1,14 @@
 //! How the first virtual CPU begins; the others wait for it to start them.
 //!
-//! Source: Intel's Software Developer's Manual, volume 3; the boot protocols as in [`crate::boot`].
+//! Source: Intel's Software Developer's Manual, volume 3; the boot protocols as in `crate::boot`.
 
 use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Failure;
-use crate::boot::Entry;
 use crate::layout::{BOOT_PARAMETERS, GDT, PAGE_TABLES, PVH_START_INFO};
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -23,6 +22,21 @@ const FAST_STRINGS: u64 = 1;
 const MSR_MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 /// MTRRs are on, and all that no range names is cached with write-back.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// How the first virtual CPU is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// In 32-bit protected mode without paging, with PVH's start information in `rbx`.
+    Pvh {
+        /// The first instruction.
+        address: u64,
+    },
+    /// In 64-bit mode with the lowest GiB mapped as it is, with the boot parameters in `rsi`.
+    Linux64 {
+        /// The first instruction.
+        address: u64,
+    },
+}
 
 /// A flat segment of 4 GiB in the descriptor table's `index`th place.
 fn segment(index: u8, type_: u8, long: bool) -> kvm_segment {

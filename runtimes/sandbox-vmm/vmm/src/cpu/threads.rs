@@ -4,6 +4,7 @@
 //! A thread in the guest is brought out by a signal, whose handler sets KVM's flag for an immediate
 //! exit: should the signal come just before the guest is entered, it is not entered.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering, compiler_fence};
@@ -12,11 +13,11 @@ use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vmm_sys_util::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Failure;
 use crate::bus::Bus;
-use crate::exit::{Exit, Registers};
+use crate::client::exit::{Exit, Registers};
 use crate::metrics::Shared;
 
 /// A virtual CPU's stack: its deepest calls are a device's activation.
@@ -43,7 +44,7 @@ impl Ending {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             exit: Mutex::new(None),
-            event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            event: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         })
     }
 
@@ -53,7 +54,7 @@ impl Ending {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(exit);
-        drop(self.event.write(1));
+        let _ = self.event.write(1);
     }
 
     /// How it ended, if it has.
@@ -63,10 +64,12 @@ impl Ending {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
 
-    /// Readable once it has.
-    pub fn event(&self) -> &EventFd {
-        &self.event
+/// Readable once it has ended.
+impl AsFd for Ending {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use trefoil_virtio::Interrupt as _;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::metrics::DeviceMetrics;
@@ -34,13 +35,6 @@ impl Interrupt {
         }
     }
 
-    /// Tells the driver that buffers have been used.
-    pub fn used(&self) {
-        self.metrics.interrupts.add(1);
-        // It fails only where the counter is full, and then an interrupt is under way.
-        drop(self.line.write(1));
-    }
-
     /// Tells the driver to look at the configuration and the status again.
     pub fn configuration_changed(&self) {
         self.changed.store(true, Ordering::Release);
@@ -65,5 +59,13 @@ impl Interrupt {
     /// The line, for a device that is handled by another process.
     pub fn line(&self) -> &EventFd {
         &self.line
+    }
+}
+
+impl trefoil_virtio::Interrupt for Interrupt {
+    #[inline]
+    fn used(&self) {
+        self.metrics.interrupts.add(1);
+        self.line.used();
     }
 }

@@ -26,9 +26,9 @@ use super::interrupt::Interrupt;
 use super::transport::{Parts, Transport};
 use super::{Device, Failure};
 use crate::metrics::{DeviceMetrics, Shared};
-use crate::ram::Ram;
 use descriptors::Closing;
 use fence::Fence;
+use trefoil_virtio::Ram;
 
 /// How much memory the guest has, in MiB.
 const MEMORY: u32 = 16;

@@ -16,12 +16,14 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::{Ready, Watch};
+use super::device::{Active, Device};
+use super::failure::Failure;
 use super::interrupt::Interrupt;
-use super::queue::{Broken, Queue};
-use super::{Active, Device, Failure};
+use super::watch::{Ready, Watch};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
+use trefoil_virtio::Broken;
+use trefoil_virtio::Ram;
 
 /// The register a driver kicks a queue by, with the queue's number.
 pub const QUEUE_NOTIFY: u64 = 0x50;

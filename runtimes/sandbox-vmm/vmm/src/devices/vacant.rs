@@ -6,7 +6,8 @@
 //! had always been there, with its own size, features and blocks, none of which a driver expects to
 //! change.
 
-use super::{Active, Device, Failure, events};
+use super::watch::Ready;
+use super::{Active, Device, Failure};
 
 /// Nothing yet.
 pub struct Vacant {
@@ -51,7 +52,7 @@ impl Device for Vacant {
         Ok(())
     }
 
-    fn ready(&mut self, _token: u32, _ready: events::Ready) -> Result<(), Failure> {
+    fn ready(&mut self, _token: u32, _ready: Ready) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use trefoil_vmm::control::{Answer, Control, Failure, Message, Request, Stats};
+use trefoil_vmm::control::{Answer, Message, Request, Stats};
 use trefoil_vmm::exit::Exit;
 use trefoil_vmm::jail::seccomp::{self, Thread};
 use trefoil_vmm::jail::{self, Jail};
+use trefoil_vmm::machine::control::{Control, Failure};
 use trefoil_vmm::process;
 
 use crate::trials;

@@ -17,8 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, recv, send};
 use nix::sys::stat::Mode;
-use trefoil_vmm::devices::queue::Buffers;
-use trefoil_vmm::ram::Ram;
+use trefoil_virtio::{Buffers, Ram};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -111,7 +110,7 @@ struct Guest {
     ram: Arc<Ram>,
     kick: EventFd,
     crew: Arc<Crew>,
-    _vmm: UnixStream,
+    _front_end: UnixStream,
     parent: OwnedFd,
     sent: u16,
     answers: Vec<Option<Vec<u8>>>,
@@ -143,8 +142,8 @@ impl Guest {
         for tree in trees {
             files.add(tree, SHOWN);
         }
-        let (vmm, ours) = UnixStream::pair().expect("pair");
-        let (parent, changes) = trefoil_vmm::control::pair().expect("pair");
+        let (front_end, ours) = UnixStream::pair().expect("pair");
+        let (parent, changes) = trefoil_jail::control::pair().expect("pair");
         let back_end = BackEnd::new(ours);
         let ram = Arc::new(Ram::from_ranges(&[(GuestAddress(0), 8 << 20)]).expect("memory"));
         let kick = EventFd::new(0).expect("event");
@@ -168,7 +167,7 @@ impl Guest {
             ram,
             kick,
             crew,
-            _vmm: vmm,
+            _front_end: front_end,
             parent,
             sent: 0,
             answers: Vec::new(),

@@ -22,120 +22,45 @@
 //! the disk's blocks are, as Linux's are, or the request fails.
 
 mod disk;
+mod examine;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+mod options;
 mod request;
 mod ring;
+mod step;
 #[cfg(test)]
 mod tests;
 mod work;
 
 use std::fs::File;
 
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use super::events::{Interest, Ready, Watch};
-use super::queue::Queue;
+use super::watch::{Interest, Ready, Watch};
 use super::{Active, Device, Failure, read_bytes};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
 use disk::Disk;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
+pub use options::{Engine, Error, MOST_PARTS, Options};
+use options::{MAX_RANGES, QUEUE_SIZE, SECTOR, SERIAL_SIZE};
 pub use ring::MOST_WORKERS;
 use work::Work;
 
-/// The largest size of the queue, and the most requests under way.
-const QUEUE_SIZE: u16 = 256;
 /// The device's queues: see [`Device::queues`].
 pub const QUEUES: &[u16] = &[QUEUE_SIZE];
-/// What a sector is in the protocol, whatever the disk's blocks are.
-const SECTOR: u64 = 512;
 /// A request's header and answer take one descriptor each.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
-/// The most ranges one discard or write-zeroes has.
-const MAX_RANGES: u32 = 64;
 /// The most sectors the driver is asked to put into one of them: 1 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
-/// The most files of a disk: an image has at most 127 layers.
-pub const MOST_PARTS: usize = 128;
-/// How long the serial number may be.
-const SERIAL_SIZE: usize = VIRTIO_BLK_ID_BYTES as usize;
 /// How long the configuration space is, up to and with `write_zeroes_may_unmap`.
 const CONFIGURATION_SIZE: usize = 60;
-
-/// How the disk is to be used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Options {
-    /// Whether the guest may only read.
-    pub read_only: bool,
-    /// What the guest sees as `/sys/block/vda/serial`; at most 20 bytes.
-    pub serial: String,
-    /// How the host's kernel is asked.
-    pub engine: Engine,
-}
-
-/// How the host's kernel is asked to read and write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// By io_uring where it can be had, by plain system calls where not.
-    #[default]
-    Automatic,
-    /// By io_uring: the event thread never waits for the disk.
-    Ring,
-    /// By one system call at a time, which the event thread waits for.
-    Plain,
-}
-
-/// Why a disk can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// examine the disk: {0}
-    #[error("examine the disk: {0}")]
-    Examine(std::io::Error),
-    /// the disk is neither a regular file nor a block device
-    #[error("the disk is neither a regular file nor a block device")]
-    Kind,
-    /// the disk is to be made of {0} files
-    #[error(
-        "the disk is to be made of {0} files, and can be of one, or of {MOST_PARTS} if it is only read"
-    )]
-    Parts(usize),
-    /// the disk's files are longer than can be counted
-    #[error("the disk's files are together longer than can be counted")]
-    Sum,
-    /// the disk has {size} bytes, which is not a multiple of its blocks' {block}
-    #[error("the disk has {size} bytes, which is not a multiple of its blocks' {block}")]
-    Size {
-        /// The disk's, or that of one of its files.
-        size: u64,
-        /// The smallest unit that can be read and written.
-        block: u32,
-    },
-    /// the disk's blocks have {0} bytes, and only 512, 1024, 2048 and 4096 can be shown to a guest
-    #[error(
-        "the disk's blocks have {0} bytes, and only 512, 1024, 2048 and 4096 can be shown to a guest"
-    )]
-    Block(u32),
-    /// the disk's serial number has {0} bytes, and there is room for 20
-    #[error("the disk's serial number has {0} bytes, and there is room for {SERIAL_SIZE}")]
-    Serial(usize),
-    /// the disk was opened without the right to {0} it
-    #[error("the disk was opened without the right to {0} it")]
-    Access(&'static str),
-    /// the disk was opened for appending, which writes elsewhere than where the guest says
-    #[error("the disk was opened for appending, which writes elsewhere than where the guest says")]
-    Append,
-    /// make an io_uring for the disk: {0}
-    #[error("make an io_uring for the disk: {0}")]
-    Ring(std::io::Error),
-}
 
 /// The device.
 pub struct Block {

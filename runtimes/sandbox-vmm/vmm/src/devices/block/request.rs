@@ -14,9 +14,10 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
-use super::disk::{Disk, Fate, MOST_BYTES, Memory, Step};
-use super::{MAX_RANGES, SECTOR};
-use crate::devices::queue::{Broken, Buffers, Chain};
+use super::disk::{Disk, Fate, MOST_BYTES};
+use super::options::{MAX_RANGES, SECTOR};
+use super::step::{Memory, Step};
+use trefoil_virtio::{Broken, Buffers, Chain};
 
 /// `struct virtio_blk_discard_write_zeroes`.
 const RANGE_SIZE: usize = 16;

@@ -24,7 +24,7 @@ use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use nix::errno::Errno;
 
-use super::disk::{Memory, Step, rw_flags};
+use super::step::{Memory, Step, rw_flags};
 
 /// How many threads the kernel may make for us, for what it can't do without waiting: for all rings
 /// of a thread together. They count as ours: where there is no room for one, the kernel tries for

@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::disk::{Disk, MOST_BYTES, Step};
+use super::disk::{Disk, MOST_BYTES};
+use super::options::{Engine, Error, QUEUE_SIZE};
 use super::request::{Answer, Next, Request};
 use super::ring::Ring;
-use super::{Engine, Error, QUEUE_SIZE};
+use super::step::Step;
 use crate::devices::Failure;
-use crate::devices::queue::{Broken, Queue};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
+use trefoil_virtio::Broken;
+use trefoil_virtio::Ram;
 
 /// How many bytes are asked for in one turn; cached ones are copied in it.
 const TURN_BYTES: usize = 4 * MOST_BYTES;

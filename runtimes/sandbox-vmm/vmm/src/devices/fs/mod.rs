@@ -36,14 +36,14 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 use vm_memory::{Address, ByteValued, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::events::{Interest, Ready, Watch};
-use super::queue::Queue;
+use super::watch::{Interest, Ready, Watch};
 use super::{Active, Device, Failure, read_bytes};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
-use crate::ram::Ram;
 use back_end::BackEnd;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
+use trefoil_virtio::Ram;
 
 /// How long a name a directory may have.
 const TAG_SIZE: usize = 36;

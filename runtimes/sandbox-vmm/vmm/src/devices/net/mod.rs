@@ -17,6 +17,7 @@
 
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+mod packets;
 mod receive;
 mod tap;
 #[cfg(test)]
@@ -37,38 +38,22 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_S_LINK_UP,
 };
 
-use super::events::{Interest, Ready, Watch};
 use super::interrupt::Interrupt;
+use super::watch::{Interest, Ready, Watch};
 use super::{Active, Device, Failure, read_bytes};
 use crate::metrics::{self, DeviceMetrics};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
+pub use packets::Unfit;
+use packets::{Counts, HEADER, LINK_HEADER, MAX_PACKET, MIN_MTU, QUEUE_SIZE};
 use receive::Receive;
 use tap::Tap;
 use transmit::Transmit;
 
-/// The largest size of a queue.
-const QUEUE_SIZE: u16 = 256;
-/// The most packets in one call: others have their turn in between.
-const BATCH: u16 = QUEUE_SIZE;
-/// After so many packets the driver is told of them, so that it works while we do.
-const SIGNAL_EVERY: u16 = 64;
 const RX: usize = 0;
 const TX: usize = 1;
 /// The only descriptor that is watched.
 const TAP: u32 = 0;
-
-/// `struct virtio_net_hdr_v1`.
-const HEADER: usize = 12;
-/// An Ethernet header: what is shorter is no packet.
-const MIN_FRAME: usize = 14;
-/// An Ethernet header with two VLAN tags.
-const LINK_HEADER: usize = MIN_FRAME + 8;
-/// The longest packet of IP that is yet to be cut, in its frame and with its header.
-const MAX_PACKET: usize = HEADER + LINK_HEADER + 65535;
-
-/// The least MTU of IPv4.
-const MIN_MTU: u16 = 68;
 
 const FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
     | 1 << VIRTIO_NET_F_GUEST_CSUM
@@ -100,30 +85,6 @@ pub struct Options {
     pub mtu: u16,
 }
 
-/// Why an interface can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// the MTU {0} is less than 68
-    #[error("the MTU {0} is less than {MIN_MTU}")]
-    Mtu(u16),
-    /// the address {0} is not a single interface's
-    #[error("the address {0:02x?} is not a single interface's")]
-    Mac([u8; 6]),
-    /// the descriptor's flags {0:#x} are not those of a tap with packet headers
-    #[error(
-        "the descriptor's flags are {0:#x}, not those of a tap that was opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
-    )]
-    Flags(i32),
-    /// {doing}: {why}
-    #[error("{doing}: {why}")]
-    Tap {
-        /// What was being done.
-        doing: &'static str,
-        /// What the kernel said.
-        why: std::io::Error,
-    },
-}
-
 /// The device.
 pub struct Net {
     options: Options,
@@ -139,21 +100,6 @@ struct InUse {
     watch: Watch,
     interrupt: Arc<Interrupt>,
     metrics: DeviceMetrics,
-}
-
-/// What one turn moved, to be added to the metrics at its end.
-#[derive(Default)]
-struct Counts {
-    packets: u64,
-    bytes: u64,
-    dropped: u64,
-}
-
-impl Counts {
-    fn packet(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
 }
 
 impl Net {

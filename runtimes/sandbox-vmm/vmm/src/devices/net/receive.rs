@@ -10,9 +10,10 @@ use std::collections::VecDeque;
 
 use vm_memory::VolatileSlice;
 
+use super::packets::{BATCH, Counts, HEADER, MAX_PACKET, SIGNAL_EVERY};
 use super::tap::{Moved, Tap};
-use super::{BATCH, Counts, HEADER, MAX_PACKET, SIGNAL_EVERY};
-use crate::devices::queue::{Broken, Chain, Queue};
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// The most buffers in one `readv`, less the one of our own.
 const MAX_BUFFERS: usize = libc::UIO_MAXIOV as usize - 1;

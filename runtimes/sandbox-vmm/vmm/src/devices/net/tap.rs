@@ -12,7 +12,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
 };
 
-use super::{HEADER, Unfit};
+use super::packets::{HEADER, Unfit};
 
 /// What came of a read or a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

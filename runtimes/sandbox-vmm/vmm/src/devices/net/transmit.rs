@@ -1,8 +1,9 @@
 //! From the guest to the tap: one `writev` for each packet, straight from the guest's buffers.
 
+use super::packets::{BATCH, Counts, HEADER, MAX_PACKET, MIN_FRAME, SIGNAL_EVERY};
 use super::tap::{Moved, Tap};
-use super::{BATCH, Counts, HEADER, MAX_PACKET, MIN_FRAME, SIGNAL_EVERY};
-use crate::devices::queue::{Broken, Chain, Queue};
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// What is left to do after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,11 +7,12 @@
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::events::Ready;
-use super::queue::{Buffers, Chain, Queue};
+use super::watch::Ready;
 use super::{Active, Device, Failure};
+use crate::devices::Queue;
 use crate::metrics::DeviceMetrics;
 use std::time::Instant;
+use trefoil_virtio::{Buffers, Chain};
 
 /// Linux has one request under way at a time.
 const QUEUE_SIZE: u16 = 16;

@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io::{Error, Result, Write};
-use std::os::fd::AsRawFd;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -48,17 +48,8 @@ pub struct Serial {
 impl Serial {
     /// A line that writes to `output`, which is made not to block, and interrupts by `line`.
     pub fn new(output: File, line: EventFd) -> Result<Self> {
-        // SAFETY: the descriptor is open, and the calls take plain numbers.
-        let outcome = unsafe {
-            let flags = libc::fcntl(output.as_raw_fd(), libc::F_GETFL);
-            match flags {
-                -1 => -1,
-                flags => libc::fcntl(output.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK),
-            }
-        };
-        if outcome == -1 {
-            return Err(Error::last_os_error());
-        }
+        let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL)?);
+        fcntl(&output, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let output = Output {
             file: output,
             dropped: 0,

@@ -8,7 +8,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-use crate::ram::Ram;
+use trefoil_virtio::Ram;
 
 /// How much there is on both sides.
 const FENCE: usize = 1 << 20;

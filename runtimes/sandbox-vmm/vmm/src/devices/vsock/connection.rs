@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use super::super::events::{Interest, Watch};
-use super::super::queue::{Broken, Buffers};
+use super::super::watch::{Interest, Watch};
 use super::credit::{Allowance, Window};
 use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::socket::{self, Moved, Vectors};
+use super::state::{Input, Output, Pending, Phase, Side, Telling};
+use nix::sys::socket::Shutdown;
+use trefoil_virtio::{Broken, Buffers};
 
 /// Buffers are made in steps of this many bytes, so that they are hardly larger than what was
 /// promised.
@@ -25,47 +27,6 @@ pub struct Key {
     pub host: u32,
     /// The guest's.
     pub guest: u32,
-}
-
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The host's side has asked for it, and the guest has not answered.
-    Connecting,
-    /// Data may flow.
-    Open,
-    /// The host's side has gone, and the guest is to be told or to answer.
-    Closing,
-    /// The guest has gone and its data is still to be delivered. Its ports are free again.
-    Lingering,
-}
-
-/// Packets without data that the guest is to get: one bit each, however often it is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending(u8);
-
-impl Pending {
-    /// Adds one.
-    pub fn add(&mut self, op: Op) {
-        self.0 |= 1 << op as u16;
-    }
-
-    /// Takes one off; whether it was there.
-    pub fn take(&mut self, op: Op) -> bool {
-        let there = self.has(op);
-        self.0 &= !(1 << op as u16);
-        there
-    }
-
-    /// Whether this one is there.
-    pub fn has(self, op: Op) -> bool {
-        self.0 & 1 << op as u16 != 0
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
 }
 
 /// A connection.
@@ -85,24 +46,14 @@ pub struct Connection {
     pub allowance: Allowance,
     /// What the guest may send.
     pub window: Window,
-    /// The guest was asked for its credit, when it had been sent so much, and has not answered.
-    asked: Option<u32>,
-    /// The guest has told of its credit without being asked.
-    tells: bool,
-    /// The socket has data, or its end, as far as we know.
-    pub readable: bool,
-    /// There was more to be read the last time than we had room for.
-    pub bulk: bool,
-    /// The host's side sends no more, and all it sent was read.
-    pub host_done: bool,
-    /// The host's side receives no more.
-    pub host_deaf: bool,
-    /// The guest sends no more.
-    pub guest_done: bool,
-    /// The guest receives no more.
-    pub guest_deaf: bool,
-    /// The host's side was told that the guest sends no more.
-    ended: bool,
+    telling: Telling,
+    /// What is to be read from the socket.
+    pub input: Input,
+    /// The host's side; it sends until all it sent was read.
+    pub host: Side,
+    /// The guest.
+    pub guest: Side,
+    output: Output,
     socket: Option<OwnedFd>,
     buffer: VecDeque<u8>,
     watched: Option<Interest>,
@@ -121,15 +72,11 @@ impl Connection {
             pending: Pending::default(),
             allowance: Allowance::default(),
             window: Window::default(),
-            asked: None,
-            tells: false,
-            readable: false,
-            bulk: false,
-            host_done: false,
-            host_deaf: false,
-            guest_done: false,
-            guest_deaf: false,
-            ended: false,
+            telling: Telling::default(),
+            input: Input::default(),
+            host: Side::default(),
+            guest: Side::default(),
+            output: Output::default(),
             socket: Some(socket),
             buffer: VecDeque::new(),
             watched: None,
@@ -144,12 +91,20 @@ impl Connection {
 
     /// Whether what the host's side sends is still of interest.
     fn reads(&self) -> bool {
-        self.phase == Phase::Open && !self.host_done && !self.guest_deaf && self.socket.is_some()
+        self.phase == Phase::Open
+            && self.host.sends()
+            && self.guest.receives()
+            && self.socket.is_some()
     }
 
     /// Whether data may be read for the guest now.
     pub fn can_read(&self) -> bool {
-        self.readable && self.reads() && self.allowance.free() > 0
+        self.has_input() && self.reads() && self.allowance.free() > 0
+    }
+
+    /// Whether the socket has data, or its end, as far as we know.
+    fn has_input(&self) -> bool {
+        self.input != Input::Awaited
     }
 
     /// Whether there is something for the guest.
@@ -165,10 +120,10 @@ impl Connection {
     /// Which directions a SHUTDOWN is to end.
     pub fn shutdown_flags(&self) -> u32 {
         let mut flags = 0;
-        if self.host_deaf {
+        if !self.host.receives() {
             flags |= SHUTDOWN_RECEIVE;
         }
-        if self.host_done {
+        if !self.host.sends() {
             flags |= SHUTDOWN_SEND;
         }
         flags
@@ -178,11 +133,15 @@ impl Connection {
     pub fn hear_credit(&mut self, op: Option<Op>, buf_alloc: u32, fwd_cnt: u32) {
         self.allowance.hear(buf_alloc, fwd_cnt);
         if op == Some(Op::CreditUpdate) {
-            match self.asked.take() {
-                None => self.tells = true,
-                // Another packet was faster: what was sent by its credit is not in this answer.
-                Some(at) if at != self.allowance.sent() => self.ask_if_stuck(),
-                Some(_) => {}
+            match self.telling {
+                Telling::Unknown | Telling::Unasked => self.telling = Telling::Unasked,
+                Telling::Asked(at) => {
+                    self.telling = Telling::Unknown;
+                    // Another packet was faster: what was sent by its credit is not in this answer.
+                    if at != self.allowance.sent() {
+                        self.ask_if_stuck();
+                    }
+                }
             }
         }
     }
@@ -190,9 +149,9 @@ impl Connection {
     /// Asks the guest for its credit where nothing goes on without it; once, and not at all if it is
     /// known to tell by itself, as Linux's guests do: they answer at once, which helps nobody.
     pub fn ask_if_stuck(&mut self) {
-        let stuck = self.readable && self.reads() && self.allowance.free() == 0;
-        if stuck && !self.tells && self.asked.is_none() {
-            self.asked = Some(self.allowance.sent());
+        let stuck = self.has_input() && self.reads() && self.allowance.free() == 0;
+        if stuck && self.telling == Telling::Unknown {
+            self.telling = Telling::Asked(self.allowance.sent());
             self.pending.add(Op::CreditRequest);
         }
     }
@@ -200,17 +159,19 @@ impl Connection {
     /// Takes note that `count` bytes were read for the guest, which had `room` for them.
     pub fn was_read(&mut self, count: usize, room: usize) {
         self.allowance.send(count);
-        self.bulk = count == room;
         // Less than there was room for is all there was. Whatever it may have been, we are told of
         // what is left, as long as we watch.
-        self.readable = self.bulk;
+        self.input = match count == room {
+            true => Input::Bulk,
+            false => Input::Awaited,
+        };
         self.ask_if_stuck();
     }
 
     /// The host's side has ended its direction.
     pub fn read_end(&mut self) {
-        self.readable = false;
-        self.host_done = true;
+        self.input = Input::Awaited;
+        self.host.end_sending();
         self.hung = false;
         self.pending.add(Op::Shutdown);
         if self.socket().is_some_and(|fd| !socket::is_heard(fd)) {
@@ -222,32 +183,35 @@ impl Connection {
     pub fn go_deaf(&mut self) {
         self.window.forward(self.buffer.len());
         self.buffer = VecDeque::new();
-        if !self.host_deaf {
-            self.host_deaf = true;
+        if self.host.receives() {
+            self.host.end_receiving();
             self.pending.add(Op::Shutdown);
         }
     }
 
     /// The guest has ended directions, by the flags of its SHUTDOWN.
     pub fn guest_ends(&mut self, flags: u32) {
-        if flags & SHUTDOWN_RECEIVE != 0 && !self.guest_deaf {
-            self.guest_deaf = true;
-            self.readable = false;
+        if flags & SHUTDOWN_RECEIVE != 0 && self.guest.receives() {
+            self.guest.end_receiving();
+            self.input = Input::Awaited;
             // From now on it matters whether the other side is still there.
             self.hung = false;
             if let Some(fd) = self.socket() {
-                socket::shutdown(fd, libc::SHUT_RD);
+                socket::shutdown(fd, Shutdown::Read);
             }
         }
-        self.guest_done |= flags & SHUTDOWN_SEND != 0;
+        if flags & SHUTDOWN_SEND != 0 {
+            self.guest.end_sending();
+        }
         self.end_if_written();
     }
 
     fn end_if_written(&mut self) {
-        if self.guest_done && !self.ended && self.buffer.is_empty() {
-            self.ended = true;
+        let is_all = !self.guest.sends() && self.buffer.is_empty();
+        if is_all && self.output == Output::Open {
+            self.output = Output::Ended;
             if let Some(fd) = self.socket() {
-                socket::shutdown(fd, libc::SHUT_WR);
+                socket::shutdown(fd, Shutdown::Write);
             }
         }
     }
@@ -256,11 +220,13 @@ impl Connection {
     pub fn is_ready(&mut self, readable: bool, hung_up: bool) {
         self.hung |= hung_up;
         if self.reads() {
-            self.readable |= readable || hung_up;
+            if (readable || hung_up) && !self.has_input() {
+                self.input = Input::Ready;
+            }
         } else if hung_up && self.phase == Phase::Open {
             // We don't listen to it any more, so that it is not only one direction that has ended. The
             // guest may know of the other one already.
-            self.host_done = true;
+            self.host.end_sending();
             self.pending.add(Op::Shutdown);
             self.go_deaf();
         }
@@ -268,7 +234,7 @@ impl Connection {
 
     /// Buffers what the socket did not take.
     pub fn keep(&mut self, data: &mut Buffers) -> Result<(), Broken> {
-        if self.host_deaf {
+        if !self.host.receives() {
             self.window.forward(data.len());
             return Ok(());
         }
@@ -334,7 +300,7 @@ impl Connection {
             return true;
         }
         let mut interest = Interest {
-            readable: self.reads() && !self.readable,
+            readable: self.reads() && !self.has_input(),
             writable: !self.buffer.is_empty(),
         };
         if let (Some(watched), false) = (self.watched, exactly) {
@@ -373,7 +339,7 @@ impl Connection {
                 watch.remove(socket.as_fd());
             }
         }
-        self.readable = false;
+        self.input = Input::Awaited;
         self.buffer = VecDeque::new();
     }
 }

@@ -14,15 +14,18 @@
 //! There are no answers. A connection that does not come about, or no longer is, is a stream that
 //! ends.
 
-use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt,
     socketpair, sockopt,
 };
+use rustix::cmsg_space;
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 /// A message without its descriptor.
 const SIZE: usize = 8;
@@ -66,8 +69,8 @@ pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
     let mut streams = Vec::new();
     let (count, cut) = match take(door, &mut message, &mut streams) {
         Ok(taken) => taken,
-        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Came::Nothing),
-        Err(Errno::ECONNRESET) => return Ok(Came::Closed),
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(Came::Nothing),
+        Err(Errno::CONNRESET) => return Ok(Came::Closed),
         Err(why) => return Err(why.into()),
     };
     let wrong = |what: String| Err(Error::new(ErrorKind::InvalidData, what));
@@ -98,50 +101,25 @@ pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
 }
 
 /// Takes a message, and the descriptors that came with it. How many bytes it has, and whether there
-/// were descriptors that the kernel could not give us. The library's own call is of no use then: it
-/// fails, and leaves those open that did come.
+/// were descriptors that the kernel could not give us.
 fn take(
     door: BorrowedFd<'_>,
     message: &mut [u8],
     streams: &mut Vec<OwnedFd>,
-) -> nix::Result<(usize, bool)> {
-    // Room for one descriptor, which is rounded up to two: that there are too many is seen.
-    let mut space = [0_u64; 3];
-    let mut part = libc::iovec {
-        iov_base: message.as_mut_ptr().cast(),
-        iov_len: message.len(),
-    };
-    // SAFETY: all zero is a value of it.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut part;
-    header.msg_iovlen = 1;
-    header.msg_control = space.as_mut_ptr().cast();
-    header.msg_controllen = size_of_val(&space);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header points to memory of ours, of the lengths it says, that may be written.
-    let count = unsafe { libc::recvmsg(door.as_raw_fd(), &raw mut header, flags) };
-    let count = usize::try_from(Errno::result(count)?).unwrap_or(0);
-    // SAFETY: the header is as the kernel has left it, and `space` still there.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-    // SAFETY: it is null or points into `space`, where the kernel wrote a whole one; aligned as that.
-    while let Some(control) = unsafe { next.as_ref() } {
-        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: the call computes a length.
-            let before = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = control.cmsg_len.saturating_sub(before) / size_of::<RawFd>();
-            for number in 0..count {
-                // SAFETY: so many follow, by the kernel's word. It has just made them for us, and
-                // nobody else knows of them.
-                streams.push(unsafe {
-                    let first = libc::CMSG_DATA(control).cast::<RawFd>();
-                    OwnedFd::from_raw_fd(first.add(number).read_unaligned())
-                });
-            }
+) -> rustix::io::Result<(usize, bool)> {
+    // Room for one descriptor is rounded up to two at least: that there are too many is seen.
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut message = [IoSliceMut::new(message)];
+    let received = recvmsg(door, &mut message, &mut control, flags)?;
+    for came in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = came {
+            streams.extend(descriptors);
         }
-        // SAFETY: both are as the kernel has left them.
-        next = unsafe { libc::CMSG_NXTHDR(&raw const header, control) };
     }
-    Ok((count, header.msg_flags & libc::MSG_CTRUNC != 0))
+    let cut = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok((received.bytes, cut))
 }
 
 /// The parent's end of a door. It never blocks: wait for it to be readable with its descriptor.
@@ -231,6 +209,7 @@ fn is_stream(stream: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::RawFd;
 
     use super::super::super::testing::descriptors::making_a_process;
     use super::*;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::Failure;
-use super::super::events::{Interest, Ready, Watch};
-use super::connection::{Connection, Key, Phase};
+use super::super::watch::{Interest, Ready, Watch};
+use super::connection::{Connection, Key};
 use super::door::{self, Came};
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 use super::ports::{Ephemeral, Ports};
 use super::socket::Vectors;
+use super::state::{Input, Phase, Side};
 use super::table::{Place, Table};
 use super::timer::Timer;
 use crate::metrics::DeviceMetrics;
@@ -93,7 +94,7 @@ impl Host {
         self.table.clear(&self.watch);
         self.watch.remove(self.settings.door.as_fd());
         self.watch.remove(self.settings.timer.as_fd());
-        drop(self.settings.timer.tick(false));
+        let _ = self.settings.timer.tick(false);
         self.metrics.open.set(0);
         self.table.generation()
     }
@@ -168,11 +169,11 @@ impl Host {
                 connection.phase = Phase::Open;
                 connection.deadline = None;
                 // Most of the time something was written when it was made.
-                connection.readable = true;
+                connection.input = Input::Ready;
                 connection.ask_if_stuck();
             }
             (Phase::Open, Some(Op::ReadWrite)) => {
-                if !connection.guest_done && connection.window.receive(header.len) {
+                if connection.guest.sends() && connection.window.receive(header.len) {
                     self.table.queue(place);
                     return Some(place);
                 }
@@ -277,19 +278,19 @@ impl Host {
         };
         let written = !connection.has_buffered();
         match connection.phase {
-            Phase::Open if connection.guest_done && connection.guest_deaf && written => {
+            Phase::Open if connection.guest == Side::Gone && written => {
                 connection.close(&self.watch);
                 connection.phase = Phase::Closing;
                 connection.pending = Default::default();
                 connection.pending.add(Op::Reset);
             }
-            Phase::Open if connection.host_done && connection.host_deaf => {
+            Phase::Open if connection.host == Side::Gone => {
                 connection.close(&self.watch);
                 connection.phase = Phase::Closing;
             }
             Phase::Open => {
                 let room = connection.allowance.room();
-                if !connection.guest_done && connection.window.is_due(room) {
+                if connection.guest.sends() && connection.window.is_due(room) {
                     connection.pending.add(Op::CreditUpdate);
                 }
             }

@@ -26,6 +26,7 @@ mod packet;
 mod ports;
 mod receive;
 mod socket;
+mod state;
 mod table;
 #[cfg(any(test, fuzzing))]
 mod testing;
@@ -40,9 +41,8 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
-use super::events::Ready;
 use super::interrupt::Interrupt;
-use super::queue::Broken;
+use super::watch::Ready;
 use super::{Active, Device, Failure, read_bytes};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
@@ -51,6 +51,7 @@ use ports::Ports;
 use receive::Receive;
 use timer::Timer;
 use transmit::Transmit;
+use trefoil_virtio::{Broken, Interrupt as _};
 
 /// As many as vhost-vsock has. Linux fills the rx queue with 4 KiB each, which is the guest's memory;
 /// what it never uses but eight of is the event queue.

@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 
-use super::super::queue::{Broken, Chain, Queue};
-use super::connection::Phase;
 use super::host::Host;
 use super::packet::{self, Header, Op};
 use super::socket::{MAX_BUFFERS, Moved, Vectors};
+use super::state::{Input, Phase};
 use super::table::Place;
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// Buffers for one call, of a connection of which little or nothing is known.
 const FEW: usize = 8;
@@ -174,7 +175,8 @@ impl Receive {
         let Some(connection) = host.table.get(place) else {
             return Ok(());
         };
-        let (bulk, credit) = (connection.bulk, connection.allowance.free() as usize);
+        let bulk = connection.input == Input::Bulk;
+        let credit = connection.allowance.free() as usize;
         self.take(if bulk { MANY } else { FEW })?;
         self.vectors.clear();
         let mut room = 0;
@@ -200,8 +202,7 @@ impl Receive {
                 return self.hand_over(host, place, count);
             }
             Moved::Later => {
-                connection.readable = false;
-                connection.bulk = false;
+                connection.input = Input::Awaited;
             }
             Moved::Gone => host.reset(place),
         }

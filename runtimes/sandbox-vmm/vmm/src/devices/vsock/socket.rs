@@ -4,6 +4,8 @@
 use std::io::{Error, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::sys::socket::Shutdown;
+
 /// The most buffers one call takes.
 pub const MAX_BUFFERS: usize = 1024;
 
@@ -113,10 +115,10 @@ pub fn is_heard(socket: BorrowedFd<'_>) -> bool {
     !matches!(unsafe { Vectors::default().send(socket) }, Moved::Gone)
 }
 
-/// Ends one direction, `SHUT_RD` or `SHUT_WR`.
-pub fn shutdown(socket: BorrowedFd<'_>, direction: libc::c_int) {
-    // SAFETY: no memory is involved. It fails only where the other side has gone, which we are told.
-    unsafe { libc::shutdown(socket.as_raw_fd(), direction) };
+/// Ends one direction.
+pub fn shutdown(socket: BorrowedFd<'_>, direction: Shutdown) {
+    // It fails only where the other side has gone, which we are told.
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), direction);
 }
 
 #[cfg(test)]

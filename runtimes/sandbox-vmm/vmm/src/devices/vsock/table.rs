@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::super::events::Watch;
+use super::super::watch::Watch;
 use super::connection::{Connection, Key};
 use super::credit::Budget;
 use super::packet::Op;

@@ -3,11 +3,12 @@
 //! Data goes from the guest's buffers straight into the socket, of packets that follow one another
 //! on the same connection with one call. Only what the socket does not take is buffered.
 
-use super::super::queue::{Broken, Chain, Queue};
 use super::host::Host;
 use super::packet::{self, Header, Op};
 use super::socket::{MAX_BUFFERS, Moved, Vectors};
 use super::table::Place;
+use crate::devices::Queue;
+use trefoil_virtio::{Broken, Chain};
 
 /// The most packets that one call writes.
 const MANY: usize = 32;
@@ -111,7 +112,7 @@ impl Transmit {
         let Some(connection) = host.table.get(place) else {
             return Ok(());
         };
-        if connection.has_buffered() || connection.host_deaf {
+        if connection.has_buffered() || !connection.host.receives() {
             connection.keep(&mut chain.readable)?;
             host.settle(place);
             self.used.push((chain.head, 0));

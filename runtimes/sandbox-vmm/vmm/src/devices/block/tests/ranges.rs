@@ -96,7 +96,8 @@ fn wrong_ranges_change_nothing() {
 
 #[test]
 fn what_the_host_can_not_do_is_done_otherwise() {
-    use super::super::disk::{Disk, Fate, Step};
+    use super::super::disk::{Disk, Fate};
+    use super::super::step::Step;
     use nix::errno::Errno;
     let file = disk();
     let mut disk = Disk::new(vec![file.try_clone().unwrap()], false, [0; 20]).unwrap();

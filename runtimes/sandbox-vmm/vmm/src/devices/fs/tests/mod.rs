@@ -94,7 +94,7 @@ fn the_server_learns_no_address_of_ours() {
 
 #[test]
 fn memory_around_the_hole_is_in_one_file() {
-    let ram = crate::ram::make(4096, crate::ram::Pages::Ordinary).unwrap();
+    let ram = crate::memory::make(4096, crate::memory::Pages::Ordinary).unwrap();
     let (message, fds) = memory(&ram).unwrap();
     assert_eq!(fds.len(), 2);
     assert_eq!(message[..8], [2, 0, 0, 0, 0, 0, 0, 0]);

@@ -59,9 +59,9 @@ if [ -n "$missing" ]; then
 	fi
 	printf 'installing what is missing:\n%s' "$why"
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get -qq update
+	apt-get -q update
 	# shellcheck disable=SC2086 # a list of words
-	if ! apt-get -qq install --yes --no-install-recommends $missing; then
+	if ! apt-get -q install --yes --no-install-recommends $missing; then
 		echo "could not install:$missing" >&2
 		echo "Cargo: any rustup will do. Go: 1.21 or later, which fetches the version it needs." >&2
 		exit 1

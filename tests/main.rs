@@ -52,6 +52,7 @@ const PARTS: &[Part] = &[
 ];
 
 fn main() -> Result<ExitCode> {
+    rig::rerun::began();
     if let Some(code) = vmm::take_part()? {
         return Ok(code);
     }

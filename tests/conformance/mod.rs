@@ -10,6 +10,8 @@
 //! must pass what stock passes. With one handler, what stock passes is all but what
 //! `not-by-stock.txt` lists, as it was found in a node.
 //!
+//! A spec that fails is run again alone, with stock beside it: see [`rig::rerun`].
+//!
 //! What a handler doesn't pass is on a list of its own, `not-yet.txt` or `not-as-microvm.txt`; what is
 //! listed and passes must leave the list.
 //!
@@ -17,6 +19,7 @@
 //! the specs to which that matters; another handler all of them. MicroVMs are made there anyway where
 //! this machine has no KVM that boots Linux; `--part` asks them there for the same specs only.
 
+mod again;
 mod lists;
 mod verdict;
 
@@ -33,8 +36,9 @@ use rig::critest::{self, Outcome, Report};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
 use rig::node::{self, Node};
-use rig::{Handler, Rig, client_suite, containerd};
+use rig::{Handler, Rig, client_suite, containerd, rerun};
 
+use crate::conformance::again::Again;
 use crate::conformance::lists::List;
 use crate::conformance::verdict::{Verdict, judge};
 
@@ -251,7 +255,8 @@ fn one(options: &Options, handler: Handler, images: Option<&Images>) -> Result<u
             stock.insert(name.to_owned(), Outcome::Skipped(reason.to_owned()));
         }
     }
-    compare(&stock, &report, List::of(handler).as_ref())
+    let again = Again::new(options, handler, images);
+    compare(&stock, &report, List::of(handler).as_ref(), &again)
 }
 
 fn both(options: &Options) -> Result<usize> {
@@ -276,26 +281,46 @@ fn both(options: &Options) -> Result<usize> {
         .into_iter()
         .map(|spec| (spec.name, spec.outcome))
         .collect();
-    compare(&stock, &ours, Some(&List::of_suite(options.suite)))
+    let again = Again::new(options, Handler::Trefoil, None);
+    compare(&stock, &ours, Some(&List::of_suite(options.suite)), &again)
 }
 
 /// Says of each spec what its outcome comes to, and answers how many failed. What `stock` doesn't
 /// hold, it passes.
-fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>) -> Result<usize> {
+fn compare(
+    stock: &BTreeMap<String, Outcome>,
+    ours: &Report,
+    list: Option<&List>,
+    again: &Again,
+) -> Result<usize> {
     let (path, listed) = match list {
         Some(list) => (list.path, list.reasons()?),
         None => ("", BTreeMap::new()),
     };
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for spec in &ours.specs {
+    let verdicts: Vec<_> = ours
+        .specs
+        .iter()
+        .map(|spec| {
+            let name = spec.name.as_str();
+            let stock = stock.get(name).unwrap_or(&Outcome::Passed);
+            let listed = listed.get(name).copied();
+            (spec, judge(stock, &spec.outcome, listed, path))
+        })
+        .collect();
+    let fails = |(_, verdict): &&(_, Verdict)| matches!(verdict, Verdict::Failed(_));
+    let few = verdicts.iter().filter(fails).count() <= rerun::MOST;
+    let (mut passed, mut failed, mut flaky, mut skipped) = (0, 0, 0, 0);
+    for (spec, verdict) in verdicts {
         let name = spec.name.as_str();
-        let stock = stock.get(name).unwrap_or(&Outcome::Passed);
-        match judge(stock, &spec.outcome, listed.get(name).copied(), path) {
+        match verdict {
             Verdict::Passed => passed += 1,
-            Verdict::Failed(why) => {
-                println!("FAILED {name}\n       {why}");
-                failed += 1;
-            }
+            Verdict::Failed(why) => match again.spec(spec, why, few) {
+                Ok(()) => flaky += 1,
+                Err(why) => {
+                    println!("FAILED {name}\n       {}", why.replace('\n', "\n       "));
+                    failed += 1;
+                }
+            },
             Verdict::Skipped(reason) => {
                 println!("skipped: {name} # {reason}");
                 skipped += 1;
@@ -312,6 +337,11 @@ fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>
         println!("FAILED {name}\n       stock has it, and ours doesn't");
         failed += 1;
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    again.tell();
+    let flaky = match flaky {
+        0 => String::new(),
+        _ => format!(" {flaky} flaky,"),
+    };
+    println!("{passed} passed, {failed} failed,{flaky} {skipped} skipped");
     Ok(failed)
 }

@@ -38,18 +38,30 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{self, Images};
 use rig::kvm::{self, Place};
 use rig::node::{self, Node};
+use rig::rerun::{Reruns, Run};
 use rig::{Handler, Rig, command, containerd, erofs};
 
 /// What a trial has.
+#[derive(Clone)]
 struct Env {
-    rig: Rig,
+    rig: Arc<Rig>,
     handler: Handler,
     /// What serves containers in a guest, if there are guests.
     agent: Option<PathBuf>,
     /// Trials are asked for by name: these are run whole, however long that takes.
     by_name: bool,
     /// What earlier trials left behind: each is told of only once.
-    known: Mutex<Vec<String>>,
+    known: Arc<Mutex<Vec<String>>>,
+}
+
+impl Env {
+    /// The same for the stock handler.
+    fn of_stock(&self) -> Self {
+        Self {
+            handler: Handler::Runc,
+            ..self.clone()
+        }
+    }
 }
 
 /// What the stock handler doesn't do, and why: skipped there, and asked of ours. A name, or its first
@@ -234,18 +246,19 @@ pub fn main() -> Result<ExitCode> {
         rig.ctr_pull(rig::images::BASE)?;
         rig.pull(rig::images::BASE)?;
         Some(Arc::new(Env {
-            rig,
+            rig: Arc::new(rig),
             handler,
             agent: images.as_ref().map(|images| images.agent.clone()),
             by_name: arguments.filter.is_some(),
-            known: Mutex::default(),
+            known: Arc::default(),
         }))
     };
     let filter = arguments.filter.clone();
+    let reruns = Arc::new(Reruns::default());
     let trials = trials
         .into_iter()
         .map(|(name, body)| {
-            let env = env.clone();
+            let (env, reruns) = (env.clone(), reruns.clone());
             let beyond = beyond(handler)
                 .into_iter()
                 .find(|(of, _)| name.starts_with(of));
@@ -260,7 +273,14 @@ pub fn main() -> Result<ExitCode> {
                 || filter.is_none() && elsewhere(name, handler);
             Trial::test(name, move || match &env {
                 Some(env) => {
-                    attempt(env, name, body).map_err(|error| Failed::from(format!("{error:#}")))
+                    let stock = || attempt(&env.of_stock(), name, body);
+                    let stock: Option<Run> = if has_stock(name, handler) {
+                        Some(&stock)
+                    } else {
+                        None
+                    };
+                    let ours = || attempt(env, name, body);
+                    reruns.attempt(name, &ours, stock).map_err(Failed::from)
                 }
                 None => Ok(()),
             })
@@ -268,6 +288,7 @@ pub fn main() -> Result<ExitCode> {
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
     // Dropped before the process ends without looking back.
     drop(env);
     Ok(conclusion.exit_code())
@@ -342,6 +363,14 @@ fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
     arguments.extend(options.about.argument());
     arguments.extend(options.rest.into_iter().skip(1));
     node.run_again("e2e", &arguments)
+}
+
+/// Whether what a trial asks of this handler can be asked of the stock one beside it.
+fn has_stock(name: &str, handler: Handler) -> bool {
+    handler == Handler::Trefoil
+        && !beyond(Handler::Runc)
+            .iter()
+            .any(|(of, _)| name.starts_with(of))
 }
 
 /// What isn't asked of a handler, and why.

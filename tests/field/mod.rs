@@ -37,6 +37,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, setgroups};
 use rig::node::Node;
+use rig::rerun::Reruns;
 use rig::{Handler, Rig, containerd};
 
 use crate::field::seen::Seen;
@@ -96,14 +97,19 @@ pub fn main() -> Result<ExitCode> {
         let listed = differences::listed().map_err(failed)?;
         differences::unknown(&names, &listed).map_err(Failed::from)
     })];
+    let reruns = Arc::new(Reruns::default());
     for scenario in scenarios {
-        let rig = rig.clone();
+        let (rig, reruns) = (rig.clone(), reruns.clone());
         trials.push(Trial::test(scenario.0, move || match &rig {
-            Some(rig) => attempt(rig, scenario).map_err(failed),
+            // Each run of it is one of stock, too.
+            Some(rig) => reruns
+                .attempt(scenario.0, &|| attempt(rig, scenario), None)
+                .map_err(Failed::from),
             None => Ok(()),
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
     // Dropped before the process ends without looking back.
     drop(rig);
     Ok(conclusion.exit_code())

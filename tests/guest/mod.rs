@@ -3,6 +3,7 @@
 //!     trefoil-test guest [part of a trial's name]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{Guest, Images};
 use rig::kvm::{self, Place};
 use rig::node::Node;
+use rig::rerun::Reruns;
 
 type Body = fn(&Images) -> Result<()>;
 
@@ -32,7 +34,7 @@ pub fn main() -> Result<ExitCode> {
     // One guest at a time.
     arguments.test_threads = Some(1);
     if arguments.list {
-        libtest_mimic::run(&arguments, trials(None)).exit();
+        libtest_mimic::run(&arguments, trials(None, &Arc::default())).exit();
     }
     let images = Images::ensure()?;
     if let Place::Node { .. } = kvm::place(&images)? {
@@ -42,16 +44,21 @@ pub fn main() -> Result<ExitCode> {
         };
         return kvm::again_in_node("guest", node, &images);
     }
-    libtest_mimic::run(&arguments, trials(Some(&images))).exit();
+    let reruns = Arc::new(Reruns::default());
+    let conclusion = libtest_mimic::run(&arguments, trials(Some(&images), &reruns));
+    reruns.tell();
+    Ok(conclusion.exit_code())
 }
 
-fn trials(images: Option<&Images>) -> Vec<Trial> {
+fn trials(images: Option<&Images>, reruns: &Arc<Reruns>) -> Vec<Trial> {
     TRIALS
         .iter()
         .map(|&(name, body)| {
-            let images = images.cloned();
+            let (images, reruns) = (images.cloned(), reruns.clone());
             Trial::test(name, move || match &images {
-                Some(images) => body(images).map_err(|error| Failed::from(format!("{error:#}"))),
+                Some(images) => reruns
+                    .attempt(name, &|| body(images), None)
+                    .map_err(Failed::from),
                 None => Ok(()),
             })
         })

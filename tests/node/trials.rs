@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +21,7 @@ use rig::command::{self, Finished};
 use rig::leftovers;
 use rig::node::debian_kernel::DebianKernel;
 use rig::qemu::Qemu;
+use rig::rerun::Reruns;
 
 type Body = fn(&Env) -> Result<()>;
 
@@ -47,15 +49,21 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    let reruns = Arc::new(Reruns::default());
     let trials = TRIALS
         .iter()
         .map(|&(name, body)| {
+            let reruns = reruns.clone();
             Trial::test(name, move || {
-                attempt(name, body).map_err(|error| Failed::from(format!("{error:#}")))
+                reruns
+                    .attempt(name, &|| attempt(name, body), None)
+                    .map_err(Failed::from)
             })
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
+    conclusion.exit_code()
 }
 
 /// What a trial has.

@@ -32,6 +32,7 @@ pub mod probe;
 pub mod pty;
 pub mod qemu;
 pub mod registry;
+pub mod rerun;
 pub mod tools;
 pub mod transcript;
 

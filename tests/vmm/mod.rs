@@ -29,6 +29,7 @@ mod vsock;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,6 +39,7 @@ use rig::guest::Images;
 use rig::kvm::{self, Place};
 use rig::node::{self, Node};
 use rig::probe;
+use rig::rerun::Reruns;
 
 /// What a trial is given.
 pub struct Setting {
@@ -101,7 +103,7 @@ pub fn main() -> Result<ExitCode> {
     // One guest at a time.
     arguments.test_threads = Some(1);
     if arguments.list {
-        libtest_mimic::run(&arguments, trials(None)).exit();
+        libtest_mimic::run(&arguments, trials(None, &Arc::default())).exit();
     }
     let mut images = Images::ensure()?;
     let [agent, pod] = match std::env::var_os(AGENT) {
@@ -139,7 +141,11 @@ pub fn main() -> Result<ExitCode> {
     if bench {
         return bench::run(&images);
     }
-    libtest_mimic::run(&arguments, trials(Some((&images, &agent, &pod)))).exit();
+    let reruns = Arc::new(Reruns::default());
+    let trials = trials(Some((&images, &agent, &pod)), &reruns);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
+    Ok(conclusion.exit_code())
 }
 
 /// What both VMMs have to pass.
@@ -169,7 +175,7 @@ fn told_images(list: &OsStr) -> Result<[PathBuf; 2]> {
         .map_err(|paths| anyhow!("{AGENT} names {paths:?} instead of two images"))
 }
 
-fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>) -> Vec<Trial> {
+fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>, reruns: &Arc<Reruns>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for vmm in Vmm::ALL {
         let more = match vmm {
@@ -185,10 +191,11 @@ fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>) -> Vec<Trial> {
                     pod: pod.clone(),
                 });
                 let name = format!("{}::{name}", vmm.name());
+                let (called, reruns) = (name.clone(), reruns.clone());
                 trials.push(Trial::test(name, move || match &setting {
-                    Some(setting) => {
-                        body(setting).map_err(|error| Failed::from(format!("{error:#}")))
-                    }
+                    Some(setting) => reruns
+                        .attempt(&called, &|| body(setting), None)
+                        .map_err(Failed::from),
                     None => Ok(()),
                 }));
             }

@@ -31,7 +31,7 @@ use crate::containerd::make_directory;
 use crate::leftovers::MARK;
 use crate::qemu::Qemu;
 use crate::transcript::Transcript;
-use crate::{command, guard, part};
+use crate::{command, guard, part, rerun};
 use debian_kernel::DebianKernel;
 use job::{Hot, Job};
 use terminal::Saved;
@@ -469,6 +469,10 @@ fn environment(node: &Node) -> Vec<(String, String)> {
         if let Ok(value) = std::env::var(name) {
             variables.push((name.to_owned(), value));
         }
+    }
+    // What is left of it when the command starts, but for some seconds.
+    if let Some(left) = rerun::left() {
+        variables.push((rerun::VARIABLE.to_owned(), left.as_secs().to_string()));
     }
     variables.extend(node.environment.iter().cloned());
     variables

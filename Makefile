@@ -9,6 +9,8 @@ CARGO ?= cargo
 CARGO_BUILD_JOBS ?= 2
 export CARGO_BUILD_JOBS
 PREFIX ?= /usr/local
+# Says what a command takes: `$(TOLD) NAME COMMAND...`.
+TOLD := $(CARGO) run --quiet -p trefoil-suite -- --told
 
 BINARY := target/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2
 
@@ -45,7 +47,9 @@ install-guest: ## Install what microVMs boot under PREFIX (minutes the first tim
 	install -D -m 0755 "$$agent" $(DESTDIR)$(PREFIX)/share/trefoil/agent
 
 .PHONY: demo
-demo: prerequisites build ## Run a pod in a private containerd, on one screen
+demo: prerequisites crates ## Run a pod in a private containerd, on one screen
+	@$(TOLD) 'build of the shim' $(CARGO) build --release
+	@$(TOLD) 'build of the demo' $(CARGO) build -p trefoil-tests
 	@$(CARGO) run --quiet -p trefoil-tests -- demo
 
 .PHONY: check

@@ -1,6 +1,6 @@
 //! Running one step: what it prints is shown and counted, and it is ended when its time is over.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::outcome::{self, Outcome, count};
+use crate::outcome::{Outcome, count};
+use crate::screen::Screen;
 use crate::slowest::Slowest;
 use crate::steps::{SHIM, Step, TEST, What};
 
@@ -37,51 +38,56 @@ impl Clock {
 }
 
 /// Runs a step, and says what it came to and how far the whole run is. One that can't be run has failed.
-pub fn run(step: &Step, clock: &Clock) -> Outcome {
-    println!("\n== {}: {}", step.name, step.what);
+pub fn run(step: &Step, clock: &Clock, screen: &Screen) -> Outcome {
+    screen.say(&format!("\n== {}: {}", step.name, step.what));
+    screen.begins(step.name);
     let started = Instant::now();
     let mut result = Outcome::default();
-    if let Err(why) = attempt(step, clock, &mut result) {
+    if let Err(why) = attempt(step, clock, screen, &mut result) {
         let failure = format!("{why:#}");
-        println!("{} | {failure}", step.name);
+        screen.say(&format!("{} | {failure}", step.name));
         result.failures.seen.push(failure);
         result.failed += 1;
     }
     result.time = started.elapsed();
-    let came_to = outcome::numbers(result.passed, result.failed, result.skips.len());
-    println!(
+    let came_to = result.numbers();
+    screen.say(&format!(
         "== {} ended: {came_to}, in {} s; {} s of {}",
         step.name,
         result.time.as_secs(),
         clock.now().as_secs(),
         clock.limit.as_secs()
-    );
+    ));
+    screen.ended(step.name, result.failed == 0);
     result
 }
 
 /// Runs a step, showing what it prints, each line after the step's name, and counts what its programs say
 /// they did.
-fn attempt(step: &Step, clock: &Clock, result: &mut Outcome) -> Result<()> {
-    let mut child = command(step)
+fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) -> Result<()> {
+    let limit = step.limit().min(clock.limit.saturating_sub(clock.now()));
+    let (lines, output) = std::io::pipe()?;
+    let mut child = command(step, limit)
+        .stdout(output.try_clone()?)
+        .stderr(output)
         .spawn()
         .with_context(|| format!("starting {}", step.what))?;
-    let limit = step.limit().min(clock.limit.saturating_sub(clock.now()));
     let (done, watch) = end_after(limit, child.id())?;
     let mut counted = false;
     let mut slowest = Slowest::new();
-    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+    for line in BufReader::new(lines).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        // One that reads our output may have gone; what we count is no less true.
-        drop(writeln!(std::io::stdout(), "{} | {line}", step.name));
+        screen.say(&format!("{} | {line}", step.name));
         counted |= count(&line, result);
         result.failures.read(&line);
         slowest.read(&line);
     }
     drop(done);
+    result.settle();
     // Of cargo's tests several run at a time.
     let slowest = slowest.to_string();
     if let (What::Test(_), false) = (step.what, slowest.is_empty()) {
-        println!("{} | the slowest: {slowest}", step.name);
+        screen.say(&format!("{} | the slowest: {slowest}", step.name));
     }
     let late = watch.join().unwrap_or_default();
     let status = child.wait()?;
@@ -94,7 +100,7 @@ fn attempt(step: &Step, clock: &Clock, result: &mut Outcome) -> Result<()> {
         result.passed = usize::from(status.success());
     }
     ensure!(
-        !step.tests || result.passed + result.failed > 0,
+        !step.tests || result.passed + result.failed + result.flaky.len() > 0,
         "no test has run"
     );
     if !status.success() && result.failed == 0 {
@@ -121,7 +127,7 @@ fn end_after(limit: Duration, group: u32) -> Result<(mpsc::Sender<()>, JoinHandl
 }
 
 /// The step's program, in a group of its own, to end all of it if it hangs.
-fn command(step: &Step) -> Command {
+fn command(step: &Step, limit: Duration) -> Command {
     let mut command = match step.what {
         What::Cargo(arguments) => {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -139,10 +145,11 @@ fn command(step: &Step) -> Command {
     };
     command
         .current_dir(repository())
+        // What is run again has to end within it, too.
+        .env("TREFOIL_STEP_SECONDS", limit.as_secs().to_string())
         // Where it has one processor, cargo is not to take two.
         .env("CARGO_BUILD_JOBS", step.processors().to_string())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
         .process_group(0);
     if std::env::var_os(SHIM_VARIABLE).is_none() {
         command.env(SHIM_VARIABLE, target().join(SHIM));
@@ -196,6 +203,7 @@ mod tests {
         let result = run(
             &step(VERSION, false),
             &Clock::start(Duration::from_secs(60)),
+            &Screen::new(1, None),
         );
         assert_eq!((result.passed, result.failed), (1, 0));
     }
@@ -211,7 +219,7 @@ mod tests {
             ),
             (VERSION, true, "no test has run"),
         ] {
-            let result = run(&step(what, tests), &clock);
+            let result = run(&step(what, tests), &clock, &Screen::new(1, None));
             assert_eq!((result.passed, result.failed), (0, 1));
             assert!(
                 result.failures.seen[0].contains(why),
@@ -219,13 +227,21 @@ mod tests {
                 result.failures
             );
         }
-        let result = run(&step(What::Cargo(&["no-such-command"]), false), &clock);
+        let result = run(
+            &step(What::Cargo(&["no-such-command"]), false),
+            &clock,
+            &Screen::new(1, None),
+        );
         assert_eq!((result.passed, result.failed), (0, 1));
     }
 
     #[test]
     fn what_runs_when_all_time_is_over_is_killed() {
-        let result = run(&step(VERSION, false), &Clock::start(Duration::ZERO));
+        let result = run(
+            &step(VERSION, false),
+            &Clock::start(Duration::ZERO),
+            &Screen::new(1, None),
+        );
         assert_eq!((result.passed, result.failed), (0, 1));
         assert!(
             result.failures.seen[0].contains("killed"),

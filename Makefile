@@ -79,11 +79,11 @@ fuzz: prerequisites ## Run the fuzz targets: ten million executions or 30 minute
 up: prerequisites build ## Start a private containerd to try things on by hand
 	@$(CARGO) run --quiet -p trefoil-tests --bin rig -- up
 
-# A shell in a machine with a real KVM, or one command: make node CMD='ls -l /dev/kvm'
+# A shell in a machine with a real KVM, or one command: make test-vm CMD='ls -l /dev/kvm'
 # OPTIONS: --cpus N --memory MIB --disk SIZE|PATH --hot PATH --read-only --icount --systemd --limit S
-.PHONY: node
-node: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIONS='...')
-	@$(CARGO) run --quiet -p trefoil-tests --bin node -- $(OPTIONS) $${CMD:+"$$CMD"}
+.PHONY: test-vm
+test-vm: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIONS='...')
+	@$(CARGO) run --quiet -p trefoil-tests --bin test-vm -- $(OPTIONS) $${CMD:+"$$CMD"}
 
 .PHONY: deny
 deny: ## Check licences, advisories and duplicates

@@ -28,10 +28,10 @@ need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
 need procps "ps, in containers made of this machine's files" has ps
 need make "the two commands" has make
 need sqlite3 "databases in volumes" has sqlite3
-need kmod "the node's kernel modules" has modprobe
+need kmod "the test VM's kernel modules" has modprobe
 need xz-utils "unpacking them, and the guest kernel's source" has xz
-need e2fsprogs "the node's block images" has mke2fs
-need systemd "cgroups made by systemd, in the node" test -x /lib/systemd/systemd
+need e2fsprogs "the test VM's block images" has mke2fs
+need systemd "cgroups made by systemd, in the test VM" test -x /lib/systemd/systemd
 need dbus "the same" has dbus-daemon
 need flex "building the guest kernel" has flex
 need bison "the same" has bison

@@ -117,7 +117,7 @@ impl Tools {
     }
 }
 
-/// In a node: the counterparts' directories, and then the images', as the machine below has built
+/// In a test VM: the counterparts' directories, and then the images', as the host has built
 /// them. There is no need to look for a compiler there.
 pub const PREBUILT: &str = "TREFOIL_PREBUILT";
 
@@ -126,7 +126,7 @@ pub fn prebuilt() -> Option<Vec<PathBuf>> {
     Some(std::env::split_paths(&std::env::var_os(PREBUILT)?).collect())
 }
 
-/// What [`PREBUILT`] is to say in a node, if all of it has been built.
+/// What [`PREBUILT`] is to say in a test VM, if all of it has been built.
 pub fn find_built() -> Result<Option<Vec<PathBuf>>> {
     let mut found = Vec::new();
     for counterpart in &COUNTERPARTS {

@@ -48,7 +48,7 @@ pub const TEST: &str = "trefoil-test";
 
 /// What cargo can use both processors for, and tests that do.
 const BOTH: u32 = 200;
-/// A node, which is one thread of QEMU's, and a long link.
+/// A test VM, which is one thread of QEMU's, and a long link.
 const ONE: u32 = 100;
 /// Pods on this machine, which are waited for more than they work.
 const HALF: u32 = 50;
@@ -172,7 +172,7 @@ pub const STEPS: &[Step] = &[
         What::Test(&["conformance", "--suite=client"]),
     )
     .after(PODS),
-    // `--all-targets` leaves out what is no part of `cargo test`: the node's trials, and a fuzz target.
+    // `--all-targets` leaves out what is no part of `cargo test`: the test VM's trials, and a fuzz target.
     Step::check(
         "lints of what is built elsewhere",
         ONE,
@@ -180,7 +180,7 @@ pub const STEPS: &[Step] = &[
             "clippy",
             "--workspace",
             "--test",
-            "node-trials",
+            "test-vm-trials",
             "--test",
             "fuzz-root",
             "--",
@@ -254,21 +254,21 @@ pub const STEPS: &[Step] = &[
     )
     .after(MACHINES),
     Step::tests(
-        "end to end, in the node",
+        "end to end, in the test VM",
         30,
         ONE,
-        What::Test(&["e2e", "--in-node"]),
+        What::Test(&["e2e", "--in-vm"]),
     )
     .after(MACHINES),
     Step::tests(
-        "conformance, in the node",
+        "conformance, in the test VM",
         20,
         ONE,
-        What::Test(&["conformance", "--in-node"]),
+        What::Test(&["conformance", "--in-vm"]),
     )
     .after(PODS),
     Step::tests(
-        "tests of the crates, in the node",
+        "tests of the crates, in the test VM",
         25,
         ONE,
         What::Test(&["crates"]),
@@ -276,10 +276,10 @@ pub const STEPS: &[Step] = &[
     .after(&[BUILD]),
     Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(GUESTS),
     Step::tests(
-        "the node",
+        "the test VM",
         10,
         ONE,
-        What::Cargo(&["test", "--workspace", "--test", "node-trials"]),
+        What::Cargo(&["test", "--workspace", "--test", "test-vm-trials"]),
     )
     .after(&[BUILD]),
 ];

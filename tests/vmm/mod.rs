@@ -37,9 +37,9 @@ use machine::{Vmm, ours};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::{self, Node};
 use rig::probe;
 use rig::rerun::Reruns;
+use rig::test_vm::{self, TestVm};
 
 /// What a trial is given.
 pub struct Setting {
@@ -53,7 +53,7 @@ pub struct Setting {
     pod: PathBuf,
 }
 
-/// In a node: the agent's images, as the machine below has built them.
+/// In a test VM: the agent's images, as the host has built them.
 const AGENT: &str = "TREFOIL_AGENT_IMAGES";
 
 impl Setting {
@@ -110,11 +110,11 @@ pub fn main() -> Result<ExitCode> {
         Some(list) => told_images(&list)?,
         None => [images.image.clone(), rig::pod_guest::image()?],
     };
-    if !node::inside() {
+    if !test_vm::inside() {
         let place = kvm::place(&images)?;
         images.image = probe::image()?;
-        if let Place::Node { .. } = place {
-            let mut node = Node {
+        if let Place::TestVm { .. } = place {
+            let mut vm = TestVm {
                 memory: 8192,
                 limit: Some(std::time::Duration::from_secs(2400)),
                 environment: vec![(
@@ -124,15 +124,15 @@ pub fn main() -> Result<ExitCode> {
                         .into_owned(),
                 )],
                 hot: vec![agent, pod],
-                ..Node::default()
+                ..TestVm::default()
             };
             if bench {
-                node.instructions = rig::part::arguments().any(|word| word == bench::ICOUNT);
+                vm.instructions = rig::part::arguments().any(|word| word == bench::ICOUNT);
                 let program = ours::release_build()?;
-                node.environment.push(ours::variable(&program));
-                node.hot.push(program);
+                vm.environment.push(ours::variable(&program));
+                vm.hot.push(program);
             }
-            return kvm::again_in_node("vmm", node, &images);
+            return kvm::again_in_vm("vmm", vm, &images);
         }
     }
     // Both ends of thousands of connections.

@@ -25,6 +25,8 @@ mod schedule;
 mod screen;
 mod slowest;
 mod steps;
+#[cfg(test)]
+mod words;
 
 use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};

@@ -41,14 +41,21 @@ thread_local! {
     static STEP: RefCell<Option<Arc<Mutex<String>>>> = const { RefCell::new(None) };
 }
 
-/// Names what this thread's work is at. Without any that is shown, nothing happens.
+/// Names what this thread's work is at, by a few words or a command line. Without any that is shown, nothing
+/// happens.
 pub fn doing(step: &str) {
     STEP.with_borrow(|shared| {
         if let Some(shared) = shared {
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) =
-                step.chars().take(WIDTH).collect();
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = brief(step);
         }
     });
+}
+
+/// What says most of a command line: `make vmlinux bzImage`, without options and paths.
+fn brief(step: &str) -> String {
+    let says = |word: &&str| !word.starts_with(['/', '-']);
+    let words: Vec<&str> = step.split_whitespace().filter(says).collect();
+    words.join(" ").chars().take(WIDTH).collect()
 }
 
 /// A piece of work that takes long.
@@ -282,6 +289,18 @@ mod tests {
             progress(Some(370), true)
                 .line("", so_far)
                 .ends_with("[==========>         ]")
+        );
+    }
+
+    #[test]
+    fn a_step_is_named_without_options_and_paths() {
+        assert_eq!(
+            brief("make --silent --jobs=2 vmlinux bzImage"),
+            "make vmlinux bzImage"
+        );
+        assert_eq!(
+            brief("go build -o /cache/bin/ -trimpath tool"),
+            "go build tool"
         );
     }
 

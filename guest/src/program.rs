@@ -105,7 +105,13 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null());
-    Progress::new(&format!("build of {package}"))
+    // From scratch it takes as long as it never does otherwise.
+    let which = if source == checkout() {
+        "build"
+    } else {
+        "second build"
+    };
+    Progress::new(&format!("{which} of {package}"))
         .of(|| run::output(&mut build))
         .with_context(|| format!("building {package}"))?;
     Ok(target.join(TARGET).join("release").join(package))

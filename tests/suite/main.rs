@@ -18,6 +18,8 @@
 
 #[cfg(test)]
 mod crates;
+#[cfg(test)]
+mod examples;
 mod graph;
 mod outcome;
 mod run;
@@ -103,7 +105,9 @@ fn main() -> Result<ExitCode> {
     let (done, ended) = mpsc::channel();
     let results = thread::scope(|scope| {
         scope.spawn(|| screen.watch(ended));
-        let results = schedule::run_all(&steps, |step| run::run(step, &clock, &screen));
+        let results = schedule::run_all(&steps, schedule::HEAD_START, |step| {
+            run::run(step, &clock, &screen)
+        });
         drop::<mpsc::Sender<()>>(done);
         results
     });
@@ -111,7 +115,13 @@ fn main() -> Result<ExitCode> {
     settle_ignored(&mut results);
     let failed = tell(&results);
     screen.all_ended(!failed);
-    println!("in {} s of {}", clock.now().as_secs(), limit.as_secs());
+    let work: Duration = results.iter().map(|(_, result)| result.work).sum();
+    println!(
+        "in {} s of {}, with {} s of processors' work",
+        clock.now().as_secs(),
+        limit.as_secs(),
+        work.as_secs()
+    );
     println!("{}", sum(&results));
     Ok(ExitCode::from(u8::from(failed)))
 }
@@ -147,15 +157,17 @@ fn settle_ignored(results: &mut Results) {
 
 /// Shows what each step came to, what was skipped and what failed. Whether anything did.
 fn tell(results: &Results) -> bool {
-    println!("\n| step | passed | failed | flaky | skipped | seconds |\n|---|---|---|---|---|---|");
+    println!("\n| step | passed | failed | flaky | skipped | seconds | of a processor |");
+    println!("|---|---|---|---|---|---|---|");
     for (name, result) in results {
         println!(
-            "| {name} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} |",
             result.passed,
             result.failed,
             result.flaky.len(),
             result.skips.len(),
-            result.time.as_secs()
+            result.time.as_secs(),
+            result.work.as_secs()
         );
     }
     list(results, "Skipped", |result| result.skips.clone());

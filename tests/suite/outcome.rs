@@ -21,6 +21,8 @@ pub struct Outcome {
     /// What failed, each with the beginning of why.
     pub failures: Failures,
     pub time: Duration,
+    /// How long processors worked for it: that doesn't depend on what else a machine does.
+    pub work: Duration,
 }
 
 /// What a step's programs say has failed.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::outcome::{Outcome, count};
@@ -52,9 +53,10 @@ pub fn run(step: &Step, clock: &Clock, screen: &Screen) -> Outcome {
     result.time = started.elapsed();
     let came_to = result.numbers();
     screen.say(&format!(
-        "== {} ended: {came_to}, in {} s; {} s of {}",
+        "== {} ended: {came_to}, in {} s with {} s of a processor; {} s of {}",
         step.name,
         result.time.as_secs(),
+        result.work.as_secs(),
         clock.now().as_secs(),
         clock.limit.as_secs()
     ));
@@ -90,6 +92,7 @@ fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) ->
         screen.say(&format!("{} | the slowest: {slowest}", step.name));
     }
     let late = watch.join().unwrap_or_default();
+    result.work = work(child.id())?;
     let status = child.wait()?;
     ensure!(
         !late,
@@ -108,6 +111,28 @@ fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) ->
         result.failed = 1;
     }
     Ok(())
+}
+
+/// What a child and all that it has waited for have had of processors, when it has ended.
+fn work(child: u32) -> Result<Duration> {
+    let pid = Pid::from_raw(i32::try_from(child)?);
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat"))?;
+    ticks(&stat).with_context(|| format!("reading {stat:?}"))
+}
+
+/// The times in `/proc/PID/stat`, its own and its children's: the 14th to the 17th field, in hundredths of a
+/// second. The second field is a name, and may hold anything but ends with the last parenthesis.
+fn ticks(stat: &str) -> Option<Duration> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Option<Vec<u64>> = rest
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .map(|field| field.parse().ok())
+        .collect();
+    let fields = fields.filter(|fields| fields.len() == 4)?;
+    Some(Duration::from_millis(fields.iter().sum::<u64>() * 10))
 }
 
 /// Kills a group of processes when its time is over, unless what is handed out is dropped before. The thread
@@ -206,6 +231,13 @@ mod tests {
             &Screen::new(1, None),
         );
         assert_eq!((result.passed, result.failed), (1, 0));
+    }
+
+    #[test]
+    fn the_work_of_a_process_is_in_its_statistics() {
+        let stat = "7 (a ) b) Z 1 7 7 0 -1 4 1 2 3 4 100 20 3000 400 20 0 1 0 5";
+        assert_eq!(ticks(stat), Some(Duration::from_millis(35_200)));
+        assert_eq!(ticks("7 (a) Z 1 7"), None);
     }
 
     #[test]

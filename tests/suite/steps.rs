@@ -122,19 +122,6 @@ const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
 pub const STEPS: &[Step] = &[
     Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])).in_check(),
     Step::check(
-        "lints",
-        BOTH,
-        What::Cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )
-    .in_check(),
-    Step::check(
         BUILD,
         BOTH,
         What::Cargo(&["build", "--workspace", "--all-targets"]),
@@ -146,7 +133,30 @@ pub const STEPS: &[Step] = &[
         "tests of the crates",
         20,
         ONE,
-        What::Cargo(&["test", "--workspace", "--no-fail-fast"]),
+        // Examples in comments there are none, and to find none takes a compiler's run for each crate.
+        What::Cargo(&[
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--no-fail-fast",
+        ]),
+    )
+    .after(&[BUILD])
+    .in_check(),
+    // Beside the tests, which run while this compiles: to be the first would be to be alone.
+    Step::check(
+        "lints",
+        ONE,
+        What::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
     )
     .after(&[BUILD])
     .in_check(),

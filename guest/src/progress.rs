@@ -4,7 +4,7 @@
 //! minute and one when it ends. What a piece of work took is kept in the cache, in `durations/NAME`.
 //!
 //! [`Progress::of`] wraps a function, [`doing`] names the step it is at (every program that
-//! [`run::output`](crate::run::output) starts is one), and [`Progress::of_child`] wraps a program that shows
+//! [`run::output`] starts is one), and [`Progress::of_child`] wraps a program that shows
 //! for itself what it does.
 
 use std::cell::RefCell;
@@ -215,7 +215,7 @@ impl Progress {
                     line.push_str(&format!(" {}", bar(so_far, last)));
                 }
             }
-            None => line.push_str(" (not done before here; the result is kept)"),
+            None => line.push_str(" (the first time here; the result is kept)"),
         }
         line
     }
@@ -283,7 +283,7 @@ mod tests {
         );
         assert_eq!(
             progress(None, true).line("", Duration::from_secs(7)),
-            "guest kernel, 7 s (not done before here; the result is kept)"
+            "guest kernel, 7 s (the first time here; the result is kept)"
         );
         assert!(
             progress(Some(370), true)

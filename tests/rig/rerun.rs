@@ -110,7 +110,6 @@ impl Reruns {
             ));
         }
         let _alone = self.alone.write().unwrap_or_else(PoisonError::into_inner);
-        eprintln!("{name} failed, and is run again alone: {}", brief(first));
         let mut beside = Stock::default();
         for number in 1..=TIMES {
             let outcome = ours();

@@ -1,6 +1,6 @@
 //! Running one step: what it prints is shown and counted, and it is ended when its time is over.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,26 +64,43 @@ pub fn run(step: &Step, clock: &Clock, screen: &Screen) -> Outcome {
     result
 }
 
+/// Shows what a step complains of.
+fn show(complaints: impl Read, step: &Step, screen: &Screen) {
+    for line in BufReader::new(complaints).split(b'\n') {
+        // An error while reading ends it just as its end does.
+        let Ok(line) = line else { return };
+        screen.say(&format!(
+            "{} | {}",
+            step.name,
+            String::from_utf8_lossy(&line)
+        ));
+    }
+}
+
 /// Runs a step, showing what it prints, each line after the step's name, and counts what its programs say
 /// they did.
 fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) -> Result<()> {
     let limit = step.limit().min(clock.limit.saturating_sub(clock.now()));
-    let (lines, output) = std::io::pipe()?;
     let mut child = command(step, limit)
-        .stdout(output.try_clone()?)
-        .stderr(output)
         .spawn()
         .with_context(|| format!("starting {}", step.what))?;
     let (done, watch) = end_after(limit, child.id())?;
+    let (output, complaints) = (child.stdout.take(), child.stderr.take());
+    let (output, complaints) = output.zip(complaints).context("no output")?;
     let mut counted = false;
     let mut slowest = Slowest::new();
-    for line in BufReader::new(lines).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        screen.say(&format!("{} | {line}", step.name));
-        counted |= count(&line, result);
-        result.failures.read(&line);
-        slowest.read(&line);
-    }
+    thread::scope(|scope| -> Result<()> {
+        // Shown, and not counted: they may come in the middle of a line of the other.
+        scope.spawn(|| show(complaints, step, screen));
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            screen.say(&format!("{} | {line}", step.name));
+            counted |= count(&line, result);
+            result.failures.read(&line);
+            slowest.read(&line);
+        }
+        Ok(())
+    })?;
     drop(done);
     result.settle();
     // Of cargo's tests several run at a time.
@@ -175,6 +192,8 @@ fn command(step: &Step, limit: Duration) -> Command {
         // Where it has one processor, cargo is not to take two.
         .env("CARGO_BUILD_JOBS", step.processors().to_string())
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .process_group(0);
     if std::env::var_os(SHIM_VARIABLE).is_none() {
         command.env(SHIM_VARIABLE, target().join(SHIM));

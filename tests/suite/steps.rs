@@ -224,6 +224,8 @@ pub const STEPS: &[Step] = &[
         HALF,
         What::Script("tests/suite/deny.sh", "--offline"),
     )
+    // Where cargo-deny has to be built, that would keep the build waiting, which takes both processors.
+    .after(&[BUILD])
     .in_check(),
     // What the next fresh clone need not build.
     Step::check(

@@ -133,15 +133,9 @@ pub const STEPS: &[Step] = &[
         "tests of the crates",
         20,
         ONE,
-        // Examples in comments there are none, and to find none takes a compiler's run for each crate.
-        What::Cargo(&[
-            "test",
-            "--workspace",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--no-fail-fast",
-        ]),
+        // All that a manifest says is tested: libraries and programs, too. Without examples in comments: there
+        // are none, and to find none takes a compiler's run for each crate.
+        What::Cargo(&["test", "--workspace", "--tests", "--no-fail-fast"]),
     )
     .after(&[BUILD])
     .in_check(),

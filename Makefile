@@ -9,6 +9,8 @@ CARGO ?= cargo
 CARGO_BUILD_JOBS ?= 2
 export CARGO_BUILD_JOBS
 PREFIX ?= /usr/local
+# Says what a command takes: `$(TOLD) NAME COMMAND...`.
+TOLD := $(CARGO) run --quiet -p trefoil-suite -- --told
 
 BINARY := target/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2
 
@@ -45,7 +47,9 @@ install-guest: ## Install what microVMs boot under PREFIX (minutes the first tim
 	install -D -m 0755 "$$agent" $(DESTDIR)$(PREFIX)/share/trefoil/agent
 
 .PHONY: demo
-demo: prerequisites build ## Run a pod in a private containerd, on one screen
+demo: prerequisites crates ## Run a pod in a private containerd, on one screen
+	@$(TOLD) 'build of the shim' $(CARGO) build --release
+	@$(TOLD) 'build of the demo' $(CARGO) build -p trefoil-tests
 	@$(CARGO) run --quiet -p trefoil-tests -- demo
 
 .PHONY: check
@@ -75,11 +79,11 @@ fuzz: prerequisites ## Run the fuzz targets: ten million executions or 30 minute
 up: prerequisites build ## Start a private containerd to try things on by hand
 	@$(CARGO) run --quiet -p trefoil-tests --bin rig -- up
 
-# A shell in a machine with a real KVM, or one command: make node CMD='ls -l /dev/kvm'
+# A shell in a machine with a real KVM, or one command: make test-vm CMD='ls -l /dev/kvm'
 # OPTIONS: --cpus N --memory MIB --disk SIZE|PATH --hot PATH --read-only --icount --systemd --limit S
-.PHONY: node
-node: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIONS='...')
-	@$(CARGO) run --quiet -p trefoil-tests --bin node -- $(OPTIONS) $${CMD:+"$$CMD"}
+.PHONY: test-vm
+test-vm: prerequisites ## A shell in a machine with a real KVM (or CMD='...', OPTIONS='...')
+	@$(CARGO) run --quiet -p trefoil-tests --bin test-vm -- $(OPTIONS) $${CMD:+"$$CMD"}
 
 .PHONY: deny
 deny: ## Check licences, advisories and duplicates

@@ -4,7 +4,7 @@
 //!     trefoil-test PART [what the part is told]
 //!
 //! Each part's own words are at the beginning of its folder's `mod.rs`. What is there to work with is programs
-//! of their own: `rig up` and `node`.
+//! of their own: `rig up` and `test-vm`.
 
 mod bench;
 mod conformance;
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use rig::guard;
-use rig::node::init;
+use rig::test_vm::init;
 
 /// A part: what it is called, what it is, and what runs it.
 type Part = (&'static str, &'static str, fn() -> Result<ExitCode>);
@@ -44,7 +44,7 @@ const PARTS: &[Part] = &[
         vmm::main,
     ),
     ("guest", "the guest kernel and image, booted", guest::main),
-    ("crates", "the crates' tests, in the node", crates::main),
+    ("crates", "the crates' tests, in the test VM", crates::main),
     ("fuzz", "the fuzz targets", fuzz::main),
     ("bench", "pods, measured beside the stock shim", bench::main),
     ("count", "a guest's boot, in instructions", count::main),
@@ -52,6 +52,7 @@ const PARTS: &[Part] = &[
 ];
 
 fn main() -> Result<ExitCode> {
+    rig::rerun::began();
     if let Some(code) = vmm::take_part()? {
         return Ok(code);
     }

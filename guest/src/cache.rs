@@ -4,8 +4,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
+
+use crate::progress::Progress;
 
 /// Where cached things live: `$XDG_CACHE_HOME/trefoil`, or `~/.cache/trefoil`.
 pub fn directory() -> Result<PathBuf> {
@@ -59,9 +62,16 @@ pub fn ensure(
         return Ok(done);
     }
     let lock = File::create(base.join(format!("{name}.lock")))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("waiting for another build of {name}"))?;
+    let _lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        // Somebody is at it, who says how far it is, but perhaps elsewhere.
+        Err((lock, Errno::EWOULDBLOCK)) => {
+            Progress::new(&format!("{name}, made by another process"))
+                .of(|| Ok(Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?))
+                .with_context(|| format!("waiting for another build of {name}"))?
+        }
+        Err((_, errno)) => return Err(errno).with_context(|| format!("locking {name}")),
+    };
     if done.is_dir() {
         return Ok(done);
     }
@@ -70,7 +80,9 @@ pub fn ensure(
         fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
     }
     fs::create_dir(&partial)?;
-    make(&partial).with_context(|| format!("making {name}"))?;
+    Progress::new(name)
+        .of(|| make(&partial))
+        .with_context(|| format!("making {name}"))?;
     fs::rename(&partial, &done).with_context(|| format!("renaming {}", partial.display()))?;
     Ok(done)
 }

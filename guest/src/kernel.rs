@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 use crate::kernel::config::{Feature, Options};
+use crate::progress::Progress;
 
 /// A built kernel, in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +123,8 @@ pub fn verify(features: &[Feature]) -> Result<Comparison> {
     let scratch = cache::directory()?.join(format!("kernel-verify.{}", std::process::id()));
     let again = scratch.join("in-another-place");
     fs::create_dir_all(&again).with_context(|| format!("making {}", again.display()))?;
-    let built = build::build(&source, &options, &tools, &again);
+    let built = Progress::new("second build of the kernel")
+        .of(|| build::build(&source, &options, &tools, &again));
     let compared = built.and_then(|()| compare(&kernel.directory, &again));
     fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
     compared

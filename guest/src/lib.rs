@@ -4,7 +4,8 @@
 //! to the machine. Nothing in here runs on a node: the results do.
 //!
 //! Also here, because both builders and the test bench need them: the [`cache`], and Debian's
-//! packages without touching the machine's own package state ([`debian`]).
+//! packages without touching the machine's own package state ([`debian`]), and long work that says how far it
+//! is ([`progress`]).
 
 pub mod cache;
 pub mod cpio;
@@ -12,4 +13,5 @@ pub mod debian;
 pub mod image;
 pub mod kernel;
 pub mod program;
+pub mod progress;
 pub mod run;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 use crate::kernel::Comparison;
+use crate::progress::Progress;
 use crate::run;
 
 /// PID 1 of a guest, which its image holds.
@@ -104,7 +105,15 @@ fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null());
-    run::output(&mut build).with_context(|| format!("building {package}"))?;
+    // From scratch it takes as long as it never does otherwise.
+    let which = if source == checkout() {
+        "build"
+    } else {
+        "second build"
+    };
+    Progress::new(&format!("{which} of {package}"))
+        .of(|| run::output(&mut build))
+        .with_context(|| format!("building {package}"))?;
     Ok(target.join(TARGET).join("release").join(package))
 }
 

@@ -4,6 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::progress;
+
 /// How a command is shown in messages: without the directory of its program.
 pub fn describe(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
@@ -20,6 +22,7 @@ pub fn describe(command: &Command) -> String {
 /// What a command prints; its complaints are the error if it fails.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let line = describe(command);
+    progress::doing(&line);
     let output = command
         .output()
         .with_context(|| format!("starting `{line}`"))?;

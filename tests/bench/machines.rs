@@ -1,4 +1,4 @@
-//! What is measured of microVM pods: all that is of others, where a node has the memory for it, and what
+//! What is measured of microVM pods: all that is of others, where a test VM has the memory for it, and what
 //! they alone have.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::bench::Peers;
 use crate::bench::measure::{self, Measure};
 use crate::bench::table::{Row, Table};
 
-/// All of them that are measured in such a node.
+/// All of them that are measured in such a test VM.
 pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
     let own: [(&str, Measure); 2] = [
         ("boot: by its parts", boot),
@@ -103,7 +103,7 @@ const WORK: [(&str, &str); 6] = [
 ];
 
 /// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands
-/// still in about every second node.
+/// still in about every second test VM.
 fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     let volume = peers.rig.directory().join("logs/volume");
     fs::create_dir_all(&volume)?;

@@ -36,7 +36,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("size: of the binaries", size),
 ];
 
-/// Those that are measured in a node: what memory is used is the same by any clock, and where clocks count
+/// Those that are measured in a test VM: what memory is used is the same by any clock, and where clocks count
 /// instructions a guest stands still now and then.
 pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
     ALL.iter()

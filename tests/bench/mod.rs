@@ -4,9 +4,9 @@
 //!     trefoil-test bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
 //!     trefoil-test bench --count [--n 3] [--only PART OF A ROW'S NAME]
 //!
-//! The second is of microVM pods and the third of namespace pods, in a node whose clocks count
+//! The second is of microVM pods and the third of namespace pods, in a test VM whose clocks count
 //! instructions: a millisecond is a million of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
-//! a node of its own, and another if that stands still. Their memory is measured in an ordinary node.
+//! a test VM of its own, and another if that stands still. Their memory is measured in an ordinary test VM.
 //!
 //! Prints a Markdown table of medians, quartiles and the ratio of the medians; below 1 ours is
 //! better. Absolute figures mean little on a shared machine, ratios within one run mean more.
@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use measure::Measure;
 use rig::guest::Images;
-use rig::node::{self, Node};
+use rig::test_vm::{self, TestVm};
 use rig::{Handler, Rig, containerd, counting};
 use table::Table;
 
@@ -99,14 +99,17 @@ pub fn main() -> Result<ExitCode> {
         Some(only) => name.contains(only),
         None => true,
     };
-    if (machines.is_some() || options.count) && !node::inside() {
-        ensure!(options.output.is_none(), "a node prints and writes no file");
+    if (machines.is_some() || options.count) && !test_vm::inside() {
+        ensure!(
+            options.output.is_none(),
+            "a test VM prints and writes no file"
+        );
         for by_instructions in [true, false] {
             if !by_instructions && machines.is_none() {
                 continue; // Memory is the same on this machine.
             }
             for (name, _) in measures(by_instructions).iter().filter(|of| wanted(of)) {
-                let attempt = || in_node(machines.as_ref(), by_instructions, &options, name);
+                let attempt = || in_vm(machines.as_ref(), by_instructions, &options, name);
                 match by_instructions {
                     true => counting::again(name, attempt)?,
                     false => attempt()?,
@@ -125,7 +128,7 @@ pub fn main() -> Result<ExitCode> {
         both: [Handler::Runc, options.handler],
     };
     let mut table = Table::default();
-    let measures = match machines.is_some() || node::inside() {
+    let measures = match machines.is_some() || test_vm::inside() {
         true => measures(counting::inside()),
         false => measure::ALL.to_vec(),
     };
@@ -143,18 +146,18 @@ pub fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long a node may take for one part where its clocks count instructions: several times what it needs. In
+/// How long a test VM may take for one part where its clocks count instructions: several times what it needs. In
 /// one that takes longer a guest stands still; its clocks go on, a second of them in some forty of ours.
 fn limit(rounds: usize) -> Duration {
     let rounds = u64::try_from(rounds).unwrap_or(u64::MAX);
     Duration::from_secs(rounds.saturating_mul(60).saturating_add(180))
 }
 
-/// An ordinary node's.
+/// An ordinary test VM's.
 const LIMIT: Duration = Duration::from_secs(3600);
 
-/// Measures one part in a node, in which clocks may count instructions.
-fn in_node(
+/// Measures one part in a test VM, in which clocks may count instructions.
+fn in_vm(
     images: Option<&Images>,
     by_instructions: bool,
     options: &Options,
@@ -170,7 +173,7 @@ fn in_node(
     if by_instructions {
         environment.push(counting::variable());
     }
-    let node = Node {
+    let vm = TestVm {
         instructions: by_instructions,
         // containerd's root is in memory there.
         memory: 8192,
@@ -180,11 +183,11 @@ fn in_node(
         }),
         environment,
         hot,
-        ..Node::default()
+        ..TestVm::default()
     };
     let (handler, n) = (options.handler.to_string(), options.n.to_string());
     let arguments = ["--handler", &handler, "--n", &n, "--only", part].map(str::to_owned);
-    let status = node.run_again("bench", &arguments)?;
-    ensure!(status == ExitCode::SUCCESS, "measuring in a node failed");
+    let status = vm.run_again("bench", &arguments)?;
+    ensure!(status == ExitCode::SUCCESS, "measuring in a test VM failed");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use rig::{Handler, node};
+use rig::{Handler, test_vm};
 
 use crate::conformance::Suite;
 
@@ -37,18 +37,18 @@ impl List {
         }
     }
 
-    /// What this handler doesn't pass of critest although stock does; of stock, what it doesn't pass in a node.
+    /// What this handler doesn't pass of critest although stock does; of stock, what it doesn't pass in a test VM.
     pub fn of(handler: Handler) -> Option<Self> {
         match handler {
             // It was made there: another machine's kernel may have more, or less.
-            Handler::Runc => node::inside().then_some(NOT_BY_STOCK),
+            Handler::Runc => test_vm::inside().then_some(NOT_BY_STOCK),
             Handler::Trefoil => Some(NOT_YET),
             Handler::TrefoilVm => Some(NOT_AS_MICROVM),
             Handler::TrefoilConfidential => None,
         }
     }
 
-    /// What the stock handler doesn't pass in a node.
+    /// What the stock handler doesn't pass in a test VM.
     pub fn of_stock() -> Self {
         NOT_BY_STOCK
     }

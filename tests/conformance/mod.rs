@@ -1,6 +1,6 @@
 //! critest with a handler of ours, beside the stock one: same images, same kind of machine.
 //!
-//!     trefoil-test conformance [--in-node] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
+//!     trefoil-test conformance [--in-vm] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
 //!                 [--reports DIRECTORY] [--in-turn]
 //!     trefoil-test conformance --suite client [--focus REGEX] [--reports DIRECTORY]
 //!
@@ -8,15 +8,18 @@
 //!
 //! Here and without `--handler`, `trefoil` and stock both run, at once unless `--in-turn`, and ours
 //! must pass what stock passes. With one handler, what stock passes is all but what
-//! `not-by-stock.txt` lists, as it was found in a node.
+//! `not-by-stock.txt` lists, as it was found in a test VM.
+//!
+//! A spec that fails is run again alone, with stock beside it: see [`rig::rerun`].
 //!
 //! What a handler doesn't pass is on a list of its own, `not-yet.txt` or `not-as-microvm.txt`; what is
 //! listed and passes must leave the list.
 //!
-//! `--in-node` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
+//! `--in-vm` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
 //! the specs to which that matters; another handler all of them. MicroVMs are made there anyway where
 //! this machine has no KVM that boots Linux; `--part` asks them there for the same specs only.
 
+mod again;
 mod lists;
 mod verdict;
 
@@ -32,15 +35,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use rig::critest::{self, Outcome, Report};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::{self, Node};
-use rig::{Handler, Rig, client_suite, containerd};
+use rig::test_vm::{self, TestVm};
+use rig::{Handler, Rig, client_suite, containerd, rerun};
 
+use crate::conformance::again::Again;
 use crate::conformance::lists::List;
 use crate::conformance::verdict::{Verdict, judge};
 
 /// The specs whose subject is of the kernel's or of cgroups, or goes through much of a machine. The
 /// others have been asked of the same shim on this machine.
-const IN_NODE: &[&str] = &[
+const IN_VM: &[&str] = &[
     "Container OOM",
     "listing container stats",
     "listing stats for started containers .Conformance",
@@ -66,14 +70,14 @@ const IN_NODE: &[&str] = &[
     "mapping with host port",
 ];
 
-/// How long critest may take: all of it with microVMs in a node on a machine that is busy otherwise took
+/// How long critest may take: all of it with microVMs in a test VM on a machine that is busy otherwise took
 /// 16 minutes.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// How long the client suite may take, of one handler: some two minutes.
 const CLIENT_LIMIT: Duration = Duration::from_secs(9 * 60);
 
-/// How long a node may take to start and to tell what came of it.
+/// How long a test VM may take to start and to tell what came of it.
 const AROUND: Duration = Duration::from_secs(3 * 60);
 
 /// Whose specs.
@@ -87,7 +91,7 @@ pub enum Suite {
 
 struct Options {
     suite: Suite,
-    in_node: bool,
+    in_vm: bool,
     /// Of critest only what another kernel and cgroup v2 may matter to.
     part: bool,
     handler: Option<Handler>,
@@ -99,7 +103,7 @@ struct Options {
 fn options() -> Result<Options> {
     let mut options = Options {
         suite: Suite::Critest,
-        in_node: false,
+        in_vm: false,
         part: false,
         handler: None,
         focus: None,
@@ -127,7 +131,7 @@ fn options() -> Result<Options> {
             "--handler" => options.handler = Some(Handler::from_str(&value()?)?),
             "--focus" => options.focus = Some(value()?),
             "--reports" => options.reports = value()?.into(),
-            "--in-node" => options.in_node = true,
+            "--in-vm" => options.in_vm = true,
             "--part" => options.part = true,
             "--in-turn" => options.in_turn = true,
             _ => bail!("unknown argument {argument:?}"),
@@ -137,7 +141,7 @@ fn options() -> Result<Options> {
     if options.part && (options.focus.is_some() || !of_machines) {
         bail!("--part is for trefoil-vm, without --focus");
     }
-    if options.suite == Suite::Client && (options.in_node || options.handler.is_some()) {
+    if options.suite == Suite::Client && (options.in_vm || options.handler.is_some()) {
         bail!("the client suite runs here, with both handlers");
     }
     Ok(options)
@@ -145,13 +149,13 @@ fn options() -> Result<Options> {
 
 pub fn main() -> Result<ExitCode> {
     let options = options()?;
-    // What a machine boots is there in a node, and where it is asked for.
+    // What a machine boots is there in a test VM, and where it is asked for.
     let images = match options.handler {
         Some(Handler::TrefoilVm) => Some(Images::ensure()?),
         _ => None,
     };
-    if !node::inside() && (options.in_node || has_to_be_in_node(images.as_ref())?) {
-        return in_node(&options, images.as_ref());
+    if !test_vm::inside() && (options.in_vm || has_to_be_in_vm(images.as_ref())?) {
+        return in_vm(&options, images.as_ref());
     }
     fs::create_dir_all(&options.reports)?;
     let failed = match options.handler {
@@ -168,17 +172,17 @@ pub fn main() -> Result<ExitCode> {
 }
 
 /// Whether there are machines to be made that this one's KVM doesn't boot.
-fn has_to_be_in_node(images: Option<&Images>) -> Result<bool> {
+fn has_to_be_in_vm(images: Option<&Images>) -> Result<bool> {
     Ok(match images {
-        Some(images) => matches!(kvm::place(images)?, Place::Node { .. }),
+        Some(images) => matches!(kvm::place(images)?, Place::TestVm { .. }),
         None => false,
     })
 }
 
-/// The same in a node, with its reports beside the others.
-fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
+/// The same in a test VM, with its reports beside the others.
+fn in_vm(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     rig::prepare()?;
-    let reports = std::path::absolute(&options.reports)?.join("node");
+    let reports = std::path::absolute(&options.reports)?.join("test-vm");
     fs::create_dir_all(&reports)?;
     let handler = options.handler.unwrap_or(Handler::Trefoil);
     handler.require()?;
@@ -190,25 +194,25 @@ fn in_node(options: &Options, images: Option<&Images>) -> Result<ExitCode> {
     ];
     let focus = match (&options.focus, handler) {
         (Some(focus), _) => Some(focus.clone()),
-        (None, Handler::Trefoil) => Some(IN_NODE.join("|")),
-        (None, _) => options.part.then(|| IN_NODE.join("|")),
+        (None, Handler::Trefoil) => Some(IN_VM.join("|")),
+        (None, _) => options.part.then(|| IN_VM.join("|")),
     };
     if let Some(focus) = focus {
         arguments.extend(["--focus".to_owned(), focus]);
     }
-    let mut node = Node {
+    let mut vm = TestVm {
         // containerd's roots are in memory there.
         memory: 8192,
         limit: Some(LIMIT + AROUND),
         hot: vec![containerd::shim_binary()],
         writable: vec![reports],
-        ..Node::default()
+        ..TestVm::default()
     };
     if let Some(images) = images {
-        node.environment.push(images.variable()?);
-        node.hot.extend(images.files());
+        vm.environment.push(images.variable()?);
+        vm.hot.extend(images.files());
     }
-    node.run_again(&format!("conformance-{handler}"), &arguments)
+    vm.run_again(&format!("conformance-{handler}"), &arguments)
 }
 
 fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<Report> {
@@ -251,7 +255,8 @@ fn one(options: &Options, handler: Handler, images: Option<&Images>) -> Result<u
             stock.insert(name.to_owned(), Outcome::Skipped(reason.to_owned()));
         }
     }
-    compare(&stock, &report, List::of(handler).as_ref())
+    let again = Again::new(options, handler, images);
+    compare(&stock, &report, List::of(handler).as_ref(), &again)
 }
 
 fn both(options: &Options) -> Result<usize> {
@@ -276,26 +281,46 @@ fn both(options: &Options) -> Result<usize> {
         .into_iter()
         .map(|spec| (spec.name, spec.outcome))
         .collect();
-    compare(&stock, &ours, Some(&List::of_suite(options.suite)))
+    let again = Again::new(options, Handler::Trefoil, None);
+    compare(&stock, &ours, Some(&List::of_suite(options.suite)), &again)
 }
 
 /// Says of each spec what its outcome comes to, and answers how many failed. What `stock` doesn't
 /// hold, it passes.
-fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>) -> Result<usize> {
+fn compare(
+    stock: &BTreeMap<String, Outcome>,
+    ours: &Report,
+    list: Option<&List>,
+    again: &Again,
+) -> Result<usize> {
     let (path, listed) = match list {
         Some(list) => (list.path, list.reasons()?),
         None => ("", BTreeMap::new()),
     };
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for spec in &ours.specs {
+    let verdicts: Vec<_> = ours
+        .specs
+        .iter()
+        .map(|spec| {
+            let name = spec.name.as_str();
+            let stock = stock.get(name).unwrap_or(&Outcome::Passed);
+            let listed = listed.get(name).copied();
+            (spec, judge(stock, &spec.outcome, listed, path))
+        })
+        .collect();
+    let fails = |(_, verdict): &&(_, Verdict)| matches!(verdict, Verdict::Failed(_));
+    let few = verdicts.iter().filter(fails).count() <= rerun::MOST;
+    let (mut passed, mut failed, mut flaky, mut skipped) = (0, 0, 0, 0);
+    for (spec, verdict) in verdicts {
         let name = spec.name.as_str();
-        let stock = stock.get(name).unwrap_or(&Outcome::Passed);
-        match judge(stock, &spec.outcome, listed.get(name).copied(), path) {
+        match verdict {
             Verdict::Passed => passed += 1,
-            Verdict::Failed(why) => {
-                println!("FAILED {name}\n       {why}");
-                failed += 1;
-            }
+            Verdict::Failed(why) => match again.spec(spec, why, few) {
+                Ok(()) => flaky += 1,
+                Err(why) => {
+                    println!("FAILED {name}\n       {}", why.replace('\n', "\n       "));
+                    failed += 1;
+                }
+            },
             Verdict::Skipped(reason) => {
                 println!("skipped: {name} # {reason}");
                 skipped += 1;
@@ -312,6 +337,11 @@ fn compare(stock: &BTreeMap<String, Outcome>, ours: &Report, list: Option<&List>
         println!("FAILED {name}\n       stock has it, and ours doesn't");
         failed += 1;
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    again.tell();
+    let flaky = match flaky {
+        0 => String::new(),
+        _ => format!(" {flaky} flaky,"),
+    };
+    println!("{passed} passed, {failed} failed,{flaky} {skipped} skipped");
     Ok(failed)
 }

@@ -1,4 +1,4 @@
-//! What a guest's boot costs in instructions, counted in a node whose clocks count them.
+//! What a guest's boot costs in instructions, counted in a test VM whose clocks count them.
 //!
 //!     trefoil-test count [--initcalls N]
 //!
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// The most instructions from kernel entry to agent ready that we allow ourselves.
 const ALLOWED: u64 = 45_000_000;
 
-/// What one node counted, in instructions.
+/// What one test VM counted, in instructions.
 #[derive(Debug, Serialize, Deserialize)]
 struct Counts {
     /// From the kernel's entry to the agent being ready.
@@ -39,7 +39,7 @@ pub fn main() -> Result<ExitCode> {
         one: one.ready,
         other: other.ready,
     };
-    let (one, other) = counting::in_two_nodes(&images, &[], &[], &[], |one, other| {
+    let (one, other) = counting::in_two_vms(&images, &[], &[], &[], |one, other| {
         ready(one, other).agrees("a guest's boot")
     })?;
 
@@ -68,7 +68,7 @@ fn shown_initcalls() -> Result<usize> {
     }
 }
 
-/// In the node: everything is in memory, and QEMU has been read, before anything is counted.
+/// In the test VM: everything is in memory, and QEMU has been read, before anything is counted.
 fn inside() -> Result<Counts> {
     let mut guest = Guest {
         console: false,
@@ -123,7 +123,7 @@ fn initcalls(log: &str) -> Result<BTreeMap<String, u64>> {
     Ok(calls)
 }
 
-/// The node's kernel, writing down when a guest left its processor at a kernel's entry.
+/// The test VM's kernel, writing down when a guest left its processor at a kernel's entry.
 struct Trace;
 
 const TRACING: &str = "/sys/kernel/tracing";

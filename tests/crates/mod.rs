@@ -1,4 +1,4 @@
-//! Tests of the crates that mean something else on another machine, run in the node: those of
+//! Tests of the crates that mean something else on another machine, run in the test VM: those of
 //! cgroups and of the runc runtime, on cgroup v2 and Debian's kernel, the ones that need systemd, under
 //! it, and those of a microVM's network, as what it asks of the kernel are modules there.
 //!
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rig::cache;
-use rig::node::{Node, show};
+use rig::test_vm::{TestVm, show};
 use serde_json::Value;
 
 const PACKAGES: [&str; 3] = ["trefoil-cgroups", "trefoil-runc", "trefoil-network"];
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(12 * 60);
 /// How many cases each property test takes: what they compute is the same on any kernel.
 const PROPERTIES: (&str, &str) = ("PROPTEST_CASES", "16");
 
-/// How many hostile roots, and how many while something changes places: on the machine below there
+/// How many hostile roots, and how many while something changes places: on the host there
 /// are thousands, and what is different here is not the roots. And how long one may take.
 const HOSTILE: [(&str, &str); 3] = [
     ("HOSTILE_ROOTS", "100"),
@@ -32,10 +32,10 @@ const HOSTILE: [(&str, &str); 3] = [
 pub fn main() -> Result<ExitCode> {
     let programs = test_programs()?;
     let arguments: Vec<String> = rig::part::arguments().collect();
-    let all = in_node("crates", false, &programs, &arguments)?;
+    let all = in_vm("crates", false, &programs, &arguments)?;
     let mut with_systemd = arguments;
     with_systemd.push("--ignored".into());
-    let ignored = in_node("crates-systemd", true, &programs, &with_systemd)?;
+    let ignored = in_vm("crates-systemd", true, &programs, &with_systemd)?;
     Ok(ExitCode::from(u8::from(!(all && ignored))))
 }
 
@@ -85,15 +85,15 @@ fn is_wanted(message: &Value) -> bool {
         .any(|package| identity.contains(&format!("#{package}@")))
 }
 
-/// Runs them all in one node; whether all passed.
-fn in_node(
+/// Runs them all in one test VM; whether all passed.
+fn in_vm(
     name: &str,
     systemd: bool,
     programs: &[TestProgram],
     arguments: &[String],
 ) -> Result<bool> {
     let reports = cache::directory()?.join("reports");
-    let node = Node {
+    let vm = TestVm {
         systemd,
         limit: Some(LIMIT),
         environment: HOSTILE
@@ -106,8 +106,8 @@ fn in_node(
             .iter()
             .map(|program| program.file.clone())
             .collect(),
-        transcript: reports.join(format!("node-{name}.log")),
-        ..Node::default()
+        transcript: reports.join(format!("test-vm-{name}.log")),
+        ..TestVm::default()
     };
     // "$@" are the arguments of each.
     let mut script = String::from("status=0\n");
@@ -121,8 +121,8 @@ fn in_node(
     script.push_str("exit $status");
     let mut words = vec!["sh", "-c", &script, "sh"];
     words.extend(arguments.iter().map(String::as_str));
-    let ended = node
+    let ended = vm
         .run(&words, show)
-        .with_context(|| format!("running the tests of {PACKAGES:?} in a node"))?;
+        .with_context(|| format!("running the tests of {PACKAGES:?} in a test VM"))?;
     Ok(ended.code == 0)
 }

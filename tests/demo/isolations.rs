@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::Node;
+use rig::test_vm::TestVm;
 use rig::{Handler, Rig, containerd, images};
 
 use super::{show, step, took};
 
-/// What the demo is asked for when it runs in a node.
+/// What the demo is asked for when it runs in a test VM.
 pub const ARGUMENT: &str = "isolations";
 
 const HANDLERS: [Handler; 2] = [Handler::Trefoil, Handler::TrefoilVm];
@@ -32,14 +32,14 @@ const QUESTIONS: [(&str, &str); 5] = [
     ("hostname", "hostname"),
 ];
 
-/// Runs the pods here, or in a node, and says where and why.
+/// Runs the pods here, or in a test VM, and says where and why.
 pub fn show_all() -> Result<ExitCode> {
     let images = Images::ensure()?;
     match kvm::place(&images)? {
         Place::Here => here(&images).map(|()| ExitCode::SUCCESS),
-        Place::Node { .. } => {
+        Place::TestVm { .. } => {
             rig::prepare()?;
-            let node = Node {
+            let vm = TestVm {
                 // containerd's root is in memory there.
                 memory: 8192,
                 limit: Some(Duration::from_secs(10 * 60)),
@@ -48,9 +48,9 @@ pub fn show_all() -> Result<ExitCode> {
                     (kvm::VARIABLE.to_owned(), "here".to_owned()),
                 ],
                 hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
-                ..Node::default()
+                ..TestVm::default()
             };
-            node.run_again("demo", &[ARGUMENT.to_owned()])
+            vm.run_again("demo", &[ARGUMENT.to_owned()])
         }
     }
 }

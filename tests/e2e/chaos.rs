@@ -201,7 +201,7 @@ fn dead_pod_cleaned_by_many_at_once(env: &Env) -> Result<()> {
 /// removed, and the trial's end finds nothing left.
 fn shim_killed_in_a_start(env: &Env) -> Result<()> {
     // Fewer where each takes ten times as long, over all of that time.
-    let (end, step) = if rig::node::inside() {
+    let (end, step) = if rig::test_vm::inside() {
         (1000, 200)
     } else {
         (100, 7)

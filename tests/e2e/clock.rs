@@ -1,4 +1,4 @@
-//! The node's clock is set while pods run. That is done in a node only: any other clock is somebody's.
+//! The node's clock is set while pods run. That is done in a test VM only: any other clock is somebody's.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use rig::cri::{Container, ContainerSpec, Pod, PodSpec};
-use rig::node;
+use rig::test_vm;
 
 use crate::e2e::{Body, Env, patience};
 
@@ -25,7 +25,10 @@ const APART: Duration = Duration::from_millis(600);
 
 /// A container's clock follows the node's, forward and back, and so does that of one made afterwards.
 fn set_while_pods_run(env: &Env) -> Result<()> {
-    ensure!(node::inside(), "it sets the clock, which is a node's only");
+    ensure!(
+        test_vm::inside(),
+        "it sets the clock, which is a node's only"
+    );
     let pod = Pod::run(&env.rig, env.handler, PodSpec::default())?;
     let running = pod.start(&ContainerSpec::idle())?;
     follows(&running).context("before")?;

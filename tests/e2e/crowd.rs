@@ -14,7 +14,7 @@ pub const TRIALS: &[(&str, Body)] = &[("machines::many_at_once", many_at_once)];
 /// How many there are, and how many of them are asked for in the same moment: fewer where they boot on a
 /// single processor that has to be emulated.
 fn crowd(by_name: bool) -> (usize, usize) {
-    match (rig::node::inside(), by_name) {
+    match (rig::test_vm::inside(), by_name) {
         (true, true) => (8, 4),
         (true, false) => (4, 4),
         (false, _) => (20, 20),

@@ -87,7 +87,7 @@ fn large_output(env: &Env) -> Result<()> {
 }
 
 fn input(env: &Env) -> Result<()> {
-    let numbers = if rig::node::inside() {
+    let numbers = if rig::test_vm::inside() {
         500_000
     } else {
         4_000_000_u32

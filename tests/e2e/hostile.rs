@@ -49,7 +49,7 @@ fn guest(env: &Env) -> Result<()> {
     let before = complaints(env)?;
     dispatch::with_drop_in(env, &content, 0o644, || {
         // Where a processor is emulated and nobody asks for the trial, some do.
-        let step = if rig::node::inside() && !env.by_name {
+        let step = if rig::test_vm::inside() && !env.by_name {
             2
         } else {
             1

@@ -64,10 +64,10 @@ const MOMENTS: [Moment; 5] = [
     Moment::Stop,
 ];
 
-/// How long containerd may take to know that a pod is dead; three times as long in a node, in which all
+/// How long containerd may take to know that a pod is dead; three times as long in a test VM, in which all
 /// takes ten times as long.
 fn allowed() -> Duration {
-    Duration::from_secs(if rig::node::inside() { 3 } else { 1 })
+    Duration::from_secs(if rig::test_vm::inside() { 3 } else { 1 })
 }
 
 /// When somebody dies: at each moment. Where KVM is emulated, twenty-five pods take minutes, so there it is
@@ -75,7 +75,7 @@ fn allowed() -> Duration {
 fn moments(env: &Env, victim: Victim) -> Vec<Moment> {
     let first = VICTIMS.iter().position(|other| *other == victim);
     let some = MOMENTS.iter().cycle().skip(first.unwrap_or_default());
-    let count = match rig::node::inside() && !env.by_name {
+    let count = match rig::test_vm::inside() && !env.by_name {
         true => 3,
         false => MOMENTS.len(),
     };

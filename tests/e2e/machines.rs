@@ -177,7 +177,7 @@ fn shared_memory_of_two(env: &Env) -> Result<()> {
 fn much_each_way(env: &Env) -> Result<()> {
     const BLOCK: usize = 1 << 20;
     // Many times what all buffers in between hold.
-    let blocks = if rig::node::inside() { 64 } else { 256 };
+    let blocks = if rig::test_vm::inside() { 64 } else { 256 };
     /// All are different.
     fn number(block: &mut [u8], index: u64) {
         block[..8].copy_from_slice(&index.to_le_bytes());

@@ -1,12 +1,12 @@
 //! End to end: pods and containers of one handler, through crictl and ctr, in one containerd.
 //!
-//!     trefoil-test e2e [--in-node] [--handler runc|trefoil|trefoil-vm] [--about pods|machines] [part of a trial's name]
+//!     trefoil-test e2e [--in-vm] [--handler runc|trefoil|trefoil-vm] [--about pods|machines] [part of a trial's name]
 //!
 //! The trials about pods are those of crictl, ctr and containerd's ends; those about machines are of what
 //! a microVM's guest, volumes and disks are like. Without `--about` it is both.
 //!
-//! With `--in-node` and without a part of a name the trials are those that another kernel and cgroup v2
-//! may matter to; `--in-node ::` means all of them.
+//! With `--in-vm` and without a part of a name the trials are those that another kernel and cgroup v2
+//! may matter to; `--in-vm ::` means all of them.
 //!
 //! Every trial is true of the stock handler as well, which is the reference. After each, all it
 //! made is removed, and nothing may be left.
@@ -37,19 +37,31 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{self, Images};
 use rig::kvm::{self, Place};
-use rig::node::{self, Node};
+use rig::rerun::{Reruns, Run};
+use rig::test_vm::{self, TestVm};
 use rig::{Handler, Rig, command, containerd, erofs};
 
 /// What a trial has.
+#[derive(Clone)]
 struct Env {
-    rig: Rig,
+    rig: Arc<Rig>,
     handler: Handler,
     /// What serves containers in a guest, if there are guests.
     agent: Option<PathBuf>,
     /// Trials are asked for by name: these are run whole, however long that takes.
     by_name: bool,
     /// What earlier trials left behind: each is told of only once.
-    known: Mutex<Vec<String>>,
+    known: Arc<Mutex<Vec<String>>>,
+}
+
+impl Env {
+    /// The same for the stock handler.
+    fn of_stock(&self) -> Self {
+        Self {
+            handler: Handler::Runc,
+            ..self.clone()
+        }
+    }
 }
 
 /// What the stock handler doesn't do, and why: skipped there, and asked of ours. A name, or its first
@@ -94,7 +106,7 @@ const BEYOND_STOCK: &[(&str, &str)] = &[
 const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
 
 /// What another kernel and cgroup v2 don't matter to, and why: asked of namespace containers on the machine
-/// below. What is left for the node is about limits and figures, freezing and killing, namespaces, mounts
+/// below. What is left for the test VM is about limits and figures, freezing and killing, namespaces, mounts
 /// and users, and what a pod whose processes are killed leaves. A name, or its first part.
 const SAME_EVERYWHERE: &[(&str, &[&str])] = &[
     (
@@ -149,13 +161,13 @@ const SAME_EVERYWHERE: &[(&str, &[&str])] = &[
 /// Whether a trial is asked of this handler in another run only, unless it is asked for by name.
 fn elsewhere(name: &str, handler: Handler) -> bool {
     // They set the clock.
-    if name.starts_with(clock::PART) && !node::inside() {
+    if name.starts_with(clock::PART) && !test_vm::inside() {
         return true;
     }
     match handler {
         Handler::Trefoil => {
             let same = SAME_EVERYWHERE.iter().flat_map(|(_, names)| *names);
-            node::inside() && same.into_iter().any(|of| name.starts_with(of))
+            test_vm::inside() && same.into_iter().any(|of| name.starts_with(of))
         }
         // These are of our handlers, whichever the others are of; one of them makes a machine.
         Handler::TrefoilVm => name.starts_with(dispatch::PART) && !NEED_MACHINES.contains(&name),
@@ -205,20 +217,20 @@ pub fn main() -> Result<ExitCode> {
     let options = split_arguments()?;
     let handler = options.handler;
     let mut arguments = Arguments::from_iter(options.rest.iter().cloned());
-    // What a machine boots is there in a node, and where it is asked for.
-    let machines = handler == Handler::TrefoilVm || options.in_node || guest::is_prebuilt();
+    // What a machine boots is there in a test VM, and where it is asked for.
+    let machines = handler == Handler::TrefoilVm || options.in_vm || guest::is_prebuilt();
     let images = match arguments.list {
         false if machines => {
-            // In a node there is no network to fetch it from.
+            // In a test VM there is no network to fetch it from.
             erofs::ensure()?;
             Some(Images::ensure()?)
         }
         _ => None,
     };
-    if let Some(images) = images.as_ref().filter(|_| !node::inside())
-        && (options.in_node || matches!(kvm::place(images)?, Place::Node { .. }))
+    if let Some(images) = images.as_ref().filter(|_| !test_vm::inside())
+        && (options.in_vm || matches!(kvm::place(images)?, Place::TestVm { .. }))
     {
-        return again_in_node(options, images);
+        return again_in_vm(options, images);
     }
     // The trials share one containerd, which some of them kill.
     arguments.test_threads = Some(1);
@@ -234,18 +246,19 @@ pub fn main() -> Result<ExitCode> {
         rig.ctr_pull(rig::images::BASE)?;
         rig.pull(rig::images::BASE)?;
         Some(Arc::new(Env {
-            rig,
+            rig: Arc::new(rig),
             handler,
             agent: images.as_ref().map(|images| images.agent.clone()),
             by_name: arguments.filter.is_some(),
-            known: Mutex::default(),
+            known: Arc::default(),
         }))
     };
     let filter = arguments.filter.clone();
+    let reruns = Arc::new(Reruns::default());
     let trials = trials
         .into_iter()
         .map(|(name, body)| {
-            let env = env.clone();
+            let (env, reruns) = (env.clone(), reruns.clone());
             let beyond = beyond(handler)
                 .into_iter()
                 .find(|(of, _)| name.starts_with(of));
@@ -260,7 +273,14 @@ pub fn main() -> Result<ExitCode> {
                 || filter.is_none() && elsewhere(name, handler);
             Trial::test(name, move || match &env {
                 Some(env) => {
-                    attempt(env, name, body).map_err(|error| Failed::from(format!("{error:#}")))
+                    let stock = || attempt(&env.of_stock(), name, body);
+                    let stock: Option<Run> = if has_stock(name, handler) {
+                        Some(&stock)
+                    } else {
+                        None
+                    };
+                    let ours = || attempt(env, name, body);
+                    reruns.attempt(name, &ours, stock).map_err(Failed::from)
                 }
                 None => Ok(()),
             })
@@ -268,6 +288,7 @@ pub fn main() -> Result<ExitCode> {
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
     // Dropped before the process ends without looking back.
     drop(env);
     Ok(conclusion.exit_code())
@@ -326,22 +347,30 @@ impl About {
     }
 }
 
-/// Runs the trials in a node, which has a KVM.
-fn again_in_node(options: Options, images: &Images) -> Result<ExitCode> {
+/// Runs the trials in a test VM, which has a KVM.
+fn again_in_vm(options: Options, images: &Images) -> Result<ExitCode> {
     options.handler.require()?;
     rig::prepare()?;
-    let node = Node {
+    let vm = TestVm {
         // containerd's root is in memory there.
         memory: 8192,
         limit: Some(Duration::from_secs(44 * 60)),
         environment: vec![images.variable()?],
         hot: [&[containerd::shim_binary()], images.files().as_slice()].concat(),
-        ..Node::default()
+        ..TestVm::default()
     };
     let mut arguments = vec![format!("--handler={}", options.handler)];
     arguments.extend(options.about.argument());
     arguments.extend(options.rest.into_iter().skip(1));
-    node.run_again("e2e", &arguments)
+    vm.run_again("e2e", &arguments)
+}
+
+/// Whether what a trial asks of this handler can be asked of the stock one beside it.
+fn has_stock(name: &str, handler: Handler) -> bool {
+    handler == Handler::Trefoil
+        && !beyond(Handler::Runc)
+            .iter()
+            .any(|(of, _)| name.starts_with(of))
 }
 
 /// What isn't asked of a handler, and why.
@@ -365,7 +394,7 @@ fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
 /// What is asked for besides what the trials' harness understands.
 struct Options {
     handler: Handler,
-    in_node: bool,
+    in_vm: bool,
     about: About,
     /// The harness's, with the program's name.
     rest: Vec<String>,
@@ -375,14 +404,14 @@ struct Options {
 fn split_arguments() -> Result<Options> {
     let mut options = Options {
         handler: Handler::Trefoil,
-        in_node: false,
+        in_vm: false,
         about: About::Both,
         rest: Vec::new(),
     };
     let mut arguments = rig::part::named();
     while let Some(argument) = arguments.next() {
-        if argument == "--in-node" {
-            options.in_node = true;
+        if argument == "--in-vm" {
+            options.in_vm = true;
         } else if argument == "--handler" {
             let name = arguments.next().context("--handler needs a name")?;
             options.handler = Handler::from_str(&name)?;
@@ -446,10 +475,10 @@ fn clean(env: &Env, midway: bool) -> Result<()> {
     Ok(())
 }
 
-/// How long to wait for what takes at most this long on a machine: in a node all is slower, and in a
-/// guest of the node's slower still.
+/// How long to wait for what takes at most this long on a machine: in a test VM all is slower, and in a
+/// guest of the test VM slower still.
 fn patience(time: Duration) -> Duration {
-    match rig::node::inside() {
+    match rig::test_vm::inside() {
         true => time * 10,
         false => time,
     }

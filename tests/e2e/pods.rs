@@ -503,7 +503,7 @@ fn ten_containers(env: &Env) -> Result<()> {
 fn eight_at_once(env: &Env) -> Result<()> {
     // Eight machines that boot at once on one emulated processor take minutes.
     let count = match env.handler {
-        Handler::TrefoilVm if rig::node::inside() && !env.by_name => 4,
+        Handler::TrefoilVm if rig::test_vm::inside() && !env.by_name => 4,
         _ => 8,
     };
     thread::scope(|scope| {

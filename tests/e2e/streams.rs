@@ -34,7 +34,7 @@ fn run<'a>(env: &'a Env, spec: &ContainerSpec) -> Result<Container<'a>> {
 
 /// How many lines of 1 KiB are much: 64 MiB, or 8 where a program runs ten times slower.
 fn many() -> usize {
-    if rig::node::inside() {
+    if rig::test_vm::inside() {
         8 << 10
     } else {
         64 << 10

@@ -1,7 +1,7 @@
 //! Public reports of what went wrong with containers, as trials: what was reported of other
 //! runtimes is tried with ours, and the stock handler beside it says what is right.
 //!
-//!     trefoil-test field [--in-node] [part of a trial's name]
+//!     trefoil-test field [--in-vm] [part of a trial's name]
 //!
 //! Each trial plays a small scenario twice in one containerd, under the stock handler and under
 //! ours, and compares what was seen. Where ours isn't as stock, and is meant not to be,
@@ -36,7 +36,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, setgroups};
-use rig::node::Node;
+use rig::rerun::Reruns;
+use rig::test_vm::TestVm;
 use rig::{Handler, Rig, containerd};
 
 use crate::field::seen::Seen;
@@ -57,10 +58,10 @@ const ONE_BY_ONE: &[&str] = &[
 
 pub fn main() -> Result<ExitCode> {
     let (ours, rest): (Vec<String>, Vec<String>) =
-        rig::part::named().partition(|argument| argument == "--in-node");
+        rig::part::named().partition(|argument| argument == "--in-vm");
     let mut arguments = Arguments::from_iter(&rest);
     if !ours.is_empty() && !arguments.list {
-        return again_in_node(&rest[1..]);
+        return again_in_vm(&rest[1..]);
     }
     // One containerd, which a scenario kills; the two sides of a trial run at once.
     arguments.test_threads = Some(1);
@@ -96,14 +97,19 @@ pub fn main() -> Result<ExitCode> {
         let listed = differences::listed().map_err(failed)?;
         differences::unknown(&names, &listed).map_err(Failed::from)
     })];
+    let reruns = Arc::new(Reruns::default());
     for scenario in scenarios {
-        let rig = rig.clone();
+        let (rig, reruns) = (rig.clone(), reruns.clone());
         trials.push(Trial::test(scenario.0, move || match &rig {
-            Some(rig) => attempt(rig, scenario).map_err(failed),
+            // Each run of it is one of stock, too.
+            Some(rig) => reruns
+                .attempt(scenario.0, &|| attempt(rig, scenario), None)
+                .map_err(Failed::from),
             None => Ok(()),
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
     // Dropped before the process ends without looking back.
     drop(rig);
     Ok(conclusion.exit_code())
@@ -120,18 +126,18 @@ fn own_mounts() -> Result<()> {
     Ok(())
 }
 
-/// Runs the trials in a node, where there is cgroup v2 alone.
-fn again_in_node(arguments: &[String]) -> Result<ExitCode> {
+/// Runs the trials in a test VM, where there is cgroup v2 alone.
+fn again_in_vm(arguments: &[String]) -> Result<ExitCode> {
     Handler::Trefoil.require()?;
     rig::prepare()?;
-    let node = Node {
+    let vm = TestVm {
         // containerd's root is in memory there.
         memory: 8192,
         limit: Some(std::time::Duration::from_secs(100 * 60)),
         hot: vec![containerd::shim_binary()],
-        ..Node::default()
+        ..TestVm::default()
     };
-    node.run_again("field", arguments)
+    vm.run_again("field", arguments)
 }
 
 fn failed(error: anyhow::Error) -> Failed {

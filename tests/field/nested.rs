@@ -162,7 +162,7 @@ fn containerd_in_a_pod(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
     side.look_in_pod(&pod, "inner", seen, more, WITH_CONTAINERD)
 }
 
-/// How long a containerd and its containers may take, in a node too.
+/// How long a containerd and its containers may take, in a test VM too.
 const WHILE: Duration = Duration::from_secs(400);
 
 /// Has containerd begin in a user namespace, in which root is the node's user 100000, and in a cgroup v2,

@@ -90,7 +90,11 @@ fn odd_images(side: &Side<'_>, seen: &mut Seen) -> Result<()> {
         ("FIFO", "mkfifo $PLACE"),
     ];
     // An image takes ten seconds where a processor is emulated; the kernel matters little.
-    let kinds = if rig::node::inside() { 1 } else { KINDS.len() };
+    let kinds = if rig::test_vm::inside() {
+        1
+    } else {
+        KINDS.len()
+    };
     let pod = side.pod(Value::Null)?;
     let canary = side.canary("canary")?;
     let at = canary.path.display();

@@ -53,7 +53,6 @@ pub fn check() -> Result<()> {
     for directory in others {
         let mut check = cargo("check", &directory);
         check
-            .arg("--quiet")
             .arg("--target-dir")
             .arg(target("fuzz-check")?)
             .env("RUSTFLAGS", "--cfg=fuzzing")

@@ -3,13 +3,15 @@
 //!     trefoil-test guest [part of a trial's name]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rig::guest::{Guest, Images};
 use rig::kvm::{self, Place};
-use rig::node::Node;
+use rig::rerun::Reruns;
+use rig::test_vm::TestVm;
 
 type Body = fn(&Images) -> Result<()>;
 
@@ -32,26 +34,31 @@ pub fn main() -> Result<ExitCode> {
     // One guest at a time.
     arguments.test_threads = Some(1);
     if arguments.list {
-        libtest_mimic::run(&arguments, trials(None)).exit();
+        libtest_mimic::run(&arguments, trials(None, &Arc::default())).exit();
     }
     let images = Images::ensure()?;
-    if let Place::Node { .. } = kvm::place(&images)? {
-        let node = Node {
+    if let Place::TestVm { .. } = kvm::place(&images)? {
+        let vm = TestVm {
             memory: 8192,
-            ..Node::default()
+            ..TestVm::default()
         };
-        return kvm::again_in_node("guest", node, &images);
+        return kvm::again_in_vm("guest", vm, &images);
     }
-    libtest_mimic::run(&arguments, trials(Some(&images))).exit();
+    let reruns = Arc::new(Reruns::default());
+    let conclusion = libtest_mimic::run(&arguments, trials(Some(&images), &reruns));
+    reruns.tell();
+    Ok(conclusion.exit_code())
 }
 
-fn trials(images: Option<&Images>) -> Vec<Trial> {
+fn trials(images: Option<&Images>, reruns: &Arc<Reruns>) -> Vec<Trial> {
     TRIALS
         .iter()
         .map(|&(name, body)| {
-            let images = images.cloned();
+            let (images, reruns) = (images.cloned(), reruns.clone());
             Trial::test(name, move || match &images {
-                Some(images) => body(images).map_err(|error| Failed::from(format!("{error:#}"))),
+                Some(images) => reruns
+                    .attempt(name, &|| body(images), None)
+                    .map_err(Failed::from),
                 None => Ok(()),
             })
         })
@@ -147,9 +154,9 @@ fn panic_is_reported(images: &Images) -> Result<()> {
 }
 
 fn hang_is_reported(images: &Images) -> Result<()> {
-    // Where KVM is emulated and other nodes run, a kernel took ten seconds to say
+    // Where KVM is emulated and other test VMs run, a kernel took ten seconds to say
     // what processor it is on.
-    let seconds = if rig::node::inside() { 45 } else { 15 };
+    let seconds = if rig::test_vm::inside() { 45 } else { 15 };
     let guest = Guest {
         // It panics, and stays.
         more_words: "rdinit=/nothing panic=0".into(),
@@ -184,7 +191,7 @@ fn ends_with_its_connection(images: &Images) -> Result<()> {
 
 /// Fewer where KVM is emulated, as the trials before have booted some, too.
 fn many_in_a_row(images: &Images) -> Result<()> {
-    let count = if rig::node::inside() { 3 } else { 10 };
+    let count = if rig::test_vm::inside() { 3 } else { 10 };
     for number in 0..count {
         let guest = Guest::new(images.clone()).boot();
         guest

@@ -26,9 +26,7 @@ const ALONE: &str =
 const LEFT_OUT: &str = "Image|Export|Import|Convert|Lease|Content|Transfer|Snapshot|Migration|Fuzz\
                         |Checkpoint|BindLowPortNonOpt";
 
-/// Runs all tests whose names match `focus`, and those that failed once more, by themselves: some wait
-/// for less than a busy machine may take. What the suite says goes to `client-suite-HANDLER.log`, and
-/// then to `client-suite-HANDLER-again.log`.
+/// Runs all tests whose names match `focus`. What the suite says goes to `client-suite-HANDLER.log`.
 ///
 /// # Errors
 /// If it did not come to its end within `limit`.
@@ -39,36 +37,10 @@ pub fn run(
     reports: &Path,
     limit: Duration,
 ) -> Result<Report> {
-    let log = |which| reports.join(format!("client-suite-{handler}{which}.log"));
-    let mut report = once(rig, handler, focus, &log(""), limit)?;
-    if focus.is_some() {
-        report.names.clear();
-    }
-    let failed = |spec: &&mut Spec| matches!(spec.outcome, Outcome::Failed(_));
-    let mut failed: Vec<_> = report.specs.iter_mut().filter(failed).collect();
-    if !failed.is_empty() {
-        let names: Vec<&str> = failed.iter().map(|spec| spec.name.as_str()).collect();
-        let these = format!("^({})$", names.join("|"));
-        let again = once(rig, handler, Some(&these), &log("-again"), limit)?;
-        for spec in again.specs {
-            if let Some(before) = failed.iter_mut().find(|before| before.name == spec.name) {
-                **before = spec;
-            }
-        }
-    }
-    Ok(report)
-}
-
-fn once(
-    rig: &Rig,
-    handler: Handler,
-    focus: Option<&str>,
-    log: &Path,
-    limit: Duration,
-) -> Result<Report> {
+    let log = reports.join(format!("client-suite-{handler}.log"));
     let scratch = rig.directory().join("tmp");
     fs::create_dir_all(&scratch)?;
-    let output = File::create(log)?;
+    let output = File::create(&log)?;
     // Of one that was killed.
     remove_cgroups();
     let mut suite = rig.command("unshare")?;
@@ -92,8 +64,12 @@ fn once(
     if ended.is_none() {
         bail!("the client suite still ran; see {}", log.display());
     }
-    let said = fs::read(log)?;
-    let report = read(&String::from_utf8_lossy(&said));
+    let said = fs::read(&log)?;
+    let mut report = read(&String::from_utf8_lossy(&said));
+    // The others haven't told their names.
+    if focus.is_some() {
+        report.names.clear();
+    }
     if report.specs.is_empty() {
         bail!("the client suite ran no test; see {}", log.display());
     }

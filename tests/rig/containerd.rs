@@ -280,7 +280,7 @@ impl Rig {
                         "bridge": "pods0",
                         "isGateway": true,
                         // Several runs of iptables for each pod, for an outside that a node doesn't have.
-                        "ipMasq": !crate::node::inside(),
+                        "ipMasq": !crate::test_vm::inside(),
                         "hairpinMode": true,
                         "ipam": {
                             "type": "host-local",
@@ -320,10 +320,10 @@ impl Rig {
         symlink(&images.kernel, share.join("vmlinux"))?;
         symlink(&images.image, share.join("initramfs"))?;
         symlink(&images.agent, share.join("agent"))?;
-        if crate::node::inside() {
+        if crate::test_vm::inside() {
             // There guests boot ten times slower, and all of them share one processor.
             let limit = "[microvm]\nboot-timeout-seconds = 100\n";
-            fs::write(self.drop_in("00-node.toml"), limit)?;
+            fs::write(self.drop_in("00-test-vm.toml"), limit)?;
         }
         Ok(())
     }
@@ -348,10 +348,10 @@ impl Rig {
         let restrict = !has_capability(CAP_SYS_RESOURCE);
         // Ours are configured by what a node is given.
         let ours = OUR_HANDLERS;
-        // containerd asks each container each second what it uses. In a node that asks guests, some
+        // containerd asks each container each second what it uses. In a test VM that asks guests, some
         // twenty of them leave its one processor no time for anything else. Nor has it time for a program
         // that brings each pod's loopback device up, no matter of shims.
-        let slow = crate::node::inside();
+        let slow = crate::test_vm::inside();
         let period = if slow { "10s" } else { "1s" };
         format!(
             r#"version = 3

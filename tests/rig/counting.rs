@@ -1,9 +1,9 @@
-//! Counting instructions: a program runs again in a node whose clocks count them, and tells what it
+//! Counting instructions: a program runs again in a test VM whose clocks count them, and tells what it
 //! found there.
 //!
-//! Each figure is taken in two nodes which agree, of four at most: they say the same on a busy machine as on an
+//! Each figure is taken in two test VMs which agree, of four at most: they say the same on a busy machine as on an
 //! idle one, so a difference of some thousand instructions can be seen. What is counted is
-//! everything that the node's one processor does, the guest as well as what the node's kernel and a
+//! everything that the test VM's one processor does, the guest as well as what the test VM's kernel and a
 //! VMM do for it.
 
 use std::fs;
@@ -16,19 +16,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::guest::Images;
-use crate::node::Node;
 use crate::part;
+use crate::test_vm::TestVm;
 
-/// Set in the node.
+/// Set in the test VM.
 const INSIDE: &str = "TREFOIL_COUNT_INSIDE";
 
 /// What two counts of the same may differ by.
 const TOLERANCE: f64 = 0.001;
 
-/// The median of so many boots is taken: in some a timer of the node's falls that doesn't in others.
+/// The median of so many boots is taken: in some a timer of the test VM's falls that doesn't in others.
 pub const BOOTS: usize = 15;
 
-/// Where nobody wants to run, the clock is moved on: while the node waits for the machine below,
+/// Where nobody wants to run, the clock is moved on: while the test VM waits for the host,
 /// hours may pass in it.
 pub const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,7 +41,7 @@ const TRIES: usize = 8;
 
 /// Does something with a guest, and does it again if it fails, saying so: where clocks count
 /// instructions, QEMU can't keep guests from standing still now and then, whoever made them (see
-/// [`crate::node`]). A failure of the guest's or of its VMM's own fails again.
+/// [`crate::test_vm`]). A failure of the guest's or of its VMM's own fails again.
 pub fn again<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for number in 1..TRIES {
         match attempt() {
@@ -57,24 +57,24 @@ pub fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// What tells a program that its node counts.
+/// What tells a program that its test VM counts.
 pub fn variable() -> (String, String) {
     (INSIDE.into(), "1".into())
 }
 
-/// Tells what was counted, in the node, as the last that is said.
+/// Tells what was counted, in the test VM, as the last that is said.
 pub fn answer(counts: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(counts)?);
     Ok(())
 }
 
-/// How many nodes may count until two agree: where a node's kernel has put its code and data depends on
+/// How many test VMs may count until two agree: where a test VM's kernel has put its code and data depends on
 /// what it did before, and a search that finds a place later takes longer.
-const MOST_NODES: usize = 4;
+const MOST_VMS: usize = 4;
 
-/// Runs this program's part again, with these arguments, in nodes one after the other until two agree, and answers
+/// Runs this program's part again, with these arguments, in test VMs one after the other until two agree, and answers
 /// what it told in these. The files are there where it is fast.
-pub fn in_two_nodes<T: DeserializeOwned>(
+pub fn in_two_vms<T: DeserializeOwned>(
     images: &Images,
     arguments: &[&str],
     files: &[PathBuf],
@@ -83,8 +83,8 @@ pub fn in_two_nodes<T: DeserializeOwned>(
 ) -> Result<(T, T)> {
     let mut earlier: Vec<T> = Vec::new();
     loop {
-        let count = || in_node(images, arguments, files, environment);
-        let last = again("counting in a node", count)?;
+        let count = || in_vm(images, arguments, files, environment);
+        let last = again("counting in a test VM", count)?;
         let mut why = None;
         let like = earlier.iter().position(|one| match agree(one, &last) {
             Ok(()) => true,
@@ -99,34 +99,34 @@ pub fn in_two_nodes<T: DeserializeOwned>(
         earlier.push(last);
         if let Some(why) = why {
             ensure!(
-                earlier.len() < MOST_NODES,
-                "no two of {MOST_NODES} counts agree: {why:#}"
+                earlier.len() < MOST_VMS,
+                "no two of {MOST_VMS} counts agree: {why:#}"
             );
-            eprintln!("{why:#}; counting once more, in a new node");
+            eprintln!("{why:#}; counting once more, in a new test VM");
         }
     }
 }
 
-fn in_node<T: DeserializeOwned>(
+fn in_vm<T: DeserializeOwned>(
     images: &Images,
     arguments: &[&str],
     files: &[PathBuf],
     environment: &[(String, String)],
 ) -> Result<T> {
     let program = std::env::current_exe()?;
-    let mut node = Node {
+    let mut vm = TestVm {
         instructions: true,
         memory: 2048,
         hot: vec![program.clone()],
         limit: Some(Duration::from_secs(300)),
-        transcript: crate::cache::directory()?.join("reports/node-count.log"),
+        transcript: crate::cache::directory()?.join("reports/test-vm-count.log"),
         environment: environment.to_vec(),
-        ..Node::default()
+        ..TestVm::default()
     };
-    node.hot.extend(images.files());
-    node.hot.extend_from_slice(files);
-    node.environment.push(images.variable()?);
-    node.environment.push(variable());
+    vm.hot.extend(images.files());
+    vm.hot.extend_from_slice(files);
+    vm.environment.push(images.variable()?);
+    vm.environment.push(variable());
     let printed = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&printed);
     let program = program.to_string_lossy();
@@ -135,14 +135,14 @@ fn in_node<T: DeserializeOwned>(
         .into_iter()
         .chain(arguments.iter().copied())
         .collect();
-    let ended = node.run(&command, move |bytes| {
+    let ended = vm.run(&command, move |bytes| {
         keep.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend_from_slice(bytes);
     })?;
     let printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
     let printed = String::from_utf8_lossy(&printed);
-    ensure!(ended.code == 0, "counting failed in the node: {printed}");
+    ensure!(ended.code == 0, "counting failed in the test VM: {printed}");
     let (said, line) = match printed.trim_end().rsplit_once('\n') {
         Some((said, line)) => (said, line),
         None => ("", printed.trim_end()),
@@ -151,7 +151,7 @@ fn in_node<T: DeserializeOwned>(
     if !said.is_empty() {
         eprintln!("{said}");
     }
-    serde_json::from_str(line).with_context(|| format!("reading what the node counted: {line}"))
+    serde_json::from_str(line).with_context(|| format!("reading what the test VM counted: {line}"))
 }
 
 /// A copy of a file in memory, to be read without waiting.
@@ -177,7 +177,7 @@ pub fn median(mut counts: Vec<u64>) -> Result<u64> {
     counts.get(middle).copied().context("nothing was counted")
 }
 
-/// How much a guest's time stamp counter shows more than the node's: the guest is the only one.
+/// How much a guest's time stamp counter shows more than the test VM's: the guest is the only one.
 pub fn guests_offset() -> Result<i64> {
     for vm in fs::read_dir("/sys/kernel/debug/kvm")? {
         let file = vm?.path().join("vcpu0/tsc-offset");
@@ -185,21 +185,22 @@ pub fn guests_offset() -> Result<i64> {
             return Ok(text.trim().parse()?);
         }
     }
-    bail!("the node's KVM doesn't say a guest's time stamp offset")
+    bail!("the test VM's KVM doesn't say a guest's time stamp offset")
 }
 
-/// A figure, counted in two nodes.
+/// A figure, counted in two test VMs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Twice {
     /// Instructions.
     pub one: u64,
-    /// In the other node.
+    /// In the other test VM.
     pub other: u64,
 }
 
 impl Twice {
     /// The head of a table of such figures.
-    pub const HEAD: &str = "instructions | M | in another node | difference |\n|---|---|---|---|";
+    pub const HEAD: &str =
+        "instructions | M | in another test VM | difference |\n|---|---|---|---|";
 
     fn difference(self) -> f64 {
         self.one.abs_diff(self.other) as f64 / self.one as f64

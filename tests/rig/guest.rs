@@ -22,11 +22,11 @@ use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request, command_line};
 use trefoil_guest::{image, kernel, program};
 
 use crate::command;
-use crate::node;
 use crate::qemu::Qemu;
+use crate::test_vm;
 use crate::transcript::Transcript;
 
-/// In a node: the guest's kernel, image and agent, as the machine below has built them.
+/// In a test VM: the guest's kernel, image and agent, as the host has built them.
 pub const PREBUILT: &str = "TREFOIL_GUEST";
 
 /// Whether they have been built by somebody else.
@@ -59,7 +59,7 @@ impl Images {
 
     /// All of it, if the kernel is there: only that takes long.
     pub fn if_kernel() -> Result<Option<Self>> {
-        if is_prebuilt() || node::inside() {
+        if is_prebuilt() || test_vm::inside() {
             return Self::prebuilt();
         }
         let kernel = kernel::find()?.map(|kernel| kernel.vmlinux);
@@ -89,12 +89,12 @@ impl Images {
         }))
     }
 
-    /// All of them, to be where a node reads fast.
+    /// All of them, to be where a test VM reads fast.
     pub fn files(&self) -> [PathBuf; 3] {
         [&self.kernel, &self.image, &self.agent].map(Clone::clone)
     }
 
-    /// The variable that tells a node of these.
+    /// The variable that tells a test VM of these.
     pub fn variable(&self) -> Result<(String, String)> {
         let list = std::env::join_paths([&self.kernel, &self.image, &self.agent])?;
         Ok((PREBUILT.to_owned(), list.to_string_lossy().into_owned()))
@@ -127,8 +127,8 @@ impl Guest {
             memory: 128,
             more_words: String::new(),
             console: true,
-            // In a node it takes ten, and others may be at work beside it.
-            limit: Duration::from_secs(if node::inside() { 180 } else { 60 }),
+            // In a test VM it takes ten, and others may be at work beside it.
+            limit: Duration::from_secs(if test_vm::inside() { 180 } else { 60 }),
         }
     }
 

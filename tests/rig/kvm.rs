@@ -1,4 +1,4 @@
-//! Where what needs a KVM runs: here, or in a node. One decision, made by booting a guest.
+//! Where what needs a KVM runs: here, or in a test VM. One decision, made by booting a guest.
 //!
 //! That `/dev/kvm` is there and answers says little: some back ends run a guest's programs but
 //! not its kernel.
@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::guest::{Guest, Images};
-use crate::node::Node;
 use crate::part;
+use crate::test_vm::TestVm;
 
-/// `here` or `node`: overrides the probe.
+/// `here` or `test-vm`: overrides the probe.
 pub const VARIABLE: &str = "TREFOIL_KVM";
 
 /// Where to run what needs a KVM.
@@ -21,8 +21,8 @@ pub const VARIABLE: &str = "TREFOIL_KVM";
 pub enum Place {
     /// On this machine.
     Here,
-    /// In a node, because this machine's own KVM won't do.
-    Node {
+    /// In a test VM, because this machine's own KVM won't do.
+    TestVm {
         /// Why it won't.
         why: String,
     },
@@ -33,20 +33,20 @@ pub fn place(images: &Images) -> Result<Place> {
     let place = match std::env::var(VARIABLE).as_deref() {
         // Whoever has decided that has said so.
         Ok("here") => return Ok(Place::Here),
-        Ok("node") => Place::Node {
+        Ok("test-vm") => Place::TestVm {
             why: format!("{VARIABLE} says so"),
         },
-        Ok(other) => bail!("{VARIABLE} is {other:?}: it may be here or node"),
+        Ok(other) => bail!("{VARIABLE} is {other:?}: it may be here or test-vm"),
         Err(_) => match probe(images) {
             Ok(()) => Place::Here,
-            Err(error) => Place::Node {
+            Err(error) => Place::TestVm {
                 why: format!("{error:#}"),
             },
         },
     };
     match &place {
         Place::Here => println!("KVM: this machine's own"),
-        Place::Node { why } => println!("KVM: a node's, as this machine's won't do: {why}"),
+        Place::TestVm { why } => println!("KVM: a test VM's, as this machine's won't do: {why}"),
     }
     Ok(place)
 }
@@ -67,17 +67,17 @@ fn probe(images: &Images) -> Result<()> {
     Ok(())
 }
 
-/// Runs this program again in a node, the same part with the same arguments; there [`place`] answers "here".
-pub fn again_in_node(name: &str, mut node: Node, images: &Images) -> Result<ExitCode> {
-    node.environment.push(images.variable()?);
-    node.environment
+/// Runs this program again in a test VM, the same part with the same arguments; there [`place`] answers "here".
+pub fn again_in_vm(name: &str, mut vm: TestVm, images: &Images) -> Result<ExitCode> {
+    vm.environment.push(images.variable()?);
+    vm.environment
         .push((VARIABLE.to_owned(), "here".to_owned()));
     let Images {
         kernel,
         image,
         agent,
     } = images;
-    node.hot.extend([kernel, image, agent].map(Clone::clone));
+    vm.hot.extend([kernel, image, agent].map(Clone::clone));
     let arguments: Vec<String> = part::arguments().collect();
-    node.run_again(name, &arguments)
+    vm.run_again(name, &arguments)
 }

@@ -25,20 +25,21 @@ pub mod images;
 pub mod kvm;
 pub mod leftovers;
 pub mod namespaces;
-pub mod node;
 pub mod part;
 pub mod pod_guest;
 pub mod probe;
 pub mod pty;
 pub mod qemu;
 pub mod registry;
+pub mod rerun;
+pub mod test_vm;
 pub mod tools;
 pub mod transcript;
 
 pub use containerd::{Handler, Rig};
 pub use trefoil_guest::cache;
 
-/// Builds what a rig needs and isn't there yet: in a node it would take long.
+/// Builds what a rig needs and isn't there yet: in a test VM it would take long.
 pub fn prepare() -> anyhow::Result<()> {
     tools::Tools::ensure()?;
     images::ensure()?;

@@ -28,10 +28,10 @@ need util-linux "nsenter; ipcmk, which critest runs" has ipcmk
 need procps "ps, in containers made of this machine's files" has ps
 need make "the two commands" has make
 need sqlite3 "databases in volumes" has sqlite3
-need kmod "the node's kernel modules" has modprobe
+need kmod "the test VM's kernel modules" has modprobe
 need xz-utils "unpacking them, and the guest kernel's source" has xz
-need e2fsprogs "the node's block images" has mke2fs
-need systemd "cgroups made by systemd, in the node" test -x /lib/systemd/systemd
+need e2fsprogs "the test VM's block images" has mke2fs
+need systemd "cgroups made by systemd, in the test VM" test -x /lib/systemd/systemd
 need dbus "the same" has dbus-daemon
 need flex "building the guest kernel" has flex
 need bison "the same" has bison
@@ -59,9 +59,9 @@ if [ -n "$missing" ]; then
 	fi
 	printf 'installing what is missing:\n%s' "$why"
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get -qq update
+	apt-get -q update
 	# shellcheck disable=SC2086 # a list of words
-	if ! apt-get -qq install --yes --no-install-recommends $missing; then
+	if ! apt-get -q install --yes --no-install-recommends $missing; then
 		echo "could not install:$missing" >&2
 		echo "Cargo: any rustup will do. Go: 1.21 or later, which fetches the version it needs." >&2
 		exit 1

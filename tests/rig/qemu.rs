@@ -1,9 +1,9 @@
-//! The QEMU that makes the node and boots guests: of Debian 13's backports, on either release, so
+//! The QEMU that makes the test VM and boots guests: of Debian 13's backports, on either release, so
 //! that a test means the same on both.
 //!
 //! Debian 13's own, 10.0, may lose an interrupt that another thread raises while an emulated CPU
-//! enters or leaves a guest of the node's: `vmrun` and an exit changed the word of pending
-//! interrupts without an atomic operation until 10.2. The node's clock events come one at a time,
+//! enters or leaves a guest of the test VM's: `vmrun` and an exit changed the word of pending
+//! interrupts without an atomic operation until 10.2. The test VM's clock events come one at a time,
 //! and a processor that has lost one sleeps on.
 //!
 //! Nothing is installed: it is fetched with all it is linked with, and started by its own loader.
@@ -36,7 +36,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Fetches it, once. In a node it is there, as the node was made by it.
+    /// Fetches it, once. In a test VM it is there, as the test VM was made by it.
     pub fn ensure() -> Result<Self> {
         // The recipe is the key.
         let recipe: [&[u8]; 1] = [include_bytes!("qemu.rs")];

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use trefoil_guest::progress;
+
 use crate::cache;
 use crate::namespaces::REGISTRY_PORT;
 
@@ -115,7 +117,7 @@ impl Tools {
     }
 }
 
-/// In a node: the counterparts' directories, and then the images', as the machine below has built
+/// In a test VM: the counterparts' directories, and then the images', as the host has built
 /// them. There is no need to look for a compiler there.
 pub const PREBUILT: &str = "TREFOIL_PREBUILT";
 
@@ -124,7 +126,7 @@ pub fn prebuilt() -> Option<Vec<PathBuf>> {
     Some(std::env::split_paths(&std::env::var_os(PREBUILT)?).collect())
 }
 
-/// What [`PREBUILT`] is to say in a node, if all of it has been built.
+/// What [`PREBUILT`] is to say in a test VM, if all of it has been built.
 pub fn find_built() -> Result<Option<Vec<PathBuf>>> {
     let mut found = Vec::new();
     for counterpart in &COUNTERPARTS {
@@ -164,11 +166,6 @@ impl Counterpart {
         let (go, source) = (go()?, self.source());
         let inputs = self.inputs()?;
         cache::ensure(self.name, &inputs, |out| {
-            eprintln!(
-                "building {} (once; cached in {})",
-                self.name,
-                cache::directory()?.display()
-            );
             let bin = out.join("bin");
             fs::create_dir(&bin)?;
             let mut target = bin.clone().into_os_string();
@@ -240,7 +237,6 @@ pub fn client_suite() -> Result<PathBuf> {
         registry.clone().into_bytes(),
     ];
     let built = cache::ensure("client-suite", &inputs, |out| {
-        eprintln!("building containerd's client suite (once; cached)");
         let fetched = counterpart
             .go(&go, &source)
             .args(["mod", "download", "-json", CONTAINERD])
@@ -292,6 +288,7 @@ impl Ran for Command {
     /// Runs it with its messages going to ours.
     fn ran(&mut self) -> Result<()> {
         let line = crate::command::describe(self);
+        progress::doing(&line);
         let status = self
             .status()
             .with_context(|| format!("starting `{line}`"))?;

@@ -24,7 +24,7 @@ fn other_peoples_crates_are_kept_and_ours_are_not() {
     let ours = [
         "debug/deps/libtrefoil_core-1.rlib",
         "debug/.fingerprint/trefoil-core-1/lib",
-        "debug/deps/node-1",
+        "debug/deps/test-vm-1",
         "debug/incremental/serde/x",
     ];
     for file in ours

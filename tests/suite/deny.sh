@@ -3,7 +3,7 @@
 #
 #   deny.sh [--offline]
 #
-# cargo-deny is built where it is missing: some minutes, once.
+# cargo-deny is built where it is missing: some minutes, once, of which cargo tells.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +13,7 @@ kept=${XDG_CACHE_HOME:-$HOME/.cache}/trefoil/cargo-deny-$version
 if ! [ -x "$kept/bin/cargo-deny" ]; then
 	# It runs for seconds, and is not worth optimising.
 	echo "building cargo-deny $version: some minutes, once"
-	"$cargo" install --quiet --debug --locked --root "$kept" "cargo-deny@$version"
+	"$cargo" install --debug --locked --root "$kept" "cargo-deny@$version"
 fi
 
 # It looks at the crates for other systems as well, which a build leaves out.

@@ -2,6 +2,7 @@
 //!
 //!     suite [--list] [--check] [part of a step's name]
 //!     suite --graph                      which of our crates uses which
+//!     suite --told NAME COMMAND...       runs that, and says how far it is
 //!     TREFOIL_SUITE_SECONDS=N suite      as long as all of it may take
 //!
 //! With `--check` it is what is asked before each commit: what needs neither containerd nor a guest.
@@ -11,26 +12,36 @@
 //! step's name. When one ends, a line says what it came to and how far the whole run is: one that is cut
 //! short has told where its time went.
 //!
-//! The last line is `N passed, N failed`, with `, N skipped` if any were; all that was skipped
-//! everywhere is listed before, with its reason, and so is what failed: the last lines alone tell.
+//! The last line is `N passed, N failed`, with `, N flaky` and `, N skipped` if any were; all that was skipped
+//! everywhere is listed before, with its reason, and so is what was flaky and what failed: the last lines
+//! alone tell. Flaky is what failed, and then passed each time it was run again alone (`rig::rerun`).
 
 #[cfg(test)]
 mod crates;
+#[cfg(test)]
+mod examples;
 mod graph;
 mod outcome;
 mod run;
 mod schedule;
+mod screen;
 mod slowest;
 mod steps;
+#[cfg(test)]
+mod words;
 
 use std::collections::BTreeSet;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use outcome::Outcome;
 use run::Clock;
+use screen::Screen;
 use steps::STEPS;
+use trefoil_guest::progress::Progress;
 
 /// How long all of it may take, if nothing else is said: CI ends a run after 5400 s, and this one says
 /// before what it came to.
@@ -41,10 +52,12 @@ const LIMIT_VARIABLE: &str = "TREFOIL_SUITE_SECONDS";
 
 fn main() -> Result<ExitCode> {
     let (mut list, mut check, mut part) = (false, false, String::new());
-    for argument in std::env::args().skip(1) {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--list" => list = true,
             "--check" => check = true,
+            "--told" => return told(arguments),
             "--graph" => {
                 let packages = graph::packages()?;
                 print!("{}", graph::show(&packages));
@@ -83,12 +96,46 @@ fn main() -> Result<ExitCode> {
         limit.as_secs()
     );
     let clock = Clock::start(limit);
-    let mut results = schedule::run_all(&steps, |step| run::run(step, &clock))?;
+    let whole = match (part.is_empty(), check) {
+        (true, true) => Some("make check"),
+        (true, false) => Some("make test"),
+        _ => None,
+    };
+    let screen = Screen::new(steps.len(), whole);
+    let (done, ended) = mpsc::channel();
+    let results = thread::scope(|scope| {
+        scope.spawn(|| screen.watch(ended));
+        let results = schedule::run_all(&steps, schedule::HEAD_START, |step| {
+            run::run(step, &clock, &screen)
+        });
+        drop::<mpsc::Sender<()>>(done);
+        results
+    });
+    let mut results = results?;
     settle_ignored(&mut results);
     let failed = tell(&results);
-    println!("in {} s of {}", clock.now().as_secs(), limit.as_secs());
+    screen.all_ended(!failed);
+    let work: Duration = results.iter().map(|(_, result)| result.work).sum();
+    println!(
+        "in {} s of {}, with {} s of processors' work",
+        clock.now().as_secs(),
+        limit.as_secs(),
+        work.as_secs()
+    );
     println!("{}", sum(&results));
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// Runs a program that says for itself what it does, and says how long that has taken and took last time.
+fn told(mut arguments: impl Iterator<Item = String>) -> Result<ExitCode> {
+    let (Some(name), Some(program)) = (arguments.next(), arguments.next()) else {
+        bail!("usage: suite --told NAME COMMAND [ARGUMENT]...");
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let status = Progress::new(&name).of_child(&mut command)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 type Results = [(&'static str, Outcome)];
@@ -110,17 +157,21 @@ fn settle_ignored(results: &mut Results) {
 
 /// Shows what each step came to, what was skipped and what failed. Whether anything did.
 fn tell(results: &Results) -> bool {
-    println!("\n| step | passed | failed | skipped | seconds |\n|---|---|---|---|---|");
+    println!("\n| step | passed | failed | flaky | skipped | seconds | of a processor |");
+    println!("|---|---|---|---|---|---|---|");
     for (name, result) in results {
         println!(
-            "| {name} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} |",
             result.passed,
             result.failed,
+            result.flaky.len(),
             result.skips.len(),
-            result.time.as_secs()
+            result.time.as_secs(),
+            result.work.as_secs()
         );
     }
     list(results, "Skipped", |result| result.skips.clone());
+    list(results, "Flaky", |result| result.flaky.clone());
     list(results, "Failed", |result| {
         if result.failed > 0 && result.failures.seen.is_empty() {
             return vec!["as a whole".to_owned()];
@@ -148,6 +199,7 @@ fn sum(results: &Results) -> String {
     outcome::numbers(
         sum(|result| result.passed),
         sum(|result| result.failed),
+        sum(|result| result.flaky.len()),
         sum(|result| result.skips.len()),
     )
 }

@@ -6,9 +6,14 @@ use std::time::Duration;
 /// What a step came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// How many passed at once: those that were flaky are not among them.
     pub passed: usize,
     pub failed: usize,
     pub skips: Vec<String>,
+    /// What failed and then passed each time it was run again alone, each with its evidence.
+    pub flaky: Vec<String>,
+    /// How many of these its programs have counted as such. The harness of most counts them as passed.
+    pub counted_flaky: usize,
     /// Tests that are not for every machine, and why not for this one.
     pub ignored: Vec<(String, String)>,
     /// The tests that passed, where they are named.
@@ -16,6 +21,8 @@ pub struct Outcome {
     /// What failed, each with the beginning of why.
     pub failures: Failures,
     pub time: Duration,
+    /// How long processors worked for it: that doesn't depend on what else a machine does.
+    pub work: Duration,
 }
 
 /// What a step's programs say has failed.
@@ -26,12 +33,29 @@ pub struct Failures {
     more: usize,
 }
 
-/// In one line, as a run's last.
-pub fn numbers(passed: usize, failed: usize, skipped: usize) -> String {
-    match skipped {
-        0 => format!("{passed} passed, {failed} failed"),
-        _ => format!("{passed} passed, {failed} failed, {skipped} skipped"),
+impl Outcome {
+    /// To be called when all of the step's lines have been counted.
+    pub fn settle(&mut self) {
+        let as_passed = self.flaky.len().saturating_sub(self.counted_flaky);
+        self.passed = self.passed.saturating_sub(as_passed);
+        self.counted_flaky = self.flaky.len();
     }
+
+    /// In one line.
+    pub fn numbers(&self) -> String {
+        numbers(self.passed, self.failed, self.flaky.len(), self.skips.len())
+    }
+}
+
+/// In one line, as a run's last: `1939 passed, 0 failed, 2 flaky, 79 skipped`.
+pub fn numbers(passed: usize, failed: usize, flaky: usize, skipped: usize) -> String {
+    let mut line = format!("{passed} passed, {failed} failed");
+    for (number, what) in [(flaky, "flaky"), (skipped, "skipped")] {
+        if number > 0 {
+            line.push_str(&format!(", {number} {what}"));
+        }
+    }
+    line
 }
 
 impl Failures {
@@ -72,6 +96,10 @@ impl Failures {
 pub fn count(line: &str, result: &mut Outcome) -> bool {
     if let Some(skip) = line.strip_prefix("skipped: ") {
         result.skips.push(skip.to_owned());
+        return false;
+    }
+    if let Some(flaky) = line.strip_prefix("flaky: ") {
+        result.flaky.push(flaky.to_owned());
         return false;
     }
     // libtest's: "test NAME ... ok", with spaces after the name where it aligns them.
@@ -122,6 +150,7 @@ pub fn count(line: &str, result: &mut Outcome) -> bool {
         match what {
             "passed" => result.passed += number,
             "failed" => result.failed += number,
+            "flaky" => result.counted_flaky += number,
             _ => continue,
         }
         found = true;
@@ -157,6 +186,53 @@ mod tests {
                 "bus: FAILED: no corpus"
             ]
         );
+    }
+
+    #[test]
+    fn flaky_tests_are_counted_apart_from_both_forms() {
+        // libtest-mimic's harness knows of none, and the suites' lines have them.
+        for (lines, passed) in [
+            (
+                [
+                    "test result: ok. 9 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
+                    "flaky: pods::a # it failed: no such file; run again alone, it passed",
+                ],
+                8,
+            ),
+            (
+                [
+                    "flaky: [k8s.io] spec # it failed: no such file; run again alone, it passed",
+                    "106 passed, 0 failed, 1 flaky, 16 skipped",
+                ],
+                106,
+            ),
+        ] {
+            let mut result = Outcome::default();
+            for line in lines {
+                count(line, &mut result);
+            }
+            result.settle();
+            result.settle();
+            assert_eq!((result.passed, result.failed), (passed, 0));
+            assert_eq!(result.flaky.len(), 1);
+            assert_eq!(
+                result.numbers(),
+                format!("{passed} passed, 0 failed, 1 flaky")
+            );
+        }
+    }
+
+    #[test]
+    fn the_closing_line_is_read_as_it_is_written() {
+        let line = numbers(1939, 0, 2, 79);
+        assert_eq!(line, "1939 passed, 0 failed, 2 flaky, 79 skipped");
+        let mut result = Outcome::default();
+        assert!(count(&line, &mut result));
+        assert_eq!(
+            (result.passed, result.failed, result.counted_flaky),
+            (1939, 0, 2)
+        );
+        assert_eq!(numbers(3, 1, 0, 0), "3 passed, 1 failed");
     }
 
     #[test]

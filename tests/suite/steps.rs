@@ -48,7 +48,7 @@ pub const TEST: &str = "trefoil-test";
 
 /// What cargo can use both processors for, and tests that do.
 const BOTH: u32 = 200;
-/// A node, which is one thread of QEMU's, and a long link.
+/// A test VM, which is one thread of QEMU's, and a long link.
 const ONE: u32 = 100;
 /// Pods on this machine, which are waited for more than they work.
 const HALF: u32 = 50;
@@ -122,19 +122,6 @@ const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
 pub const STEPS: &[Step] = &[
     Step::check("format", ONE, What::Cargo(&["fmt", "--all", "--check"])).in_check(),
     Step::check(
-        "lints",
-        BOTH,
-        What::Cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )
-    .in_check(),
-    Step::check(
         BUILD,
         BOTH,
         What::Cargo(&["build", "--workspace", "--all-targets"]),
@@ -146,7 +133,24 @@ pub const STEPS: &[Step] = &[
         "tests of the crates",
         20,
         ONE,
-        What::Cargo(&["test", "--workspace", "--no-fail-fast"]),
+        // All that a manifest says is tested: libraries and programs, too. Without examples in comments: there
+        // are none, and to find none takes a compiler's run for each crate.
+        What::Cargo(&["test", "--workspace", "--tests", "--no-fail-fast"]),
+    )
+    .after(&[BUILD])
+    .in_check(),
+    // Beside the tests, which run while this compiles: to be the first would be to be alone.
+    Step::check(
+        "lints",
+        ONE,
+        What::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
     )
     .after(&[BUILD])
     .in_check(),
@@ -172,7 +176,7 @@ pub const STEPS: &[Step] = &[
         What::Test(&["conformance", "--suite=client"]),
     )
     .after(PODS),
-    // `--all-targets` leaves out what is no part of `cargo test`: the node's trials, and a fuzz target.
+    // `--all-targets` leaves out what is no part of `cargo test`: the test VM's trials, and a fuzz target.
     Step::check(
         "lints of what is built elsewhere",
         ONE,
@@ -180,7 +184,7 @@ pub const STEPS: &[Step] = &[
             "clippy",
             "--workspace",
             "--test",
-            "node-trials",
+            "test-vm-trials",
             "--test",
             "fuzz-root",
             "--",
@@ -214,6 +218,8 @@ pub const STEPS: &[Step] = &[
         HALF,
         What::Script("tests/suite/deny.sh", "--offline"),
     )
+    // Where cargo-deny has to be built, that would keep the build waiting, which takes both processors.
+    .after(&[BUILD])
     .in_check(),
     // What the next fresh clone need not build.
     Step::check(
@@ -254,21 +260,21 @@ pub const STEPS: &[Step] = &[
     )
     .after(MACHINES),
     Step::tests(
-        "end to end, in the node",
+        "end to end, in the test VM",
         30,
         ONE,
-        What::Test(&["e2e", "--in-node"]),
+        What::Test(&["e2e", "--in-vm"]),
     )
     .after(MACHINES),
     Step::tests(
-        "conformance, in the node",
+        "conformance, in the test VM",
         20,
         ONE,
-        What::Test(&["conformance", "--in-node"]),
+        What::Test(&["conformance", "--in-vm"]),
     )
     .after(PODS),
     Step::tests(
-        "tests of the crates, in the node",
+        "tests of the crates, in the test VM",
         25,
         ONE,
         What::Test(&["crates"]),
@@ -276,10 +282,10 @@ pub const STEPS: &[Step] = &[
     .after(&[BUILD]),
     Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(GUESTS),
     Step::tests(
-        "the node",
+        "the test VM",
         10,
         ONE,
-        What::Cargo(&["test", "--workspace", "--test", "node-trials"]),
+        What::Cargo(&["test", "--workspace", "--test", "test-vm-trials"]),
     )
     .after(&[BUILD]),
 ];

@@ -79,7 +79,7 @@ fn memory(setting: &Setting) -> Result<()> {
 fn many_in_a_row(setting: &Setting) -> Result<()> {
     let mut machine = machine(setting);
     machine.console = false;
-    let count = if rig::node::inside() { 10 } else { 30 };
+    let count = if rig::test_vm::inside() { 10 } else { 30 };
     for number in 1..=count {
         ready(&machine).with_context(|| format!("boot number {number}"))?;
     }

@@ -1,12 +1,12 @@
-//! What each VMM's devices transfer, and the memory each takes for it, in the same node in the same
+//! What each VMM's devices transfer, and the memory each takes for it, in the same test VM in the same
 //! run. Ours is the release build.
 //!
 //! Each round boots a machine of either VMM, in turn, and loads each device; what is compared is
-//! the medians. A guest in a node runs many times slower than on a processor of its own, but both
+//! the medians. A guest in a test VM runs many times slower than on a processor of its own, but both
 //! guests do: the ratio is what counts.
 //!
-//! With `--icount` the node's clocks count instructions, a thousand million in a second, of all that
-//! takes part: guest, VMM, the node's kernel and whoever is on the other side. That is the same on a
+//! With `--icount` the test VM's clocks count instructions, a thousand million in a second, of all that
+//! takes part: guest, VMM, the test VM's kernel and whoever is on the other side. That is the same on a
 //! busy machine; but of such guests one in four stands still, whoever made it, and all is to be run
 //! again.
 

@@ -43,7 +43,7 @@ fn memory(setting: &Setting) -> Result<()> {
             "of {given} bytes the guest has {total}"
         );
         // Linux takes what is above 4 GiB first. Where KVM is emulated, a gigabyte takes minutes.
-        let most = match rig::node::inside() {
+        let most = match rig::test_vm::inside() {
             true => 256 << 20,
             false => u64::MAX,
         };

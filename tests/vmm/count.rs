@@ -42,7 +42,7 @@ const MAIN: usize = 1;
 /// Where the guest's begin.
 const GUEST: usize = 7;
 
-/// What one node counted.
+/// What one test VM counted.
 #[derive(Debug, Serialize, Deserialize)]
 struct Counts {
     /// As [`PHASES`].
@@ -53,7 +53,7 @@ struct Counts {
     qemu: u64,
 }
 
-/// Counts, in nodes or, inside of one, really.
+/// Counts, in test VMs or, inside of one, really.
 pub fn run(images: &Images) -> Result<ExitCode> {
     if counting::inside() {
         counting::answer(&inside(images)?)?;
@@ -62,12 +62,12 @@ pub fn run(images: &Images) -> Result<ExitCode> {
     let program = ours::release_build()?;
     let variable = [ours::variable(&program)];
     let agree = |one: &Counts, other: &Counts| {
-        // The making of the process is the node's kernel's work, and was an eighth cheaper in one node
+        // The making of the process is the test VM's kernel's work, and was an eighth cheaper in one test VM
         // than in another.
         phases(one, other, MAIN..GUEST).agrees(BEFORE)?;
         phases(one, other, GUEST..PHASES.len()).agrees("a guest's boot")
     };
-    let (one, other) = counting::in_two_nodes(images, &["count"], &[program], &variable, agree)?;
+    let (one, other) = counting::in_two_vms(images, &["count"], &[program], &variable, agree)?;
     let twice = |range| phases(&one, &other, range);
     println!("| 1 CPU, 128 MiB, {}", Twice::HEAD);
     for (number, what) in PHASES.iter().enumerate() {
@@ -125,7 +125,7 @@ fn inside(images: &Images) -> Result<Counts> {
             counting::again("QEMU's boot", || qemus_boot(&machine))?,
         ));
     }
-    // What comes on top in some, such as timers of the node's, is nobody's cost.
+    // What comes on top in some, such as timers of the test VM's, is nobody's cost.
     let least = |of: &dyn Fn(&(Boot, u64)) -> Option<u64>| {
         let found = boots.iter().filter_map(of).min();
         found.context("nothing was counted")

@@ -301,7 +301,11 @@ fn life(setting: &Setting) -> Result<()> {
 /// An honest guest never meets the limit on how many files it may know, however many there are.
 fn bound(setting: &Setting) -> Result<()> {
     // More than the 1024 for each MiB of the guest's; not many more where KVM is emulated.
-    let files = if rig::node::inside() { 70_000 } else { 100_000 };
+    let files = if rig::test_vm::inside() {
+        70_000
+    } else {
+        100_000
+    };
     with_guest(setting, 64, |shared, guest, scratch| {
         let tree = make(scratch, "tree")?;
         for directory in 0..100 {

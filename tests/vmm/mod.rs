@@ -29,6 +29,7 @@ mod vsock;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -36,8 +37,9 @@ use machine::{Vmm, ours};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
-use rig::node::{self, Node};
 use rig::probe;
+use rig::rerun::Reruns;
+use rig::test_vm::{self, TestVm};
 
 /// What a trial is given.
 pub struct Setting {
@@ -51,7 +53,7 @@ pub struct Setting {
     pod: PathBuf,
 }
 
-/// In a node: the agent's images, as the machine below has built them.
+/// In a test VM: the agent's images, as the host has built them.
 const AGENT: &str = "TREFOIL_AGENT_IMAGES";
 
 impl Setting {
@@ -101,18 +103,18 @@ pub fn main() -> Result<ExitCode> {
     // One guest at a time.
     arguments.test_threads = Some(1);
     if arguments.list {
-        libtest_mimic::run(&arguments, trials(None)).exit();
+        libtest_mimic::run(&arguments, trials(None, &Arc::default())).exit();
     }
     let mut images = Images::ensure()?;
     let [agent, pod] = match std::env::var_os(AGENT) {
         Some(list) => told_images(&list)?,
         None => [images.image.clone(), rig::pod_guest::image()?],
     };
-    if !node::inside() {
+    if !test_vm::inside() {
         let place = kvm::place(&images)?;
         images.image = probe::image()?;
-        if let Place::Node { .. } = place {
-            let mut node = Node {
+        if let Place::TestVm { .. } = place {
+            let mut vm = TestVm {
                 memory: 8192,
                 limit: Some(std::time::Duration::from_secs(2400)),
                 environment: vec![(
@@ -122,15 +124,15 @@ pub fn main() -> Result<ExitCode> {
                         .into_owned(),
                 )],
                 hot: vec![agent, pod],
-                ..Node::default()
+                ..TestVm::default()
             };
             if bench {
-                node.instructions = rig::part::arguments().any(|word| word == bench::ICOUNT);
+                vm.instructions = rig::part::arguments().any(|word| word == bench::ICOUNT);
                 let program = ours::release_build()?;
-                node.environment.push(ours::variable(&program));
-                node.hot.push(program);
+                vm.environment.push(ours::variable(&program));
+                vm.hot.push(program);
             }
-            return kvm::again_in_node("vmm", node, &images);
+            return kvm::again_in_vm("vmm", vm, &images);
         }
     }
     // Both ends of thousands of connections.
@@ -139,7 +141,11 @@ pub fn main() -> Result<ExitCode> {
     if bench {
         return bench::run(&images);
     }
-    libtest_mimic::run(&arguments, trials(Some((&images, &agent, &pod)))).exit();
+    let reruns = Arc::new(Reruns::default());
+    let trials = trials(Some((&images, &agent, &pod)), &reruns);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
+    Ok(conclusion.exit_code())
 }
 
 /// What both VMMs have to pass.
@@ -169,7 +175,7 @@ fn told_images(list: &OsStr) -> Result<[PathBuf; 2]> {
         .map_err(|paths| anyhow!("{AGENT} names {paths:?} instead of two images"))
 }
 
-fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>) -> Vec<Trial> {
+fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>, reruns: &Arc<Reruns>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for vmm in Vmm::ALL {
         let more = match vmm {
@@ -185,10 +191,11 @@ fn trials(images: Option<(&Images, &PathBuf, &PathBuf)>) -> Vec<Trial> {
                     pod: pod.clone(),
                 });
                 let name = format!("{}::{name}", vmm.name());
+                let (called, reruns) = (name.clone(), reruns.clone());
                 trials.push(Trial::test(name, move || match &setting {
-                    Some(setting) => {
-                        body(setting).map_err(|error| Failed::from(format!("{error:#}")))
-                    }
+                    Some(setting) => reruns
+                        .attempt(&called, &|| body(setting), None)
+                        .map_err(Failed::from),
                     None => Ok(()),
                 }));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rig::probe::pattern;
 
-/// A directory; in a node it is in memory.
+/// A directory; in a test VM it is in memory.
 pub struct Scratch(PathBuf);
 
 impl Scratch {

@@ -122,7 +122,7 @@ fn exchange(guest: &mut Guest, streams: &[std::fs::File], first: u32) -> Result<
 
 fn much_each_way(setting: &Setting) -> Result<()> {
     let mut machine = setting.machine();
-    // In a node on a busy machine it takes minutes, and is one answer.
+    // In a test VM on a busy machine it takes minutes, and is one answer.
     machine.limit = Duration::from_secs(600);
     let mut guest = machine.boot(setting.vmm)?;
     let (stream, number) = accept(&mut guest)?;

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_kconfig_writes() {
+    fn what_kconfig_writes_is_read() {
         let read = options("# A comment.\n\nCONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=\"x=y\"\n");
         assert_eq!(
             read.fragment(),
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_option_or_says_two_things() {
+    fn a_line_that_is_no_option_or_says_two_things_is_refused() {
         for bad in ["CONFIG_A", "A=y", "CONFIG_A=y\n# CONFIG_A is not set"] {
             assert!(add(&mut BTreeMap::new(), bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn names_every_option_that_was_not_granted() {
+    fn an_option_that_was_not_granted_is_named() {
         let asked =
             options("CONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\n# CONFIG_D is not set");
         asked

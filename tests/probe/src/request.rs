@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_are_said() {
+    fn a_number_that_is_none_is_told() {
         let (_, mut words) = Words::split("rng many 3");
         assert_eq!(
             words.parse::<u64>("a length"),

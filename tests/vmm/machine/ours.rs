@@ -49,15 +49,15 @@ const KILLING: Duration = Duration::from_secs(20);
 /// How long it may take to answer.
 const ANSWERING: Duration = Duration::from_secs(60);
 
-/// In the node: the VMM's program, if it is not this one, as the machine below has built it.
+/// In the test VM: the VMM's program, if it is not this one, as the host has built it.
 const RELEASE: &str = "TREFOIL_VMM_PROGRAM";
 
-/// The variable that tells a node of the VMM's program.
+/// The variable that tells a test VM of the VMM's program.
 pub fn variable(program: &Path) -> (String, String) {
     (RELEASE.into(), program.to_string_lossy().into_owned())
 }
 
-/// The VMM's program that a node was told of.
+/// The VMM's program that a test VM was told of.
 pub fn told_program() -> Option<PathBuf> {
     std::env::var_os(RELEASE).map(PathBuf::from)
 }

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_as_long_as_asked_and_begins_on_a_page() {
+    fn a_buffer_is_as_long_as_asked_and_begins_on_a_page() {
         for length in [0, 1, 4096, 10_000] {
             let mut memory = Aligned::new(length).unwrap();
             assert_eq!(memory.len(), length);

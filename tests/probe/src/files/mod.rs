@@ -100,7 +100,7 @@ mod tests {
 
     /// They are right if they hold where they must.
     #[test]
-    fn they_hold_on_this_machines_filesystem() {
+    fn all_checks_hold_on_this_machines_filesystem() {
         let below = std::env::temp_dir().join(format!("files-{}", std::process::id()));
         fs::create_dir(&below).expect("directory");
         for (name, _) in TRIALS {

@@ -1,10 +1,10 @@
-//! `node`: a shell in the node, or one command.
+//! `test-vm`: a shell in the test VM, or one command.
 //!
-//!     node [--cpus N] [--memory MIB] [--disk SIZE|PATH]... [--hot PATH]... [--read-only]
+//!     test-vm [--cpus N] [--memory MIB] [--disk SIZE|PATH]... [--hot PATH]... [--read-only]
 //!          [--icount] [--systemd] [--limit SECONDS] [--transcript FILE] [COMMAND [ARGUMENT...]]
 //!
-//! The command's exit status is ours; 125 if the node failed. One argument alone is a line for a
-//! shell. See `rig::node` for what a node is.
+//! The command's exit status is ours; 125 if the test VM failed. One argument alone is a line for a
+//! shell. See `rig::test_vm` for what a test VM is.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -12,40 +12,40 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rig::guest::Images;
-use rig::node::{Disk, Node, init, show};
+use rig::test_vm::{Disk, TestVm, init, show};
 use rig::{cache, guard};
 
 /// What `docker run` answers, too, when it was not the command that failed.
-const NODE_FAILED: u8 = 125;
+const VM_FAILED: u8 = 125;
 
 fn main() -> Result<ExitCode> {
     init::take_part()?;
     guard::take_part()?;
     Ok(run().unwrap_or_else(|error| {
-        eprintln!("node: {error:#}");
-        ExitCode::from(NODE_FAILED)
+        eprintln!("test-vm: {error:#}");
+        ExitCode::from(VM_FAILED)
     }))
 }
 
 fn run() -> Result<ExitCode> {
-    let (mut node, command) = options()?;
+    let (mut vm, command) = options()?;
     // For `rig up` in there, which can build nothing.
     if let Some(images) = Images::if_kernel()? {
-        node.environment.push(images.variable()?);
-        node.hot.extend(images.files());
+        vm.environment.push(images.variable()?);
+        vm.hot.extend(images.files());
     }
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let ended = match command.as_slice() {
         [] if std::io::stdin().is_terminal() => {
-            eprintln!("starting a shell in the node; `exit` ends both");
-            node.run_on_terminal(&["bash", "-i"])?
+            eprintln!("starting a shell in the test VM; `exit` ends both");
+            vm.run_on_terminal(&["bash", "-i"])?
         }
         [] => bail!("a shell needs a terminal; or name a command"),
-        [line] => node.run(&["bash", "-c", line], show)?,
-        words => node.run(words, show)?,
+        [line] => vm.run(&["bash", "-c", line], show)?,
+        words => vm.run(words, show)?,
     };
     eprintln!(
-        "node: the command started after {:.1} s and ended with {} after {:.1} s",
+        "test-vm: the command started after {:.1} s and ended with {} after {:.1} s",
         ended.boot.as_secs_f64(),
         ended.code,
         ended.wall.as_secs_f64()
@@ -53,11 +53,11 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::from(ended.code))
 }
 
-fn options() -> Result<(Node, Vec<String>)> {
-    let mut node = Node {
+fn options() -> Result<(TestVm, Vec<String>)> {
+    let mut vm = TestVm {
         directory: std::env::current_dir()?,
-        transcript: cache::directory()?.join("reports/node.log"),
-        ..Node::default()
+        transcript: cache::directory()?.join("reports/test-vm.log"),
+        ..TestVm::default()
     };
     let mut limit = None;
     let mut arguments = std::env::args().skip(1).peekable();
@@ -68,27 +68,27 @@ fn options() -> Result<(Node, Vec<String>)> {
                 .with_context(|| format!("{argument} needs a value"))
         };
         match argument.as_str() {
-            "--cpus" => node.cpus = value()?.parse().context("--cpus")?,
-            "--memory" => node.memory = value()?.parse().context("--memory")?,
-            "--disk" => node.disks.push(disk(&value()?)?),
-            "--hot" => node.hot.push(std::path::absolute(value()?)?),
+            "--cpus" => vm.cpus = value()?.parse().context("--cpus")?,
+            "--memory" => vm.memory = value()?.parse().context("--memory")?,
+            "--disk" => vm.disks.push(disk(&value()?)?),
+            "--hot" => vm.hot.push(std::path::absolute(value()?)?),
             "--limit" => limit = Some(Duration::from_secs(value()?.parse().context("--limit")?)),
-            "--transcript" => node.transcript = value()?.into(),
-            "--read-only" => node.read_only = true,
-            "--icount" => node.instructions = true,
-            "--systemd" => node.systemd = true,
+            "--transcript" => vm.transcript = value()?.into(),
+            "--read-only" => vm.read_only = true,
+            "--icount" => vm.instructions = true,
+            "--systemd" => vm.systemd = true,
             "--" => break,
             _ => bail!("unknown option {argument:?}"),
         }
     }
     let command: Vec<String> = arguments.collect();
     match (limit, command.is_empty()) {
-        (Some(limit), _) => node.limit = Some(limit),
+        (Some(limit), _) => vm.limit = Some(limit),
         // Somebody is there to end it.
-        (None, true) => node.limit = None,
+        (None, true) => vm.limit = None,
         (None, false) => {}
     }
-    Ok((node, command))
+    Ok((vm, command))
 }
 
 /// `2G` is an empty disk of that size; anything else is a path.

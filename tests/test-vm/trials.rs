@@ -1,15 +1,16 @@
-//! The node, asked as a user asks it: by its command line.
+//! The test VM, asked as a user asks it: by its command line.
 //!
-//!     cargo test -p trefoil-tests --test node-trials -- [part of a trial's name]
+//!     cargo test -p trefoil-tests --test test-vm-trials -- [part of a trial's name]
 //!
-//! Each trial has a directory of its own in which nodes are made, and which must be empty after
-//! it: of what a node leaves, whatever ended it. How fast one starts is told, and no trial.
+//! Each trial has a directory of its own in which test VMs are made, and which must be empty after
+//! it: of what a test VM leaves, whatever ended it. How fast one starts is told, and no trial.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,52 +19,62 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rig::command::{self, Finished};
 use rig::leftovers;
-use rig::node::debian_kernel::DebianKernel;
 use rig::qemu::Qemu;
+use rig::rerun::Reruns;
+use rig::test_vm::debian_kernel::DebianKernel;
 
 type Body = fn(&Env) -> Result<()>;
 
 const TRIALS: &[(&str, Body)] = &[
-    ("node::is_what_it_is_for", is_what_it_is_for),
-    ("node::has_what_was_asked_for", has_what_was_asked_for),
-    ("node::large_output_and_signal", large_output_and_signal),
-    ("node::read_only", read_only),
-    ("node::systemd", systemd),
-    ("node::counts_instructions", counts_instructions),
-    ("node::ends_at_its_limit", ends_at_its_limit),
-    ("node::panic_is_reported", panic_is_reported),
-    ("node::no_such_command", no_such_command),
-    ("node::interrupted", interrupted),
-    ("node::killed", killed),
-    ("node::missing_package_is_named", missing_package_is_named),
-    ("node::wrong_options", wrong_options),
+    ("test_vm::is_what_it_is_for", is_what_it_is_for),
+    ("test_vm::has_what_was_asked_for", has_what_was_asked_for),
+    ("test_vm::large_output_and_signal", large_output_and_signal),
+    ("test_vm::read_only", read_only),
+    ("test_vm::systemd", systemd),
+    ("test_vm::counts_instructions", counts_instructions),
+    ("test_vm::ends_at_its_limit", ends_at_its_limit),
+    ("test_vm::panic_is_reported", panic_is_reported),
+    ("test_vm::no_such_command", no_such_command),
+    ("test_vm::interrupted", interrupted),
+    ("test_vm::killed", killed),
+    (
+        "test_vm::missing_package_is_named",
+        missing_package_is_named,
+    ),
+    ("test_vm::wrong_options", wrong_options),
 ];
 
-/// What the node answers when it was not the command that failed.
-const NODE_FAILED: i32 = 125;
+/// What the test VM answers when it was not the command that failed.
+const VM_FAILED: i32 = 125;
 
-/// No node of these takes so long.
+/// No test VM of these takes so long.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    let reruns = Arc::new(Reruns::default());
     let trials = TRIALS
         .iter()
         .map(|&(name, body)| {
+            let reruns = reruns.clone();
             Trial::test(name, move || {
-                attempt(name, body).map_err(|error| Failed::from(format!("{error:#}")))
+                reruns
+                    .attempt(name, &|| attempt(name, body), None)
+                    .map_err(Failed::from)
             })
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    reruns.tell();
+    conclusion.exit_code()
 }
 
 /// What a trial has.
 struct Env {
     /// For its own files.
     files: PathBuf,
-    /// Where its nodes are made.
-    nodes: PathBuf,
+    /// Where its test VMs are made.
+    vms: PathBuf,
 }
 
 fn attempt(name: &str, body: Body) -> Result<()> {
@@ -73,10 +84,10 @@ fn attempt(name: &str, body: Body) -> Result<()> {
     }
     let env = Env {
         files: directory.join("files"),
-        nodes: directory.join("nodes"),
+        vms: directory.join("test-vms"),
     };
     fs::create_dir_all(&env.files)?;
-    fs::create_dir_all(&env.nodes)?;
+    fs::create_dir_all(&env.vms)?;
     body(&env)?;
     let left = env.made()?;
     ensure!(left.is_empty(), "left behind: {left:?}");
@@ -84,46 +95,46 @@ fn attempt(name: &str, body: Body) -> Result<()> {
 }
 
 impl Env {
-    /// `node` and a command line.
-    fn node(&self, arguments: &[&str]) -> Command {
-        let mut node = Command::new(env!("CARGO_BIN_EXE_node"));
-        node.env("TREFOIL_TEST_DIR", &self.nodes)
+    /// `test-vm` and a command line.
+    fn vm(&self, arguments: &[&str]) -> Command {
+        let mut vm = Command::new(env!("CARGO_BIN_EXE_test-vm"));
+        vm.env("TREFOIL_TEST_DIR", &self.vms)
             .arg("--transcript")
             .arg(self.files.join("transcript"))
             .args(arguments);
-        node
+        vm
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Finished> {
-        command::run(&mut self.node(arguments), b"", LIMIT)
+        command::run(&mut self.vm(arguments), b"", LIMIT)
     }
 
     fn file(&self, name: &str) -> String {
         self.files.join(name).to_string_lossy().into_owned()
     }
 
-    /// The directories of nodes that are there.
+    /// The directories of test VMs that are there.
     fn made(&self) -> Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(&self.nodes)?;
+        let entries = fs::read_dir(&self.vms)?;
         entries.map(|entry| Ok(entry?.path())).collect()
     }
 }
 
-/// An error that shows all a node said, unless it ended with this code.
-fn ended(node: &Finished, code: i32) -> Result<()> {
+/// An error that shows all a test VM said, unless it ended with this code.
+fn ended(vm: &Finished, code: i32) -> Result<()> {
     ensure!(
-        node.code() == code,
+        vm.code() == code,
         "`{}` ended with {}, not {code}; it printed {:?} and said {}",
-        node.command,
-        node.code(),
-        command::tail(&node.stdout(), 1000),
-        node.stderr()
+        vm.command,
+        vm.code(),
+        command::tail(&vm.stdout(), 1000),
+        vm.stderr()
     );
     Ok(())
 }
 
-fn says(node: &Finished, parts: &[&str]) -> Result<()> {
-    let said = node.stderr();
+fn says(vm: &Finished, parts: &[&str]) -> Result<()> {
+    let said = vm.stderr();
     for part in parts {
         ensure!(said.contains(part), "nothing of {part:?} in: {said}");
     }
@@ -131,13 +142,13 @@ fn says(node: &Finished, parts: &[&str]) -> Result<()> {
 }
 
 fn is_what_it_is_for(env: &Env) -> Result<()> {
-    let node = env.run(&[
+    let vm = env.run(&[
         "uname -r; ls -l /dev/kvm; stat -fc %T /sys/fs/cgroup; \
          ls /dev/kvm /dev/vhost-vsock /dev/mapper/control; cat /sys/module/kvm_amd/parameters/npt; \
          iptables -t nat -A POSTROUTING -j MASQUERADE && iptables -t nat -S POSTROUTING; pwd; exit 7",
     ])?;
-    ended(&node, 7)?;
-    let printed = node.stdout();
+    ended(&vm, 7)?;
+    let printed = vm.stdout();
     let lines: Vec<&str> = printed.lines().collect();
     let [
         kernel,
@@ -151,7 +162,7 @@ fn is_what_it_is_for(env: &Env) -> Result<()> {
         directory,
     ] = lines.as_slice()
     else {
-        anyhow::bail!("it printed {printed}and said {}", node.stderr());
+        anyhow::bail!("it printed {printed}and said {}", vm.stderr());
     };
     ensure!(
         kernel.starts_with("6.12") && kvm.starts_with('c'),
@@ -161,8 +172,8 @@ fn is_what_it_is_for(env: &Env) -> Result<()> {
     ensure!(rules.contains(&"-A POSTROUTING -j MASQUERADE"), "{printed}");
     let here = std::env::current_dir()?;
     ensure!(Path::new(directory) == here, "it started in {directory}");
-    // "node: the command started after 6.6 s and ended with 7 after 7.1 s"
-    let said = node.stderr();
+    // "test-vm: the command started after 6.6 s and ended with 7 after 7.1 s"
+    let said = vm.stderr();
     let figure = said.lines().find(|line| line.contains("started after"));
     println!("{}", figure.context("how long it took isn't told")?);
     Ok(())
@@ -179,11 +190,11 @@ fn has_what_was_asked_for(env: &Env) -> Result<()> {
          head -c 7 /dev/vdb; printf changed | dd of=/dev/vdb conv=notrunc status=none; sync; echo
          cat {hot}/file; echo; stat -f -c %T {hot}; touch /etc/only-here; stat -f -c %T /var/tmp"
     );
-    let node = env.run(&[
+    let vm = env.run(&[
         "--cpus", "3", "--memory", "1500", "--disk", "64M", "--disk", &disk, "--hot", &hot, &script,
     ])?;
-    ended(&node, 0)?;
-    let printed = node.stdout();
+    ended(&vm, 0)?;
+    let printed = vm.stdout();
     let lines: Vec<&str> = printed.lines().collect();
     let [
         "3",
@@ -206,69 +217,69 @@ fn has_what_was_asked_for(env: &Env) -> Result<()> {
     );
     ensure!(
         !Path::new("/etc/only-here").exists(),
-        "the node wrote to this machine's root"
+        "the test VM wrote to this machine's root"
     );
     Ok(())
 }
 
 fn large_output_and_signal(env: &Env) -> Result<()> {
     const LAST: u32 = 1_200_000;
-    let node = env.run(&[&format!("seq {LAST}; kill -9 $$")])?;
-    ended(&node, 128 + Signal::SIGKILL as i32)?;
+    let vm = env.run(&[&format!("seq {LAST}; kill -9 $$")])?;
+    ended(&vm, 128 + Signal::SIGKILL as i32)?;
     let expected: String = (1..=LAST).map(|number| format!("{number}\n")).collect();
     ensure!(
-        node.stdout == expected.as_bytes(),
+        vm.stdout == expected.as_bytes(),
         "of {} bytes {} came, or not as they were",
         expected.len(),
-        node.stdout.len()
+        vm.stdout.len()
     );
     Ok(())
 }
 
 fn read_only(env: &Env) -> Result<()> {
-    let node = env.run(&[
+    let vm = env.run(&[
         "--read-only",
         "touch /etc/x && exit 1; touch /usr/x && exit 2; \
          touch /tmp/x /run/x /var/tmp/x /dev/shm/x || exit 3",
     ])?;
-    ended(&node, 0)?;
+    ended(&vm, 0)?;
     ensure!(
-        node.stdout()
+        vm.stdout()
             .matches("/etc/x': Read-only file system")
             .count()
             == 1,
         "{}",
-        node.stdout()
+        vm.stdout()
     );
     Ok(())
 }
 
 fn systemd(env: &Env) -> Result<()> {
-    let node = env.run(&[
+    let vm = env.run(&[
         "--systemd",
         "cat /proc/1/comm; stat -fc %T /sys/fs/cgroup; \
          systemd-run --quiet --scope --unit trial sh -c 'cat /proc/self/cgroup; exit 5'",
     ])?;
-    ended(&node, 5)?;
+    ended(&vm, 5)?;
     ensure!(
-        node.stdout() == "systemd\ncgroup2fs\n0::/system.slice/trial.scope\n",
+        vm.stdout() == "systemd\ncgroup2fs\n0::/system.slice/trial.scope\n",
         "{}",
-        node.stdout()
+        vm.stdout()
     );
     Ok(())
 }
 
-/// The same work takes the same time in two nodes, by the nodes' clocks: at its best of ten times,
+/// The same work takes the same time in two test VMs, by the test VMs' clocks: at its best of ten times,
 /// as the kernel does other things meanwhile.
 fn counts_instructions(env: &Env) -> Result<()> {
     let time = || -> Result<u64> {
-        let node = env.run(&[
+        let vm = env.run(&[
             "--icount",
             "nproc; for n in {1..10}; do a=${EPOCHREALTIME/./}; for i in {1..5000}; do :; done; \
              echo $((${EPOCHREALTIME/./} - a)); done",
         ])?;
-        ended(&node, 0)?;
-        let printed = node.stdout();
+        ended(&vm, 0)?;
+        let printed = vm.stdout();
         let times = printed.strip_prefix("1\n").context("more than one CPU")?;
         let times: Vec<u64> = times.lines().map(str::parse).collect::<Result<_, _>>()?;
         times.into_iter().min().context("no times")
@@ -282,15 +293,15 @@ fn counts_instructions(env: &Env) -> Result<()> {
 }
 
 fn ends_at_its_limit(env: &Env) -> Result<()> {
-    let node = env.run(&[
+    let vm = env.run(&[
         "--limit",
         "60",
         "echo it goes on; echo the kernel heard it >/dev/kmsg; sleep 1000",
     ])?;
-    ended(&node, NODE_FAILED)?;
+    ended(&vm, VM_FAILED)?;
     says(
-        &node,
-        &["still running in the node after 60s", "it goes on"],
+        &vm,
+        &["still running in the test VM after 60s", "it goes on"],
     )?;
     let transcript = fs::read_to_string(env.file("transcript"))?;
     ensure!(transcript.contains("it goes on"), "{transcript}");
@@ -298,10 +309,10 @@ fn ends_at_its_limit(env: &Env) -> Result<()> {
 }
 
 fn panic_is_reported(env: &Env) -> Result<()> {
-    let node = env.run(&["echo so far; echo c >/proc/sysrq-trigger; sleep 1000"])?;
-    ended(&node, NODE_FAILED)?;
+    let vm = env.run(&["echo so far; echo c >/proc/sysrq-trigger; sleep 1000"])?;
+    ended(&vm, VM_FAILED)?;
     says(
-        &node,
+        &vm,
         &[
             "so far",
             "Kernel panic - not syncing: sysrq triggered crash",
@@ -310,58 +321,58 @@ fn panic_is_reported(env: &Env) -> Result<()> {
 }
 
 fn no_such_command(env: &Env) -> Result<()> {
-    let node = env.run(&["no-such-command", "at all"])?;
-    ended(&node, NODE_FAILED)?;
-    says(&node, &["starting \"no-such-command\"", "No such file"])
+    let vm = env.run(&["no-such-command", "at all"])?;
+    ended(&vm, VM_FAILED)?;
+    says(&vm, &["starting \"no-such-command\"", "No such file"])
 }
 
 /// Ctrl-C: the terminal signals everyone who is on it.
 fn interrupted(env: &Env) -> Result<()> {
-    end_with(env, |node| Ok(killpg(node, Signal::SIGINT)?))
+    end_with(env, |vm| Ok(killpg(vm, Signal::SIGINT)?))
 }
 
 fn killed(env: &Env) -> Result<()> {
-    end_with(env, |node| Ok(kill(node, Signal::SIGKILL)?))
+    end_with(env, |vm| Ok(kill(vm, Signal::SIGKILL)?))
 }
 
-/// Ends a node whose command runs, in some way, and looks for what is left of it.
+/// Ends a test VM whose command runs, in some way, and looks for what is left of it.
 fn end_with(env: &Env, end: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
     let printed = env.files.join("printed");
-    let mut node = env
-        .node(&["echo it runs; sleep 1000"])
+    let mut vm = env
+        .vm(&["echo it runs; sleep 1000"])
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(File::create(&printed)?)
         .stderr(Stdio::null())
         .spawn()?;
-    let outcome = end_running(env, &printed, &mut node, end);
+    let outcome = end_running(env, &printed, &mut vm, end);
     // If not as it should, then so.
-    drop(node.kill());
-    drop(node.wait());
+    drop(vm.kill());
+    drop(vm.wait());
     outcome
 }
 
 fn end_running(
     env: &Env,
     printed: &Path,
-    node: &mut Child,
+    vm: &mut Child,
     end: impl FnOnce(Pid) -> Result<()>,
 ) -> Result<()> {
-    command::until("starting a node's command", LIMIT, || {
+    command::until("starting a test VM's command", LIMIT, || {
         Ok(fs::read(printed)? == b"it runs\n")
     })?;
     let made = env.made()?;
     let [directory] = made.as_slice() else {
-        anyhow::bail!("one node has made {made:?}");
+        anyhow::bail!("one test VM has made {made:?}");
     };
     let running = leftovers::processes(directory)?;
     ensure!(
         running.iter().any(|process| process.line.contains("qemu")),
-        "no QEMU among the node's processes"
+        "no QEMU among the test VM's processes"
     );
-    end(Pid::from_raw(i32::try_from(node.id())?))?;
-    command::until("the end of `node`", LIMIT, || {
-        Ok(node.try_wait()?.is_some())
+    end(Pid::from_raw(i32::try_from(vm.id())?))?;
+    command::until("the end of `test-vm`", LIMIT, || {
+        Ok(vm.try_wait()?.is_some())
     })?;
     // Its guard is at it.
     command::until("the end of what it made", LIMIT, || {
@@ -377,10 +388,10 @@ fn missing_package_is_named(env: &Env) -> Result<()> {
     let bare = env.file("bin");
     fs::create_dir(&bare)?;
     symlink(program("cp")?, Path::new(&bare).join("cp"))?;
-    let mut node = env.node(&["--hot", &bare, "true"]);
-    let node = command::run(node.env("PATH", &bare), b"", LIMIT)?;
-    ended(&node, NODE_FAILED)?;
-    says(&node, &["package e2fsprogs"])?;
+    let mut vm = env.vm(&["--hot", &bare, "true"]);
+    let vm = command::run(vm.env("PATH", &bare), b"", LIMIT)?;
+    ended(&vm, VM_FAILED)?;
+    says(&vm, &["package e2fsprogs"])?;
 
     // Somebody who can't install them is told of all.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rig/prerequisites.sh");
@@ -413,9 +424,9 @@ fn wrong_options(env: &Env) -> Result<()> {
         (&["--limit"], "--limit needs a value"),
         (&[], "a shell needs a terminal"),
     ] {
-        let node = env.run(arguments)?;
-        ended(&node, NODE_FAILED)?;
-        says(&node, &[part])?;
+        let vm = env.run(arguments)?;
+        ended(&vm, VM_FAILED)?;
+        says(&vm, &[part])?;
     }
     Ok(())
 }

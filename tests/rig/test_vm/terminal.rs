@@ -12,7 +12,7 @@ impl Saved {
     /// Remembers it; an error if standard input is no terminal.
     pub fn of_standard_input() -> Result<Self> {
         let settings =
-            tcgetattr(io::stdin()).context("a shell in the node needs a terminal to be on")?;
+            tcgetattr(io::stdin()).context("a shell in the test VM needs a terminal to be on")?;
         Ok(Self(settings))
     }
 

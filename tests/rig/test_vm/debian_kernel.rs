@@ -1,4 +1,4 @@
-//! The kernel the node runs: Debian 13's, on either release, so that a test means the same on both.
+//! The kernel the test VM runs: Debian 13's, on either release, so that a test means the same on both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use trefoil_guest::debian::{self, Apt, Release};
 use trefoil_guest::run::output;
 
 /// Loaded before anything runs: what the root file system is on, and what makes the machine a
-/// node. What else is needed (filters, ciphers) the kernel asks modprobe for.
+/// test VM. What else is needed (filters, ciphers) the kernel asks modprobe for.
 const MODULES: [&str; 24] = [
     "virtio_pci",
     "virtio_console",
@@ -47,10 +47,10 @@ pub struct DebianKernel {
 impl DebianKernel {
     /// Fetches it, once.
     pub fn ensure() -> Result<Self> {
-        // The recipe is the key. Which of Debian 13's kernels it was is seen in the node.
+        // The recipe is the key. Which of Debian 13's kernels it was is seen in the test VM.
         let recipe: [&[u8]; 1] = [include_bytes!("debian_kernel.rs")];
-        let directory = cache::ensure("node-kernel", &recipe, |out| {
-            eprintln!("fetching Debian 13's kernel for the node (once; cached)");
+        let directory = cache::ensure("test-vm-kernel", &recipe, |out| {
+            eprintln!("fetching Debian 13's kernel for the test VM (once; cached)");
             let state = out.join("apt");
             let apt = Apt::open(&state, Release::Trixie)?;
             // "linux-image-6.12.117+deb13-amd64 (= 6.12.117-1)"
@@ -90,7 +90,7 @@ impl DebianKernel {
         Self::only_entry(&self.modules())
     }
 
-    /// The directory that is to be `/lib/modules` in the node.
+    /// The directory that is to be `/lib/modules` in the test VM.
     pub fn modules(&self) -> PathBuf {
         self.directory.join("root/usr/lib/modules")
     }

@@ -1,19 +1,19 @@
-//! What the machine below tells the node to do: written to the share that both see.
+//! What the host tells the test VM to do: written to the share that both see.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The share's name, and where the node mounts it.
+/// The share's name, and where the test VM mounts it.
 pub const SHARE_TAG: &str = "job";
-/// Where the node mounts the share.
-pub const SHARE: &str = "/run/trefoil-node";
-/// The 9p name of the machine below's root.
+/// Where the test VM mounts the share.
+pub const SHARE: &str = "/run/trefoil-test-vm";
+/// The 9p name of the host's root.
 pub const ROOT_TAG: &str = "root";
 /// The virtio port that what the command prints goes through.
 pub const OUTPUT_PORT: &str = "output";
 
-/// What the node is to do.
+/// What the test VM is to do.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Job {
     /// The command and its arguments; with `terminal`, on a terminal.
@@ -46,7 +46,7 @@ pub fn writable_tag(number: usize) -> String {
 pub struct Hot {
     /// `/dev/vdX`
     pub device: PathBuf,
-    /// The paths, as on the machine below.
+    /// The paths, as on the host.
     pub paths: Vec<PathBuf>,
 }
 
@@ -55,7 +55,7 @@ pub fn file(share: &Path) -> PathBuf {
     share.join("job.json")
 }
 
-/// The file that the node writes when the command has ended: its exit status, as a shell counts.
+/// The file that the test VM writes when the command has ended: its exit status, as a shell counts.
 pub fn exit_file(share: &Path) -> PathBuf {
     share.join("exit")
 }

@@ -1,8 +1,8 @@
-//! What is read often lies on a block image in the node: a program that starts from 9p takes a
-//! round trip to the machine below for every few of its pages.
+//! What is read often lies on a block image in the test VM: a program that starts from 9p takes a
+//! round trip to the host for every few of its pages.
 //!
-//! The image is a plain ext4 file system that `mke2fs` fills without root. In the node each of
-//! its trees is bound over the path it has on the machine below, so that nothing looks elsewhere.
+//! The image is a plain ext4 file system that `mke2fs` fills without root. In the test VM each of
+//! its trees is bound over the path it has on the host, so that nothing looks elsewhere.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -71,7 +71,7 @@ pub fn of_cache(directories: &[PathBuf]) -> Result<PathBuf> {
         key.push(0);
     }
     let recipe: [&[u8]; 2] = [include_bytes!("hot.rs"), &key];
-    let made = cache::ensure("node-hot", &recipe, |out| {
+    let made = cache::ensure("test-vm-hot", &recipe, |out| {
         image(directories, &out.join("image.ext4"))
     })?;
     Ok(made.join("image.ext4"))

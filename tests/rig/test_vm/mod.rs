@@ -1,12 +1,12 @@
-//! The node: a machine with a real KVM, pure cgroup v2 and all of a distribution's kernel, made
-//! by QEMU where the machine below has none of it.
+//! The test VM: a machine with a real KVM, pure cgroup v2 and all of a distribution's kernel, made
+//! by QEMU where the host has none of it.
 //!
 //! Its processor is emulated (TCG), AMD's virtualisation with nested paging included; its kernel
-//! is Debian's ([`debian_kernel`]); its root is the machine below's own over 9p, read-only under a
-//! tmpfs overlay, so that everything is at its usual path and nothing outlives the node. What is
+//! is Debian's ([`debian_kernel`]); its root is the host's own over 9p, read-only under a
+//! tmpfs overlay, so that everything is at its usual path and nothing outlives the test VM. What is
 //! read often lies on block images ([`hot`]). Its PID 1 is this program again ([`init`]).
 //!
-//! [`Node::run`] runs one command in one. With [`Node::instructions`] all clocks inside count
+//! [`TestVm::run`] runs one command in one. With [`TestVm::instructions`] all clocks inside count
 //! instructions: one nanosecond each.
 
 pub mod debian_kernel;
@@ -31,24 +31,24 @@ use crate::containerd::make_directory;
 use crate::leftovers::MARK;
 use crate::qemu::Qemu;
 use crate::transcript::Transcript;
-use crate::{command, guard, part};
+use crate::{command, guard, part, rerun};
 use debian_kernel::DebianKernel;
 use job::{Hot, Job};
 use terminal::Saved;
 
-/// A disk that the node is to have besides its own.
+/// A disk that the test VM is to have besides its own.
 #[derive(Clone, Debug)]
 pub enum Disk {
-    /// An empty one of so many bytes, gone with the node.
+    /// An empty one of so many bytes, gone with the test VM.
     Empty(u64),
     /// A file or device that is there; what is written to it stays.
     Existing(PathBuf),
 }
 
-/// A node to be started.
+/// A test VM to be started.
 #[derive(Clone, Debug)]
-pub struct Node {
-    /// How many CPUs. With more than one, guests in the node may stand still: see
+pub struct TestVm {
+    /// How many CPUs. With more than one, guests in the test VM may stand still: see
     /// [`Prepared::qemu`].
     pub cpus: u32,
     /// How much memory, in MiB.
@@ -65,17 +65,17 @@ pub struct Node {
     pub limit: Option<Duration>,
     /// Files and directories to put on a block image, besides the counterparts if they are built.
     pub hot: Vec<PathBuf>,
-    /// Directories of the machine below that the node may write to.
+    /// Directories of the host that the test VM may write to.
     pub writable: Vec<PathBuf>,
     /// Where the command is started.
     pub directory: PathBuf,
     /// More of its environment.
     pub environment: Vec<(String, String)>,
-    /// Where everything the node says is kept.
+    /// Where everything the test VM says is kept.
     pub transcript: PathBuf,
 }
 
-/// How a node's command ended.
+/// How a test VM's command ended.
 #[derive(Debug)]
 pub struct Ended {
     /// The exit code, or 128 plus the signal that ended it.
@@ -87,14 +87,14 @@ pub struct Ended {
 }
 
 /// The processor: as much of the one named as TCG can (and no word about the rest), with AMD's
-/// virtualisation. Without XSAVE, and so without AVX: TCG lets a guest of the node set XCR0 without
-/// telling the node's KVM, which then puts back what it knew, and the guest loses registers.
+/// virtualisation. Without XSAVE, and so without AVX: TCG lets a guest of the test VM set XCR0 without
+/// telling the test VM's KVM, which then puts back what it knew, and the guest loses registers.
 const PROCESSOR: &str = "EPYC,+svm,+npt,-xsave,-avx,-avx2,-fma,-f16c,check=off";
 
-/// How many of a failed node's last lines an error shows.
+/// How many of a failed test VM's last lines an error shows.
 const LAST_LINES: usize = 25;
 
-impl Default for Node {
+impl Default for TestVm {
     fn default() -> Self {
         Self {
             cpus: 1,
@@ -119,10 +119,10 @@ fn repository() -> PathBuf {
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-impl Node {
-    /// Runs a command in a new node. What it prints goes to `show` as it comes.
+impl TestVm {
+    /// Runs a command in a new test VM. What it prints goes to `show` as it comes.
     ///
-    /// An error means that the node failed, not the command: it says why, with the last lines of
+    /// An error means that the test VM failed, not the command: it says why, with the last lines of
     /// what was heard.
     pub fn run(&self, command: &[&str], show: impl FnMut(&[u8]) + Send + 'static) -> Result<Ended> {
         let prepared = Prepared::new(self, command, None)?;
@@ -139,12 +139,12 @@ impl Node {
         prepared.watch(self, qemu, command.join(" "), show)
     }
 
-    /// Runs this very program's part again in a new node, with these arguments, as `name` in reports.
+    /// Runs this very program's part again in a new test VM, with these arguments, as `name` in reports.
     /// What it prints is shown; its exit code is answered.
     pub fn run_again(mut self, name: &str, arguments: &[String]) -> Result<ExitCode> {
         let reports = cache::directory()?.join("reports");
         fs::create_dir_all(&reports)?;
-        self.transcript = reports.join(format!("node-{name}.log"));
+        self.transcript = reports.join(format!("test-vm-{name}.log"));
         self.writable.push(reports);
         let program = std::env::current_exe()?;
         let mut command = vec![program.to_string_lossy().into_owned()];
@@ -154,16 +154,18 @@ impl Node {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let ended = match self.run(&words, show) {
             Err(error) if error.is::<Crash>() => {
-                eprintln!("{error:#}\nQEMU crashed, not what runs in it: once more, in a new node");
+                eprintln!(
+                    "{error:#}\nQEMU crashed, not what runs in it: once more, in a new test VM"
+                );
                 self.run(&words, show)
             }
             outcome => outcome,
         };
-        let ended = ended.with_context(|| format!("running {name} in a node"))?;
+        let ended = ended.with_context(|| format!("running {name} in a test VM"))?;
         Ok(ExitCode::from(ended.code))
     }
 
-    /// Runs a command in a new node on our own terminal.
+    /// Runs a command in a new test VM on our own terminal.
     pub fn run_on_terminal(&self, command: &[&str]) -> Result<Ended> {
         let terminal = Saved::of_standard_input()?;
         let prepared = Prepared::new(self, command, Some(terminal.size()))?;
@@ -175,7 +177,7 @@ impl Node {
     }
 }
 
-/// QEMU itself crashed, as it did once on 2026-11-26, in a node with many guests.
+/// QEMU itself crashed, as it did once on 2026-11-26, in a test VM with many guests.
 #[derive(Debug)]
 pub struct Crash(String);
 
@@ -187,7 +189,7 @@ impl fmt::Display for Crash {
 
 impl std::error::Error for Crash {}
 
-/// A node's directory, with all that QEMU needs, and its guard.
+/// A test VM's directory, with all that QEMU needs, and its guard.
 struct Prepared {
     directory: PathBuf,
     qemu: Qemu,
@@ -209,7 +211,7 @@ impl Drop for Prepared {
 }
 
 impl Prepared {
-    fn new(node: &Node, command: &[&str], terminal: Option<(u16, u16)>) -> Result<Self> {
+    fn new(vm: &TestVm, command: &[&str], terminal: Option<(u16, u16)>) -> Result<Self> {
         let (qemu, kernel) = (Qemu::ensure()?, DebianKernel::ensure()?);
         let directory = make_directory()?;
         let mut prepared = Self {
@@ -223,7 +225,7 @@ impl Prepared {
         fs::create_dir(at("share"))?;
         initramfs(&prepared.kernel, &at("initramfs"))?;
         let mut disks = Vec::new();
-        for disk in &node.disks {
+        for disk in &vm.disks {
             disks.push(match disk {
                 Disk::Existing(path) => (path.clone(), false),
                 Disk::Empty(size) => {
@@ -244,38 +246,38 @@ impl Prepared {
         // Guests are booted by it, too.
         let qemu = [prepared.qemu.directory().to_owned()];
         add(hot::of_cache(&qemu)?, &qemu);
-        let mut environment = environment(node);
+        let mut environment = environment(vm);
         if let Some(built) = crate::tools::find_built()? {
             add(hot::of_cache(&built)?, &built);
             let list = std::env::join_paths(&built)?.to_string_lossy().into_owned();
             environment.push((crate::tools::PREBUILT.to_owned(), list));
         }
-        if !node.hot.is_empty() {
+        if !vm.hot.is_empty() {
             let image = at("hot.ext4");
-            hot::image(&node.hot, &image)?;
-            add(image, &node.hot);
+            hot::image(&vm.hot, &image)?;
+            add(image, &vm.hot);
         }
         let job = Job {
             command: command.iter().map(|&word| word.to_owned()).collect(),
-            directory: node.directory.clone(),
+            directory: vm.directory.clone(),
             environment,
             terminal,
-            read_only: node.read_only,
-            systemd: node.systemd,
+            read_only: vm.read_only,
+            systemd: vm.systemd,
             modules: prepared.kernel.modules(),
             hot,
-            writable: node.writable.clone(),
+            writable: vm.writable.clone(),
         };
         fs::write(job::file(&at("share")), serde_json::to_vec_pretty(&job)?)?;
         prepared.disks = disks;
         Ok(prepared)
     }
 
-    fn qemu(&self, node: &Node) -> Result<Command> {
+    fn qemu(&self, vm: &TestVm) -> Result<Command> {
         let mut qemu = self.qemu.command();
         qemu.args(["-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-cpu", PROCESSOR]);
-        let clock = if node.instructions {
+        let clock = if vm.instructions {
             // Sleeping takes no time: the clock is moved to when somebody wants to wake.
             qemu.args(["-accel", "tcg", "-icount", "shift=0,sleep=off"])
                 .args(["-rtc", "clock=vm,base=2026-01-01", "-smp", "1"])
@@ -285,7 +287,7 @@ impl Prepared {
             "tsc_early_khz=1000000 nokaslr norandmaps".to_owned()
         } else {
             // All processors in one thread of QEMU's, in turn. With a thread for each, one may
-            // translate code anew while another patches it, and keep the old; and the node's
+            // translate code anew while another patches it, and keep the old; and the test VM's
             // kernel patches itself all the time: now and then it crashed on a busy machine.
             //
             // In turn, what concerns one processor stops all of them, and that is bad for guests:
@@ -294,7 +296,7 @@ impl Prepared {
             // raises it once more, whether the guest has disabled interrupts or not. One processor
             // alone is stopped for its own interrupts only, which end the guest's turn first.
             qemu.args(["-accel", "tcg,thread=single"])
-                .args(["-smp", &node.cpus.to_string()]);
+                .args(["-smp", &vm.cpus.to_string()]);
             format!("tsc_early_khz={}", time_stamp_khz())
         };
         let share = |tag: &str, path: &Path, more: &str| {
@@ -303,7 +305,7 @@ impl Prepared {
                 escaped(path)
             )
         };
-        qemu.args(["-m", &node.memory.to_string()])
+        qemu.args(["-m", &vm.memory.to_string()])
             .arg("-kernel")
             .arg(self.kernel.image()?)
             .arg("-initrd")
@@ -322,7 +324,7 @@ impl Prepared {
             // What the kernel says, and QEMU's own complaints.
             .args(["-serial", "file:/proc/self/fd/2"])
             .stderr(Stdio::piped());
-        for (number, path) in node.writable.iter().enumerate() {
+        for (number, path) in vm.writable.iter().enumerate() {
             qemu.arg("-virtfs")
                 .arg(share(&job::writable_tag(number), path, ""));
         }
@@ -347,13 +349,13 @@ impl Prepared {
     /// Starts QEMU and sees it through to its end.
     fn watch(
         &self,
-        node: &Node,
+        vm: &TestVm,
         mut qemu: Command,
         what: String,
         show: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Ended> {
         let started = Instant::now();
-        let transcript = Transcript::create(&node.transcript)?;
+        let transcript = Transcript::create(&vm.transcript)?;
         let mut child = qemu.spawn().context("starting QEMU")?;
         let mut readers = Vec::new();
         if let Some(pipe) = child.stdout.take() {
@@ -373,7 +375,7 @@ impl Prepared {
             if let Some(status) = child.try_wait()? {
                 break status;
             }
-            if node.limit.is_some_and(|limit| started.elapsed() > limit) {
+            if vm.limit.is_some_and(|limit| started.elapsed() > limit) {
                 late = true;
                 child.kill()?;
             }
@@ -392,17 +394,17 @@ impl Prepared {
             }),
             (Err(_), boot) => {
                 let said = transcript.last_lines(LAST_LINES);
-                let limit = node.limit.unwrap_or_default();
+                let limit = vm.limit.unwrap_or_default();
                 match (late, boot) {
                     (true, Some(_)) => {
-                        bail!("`{what}` was still running in the node after {limit:?}; {said}")
+                        bail!("`{what}` was still running in the test VM after {limit:?}; {said}")
                     }
                     (true, None) => {
-                        bail!("the node had not started `{what}` after {limit:?}; {said}")
+                        bail!("the test VM had not started `{what}` after {limit:?}; {said}")
                     }
                     (false, _) => {
                         let why = format!(
-                            "the node ended ({status}) before `{what}` did, after {wall:.1?}; {said}"
+                            "the test VM ended ({status}) before `{what}` did, after {wall:.1?}; {said}"
                         );
                         Err(match status.signal() {
                             Some(libc::SIGSEGV | libc::SIGBUS | libc::SIGABRT) => Crash(why).into(),
@@ -415,20 +417,20 @@ impl Prepared {
     }
 }
 
-/// Whether we are in a node ourselves.
+/// Whether we are in a test VM ourselves.
 pub fn inside() -> bool {
     job::file(Path::new(job::SHARE)).exists()
 }
 
-/// Shows what a command in the node prints as if it ran here.
+/// Shows what a command in the test VM prints as if it ran here.
 pub fn show(bytes: &[u8]) {
     let mut out = std::io::stdout();
     // Whoever read it may have gone.
     drop(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
-/// How fast this machine's time stamp counter counts, which is also the node's: measured here,
-/// because a node on a busy machine measures it wrongly, and its clock then runs at another speed.
+/// How fast this machine's time stamp counter counts, which is also the test VM's: measured here,
+/// because a test VM on a busy machine measures it wrongly, and its clock then runs at another speed.
 fn time_stamp_khz() -> u64 {
     // SAFETY: every x86-64 processor has the instruction; it changes nothing.
     let now = || (Instant::now(), unsafe { core::arch::x86_64::_rdtsc() });
@@ -450,8 +452,8 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// What a command in the node finds in its environment: ours, as far as it means the same there.
-fn environment(node: &Node) -> Vec<(String, String)> {
+/// What a command in the test VM finds in its environment: ours, as far as it means the same there.
+fn environment(vm: &TestVm) -> Vec<(String, String)> {
     let mut variables = vec![(
         "PATH".to_owned(),
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
@@ -470,7 +472,11 @@ fn environment(node: &Node) -> Vec<(String, String)> {
             variables.push((name.to_owned(), value));
         }
     }
-    variables.extend(node.environment.iter().cloned());
+    // What is left of it when the command starts, but for some seconds.
+    if let Some(left) = rerun::left() {
+        variables.push((rerun::VARIABLE.to_owned(), left.as_secs().to_string()));
+    }
+    variables.extend(vm.environment.iter().cloned());
     variables
 }
 

@@ -1,4 +1,4 @@
-//! PID 1 of the node, which is this program again: from the initramfs to the command's end.
+//! PID 1 of the test VM, which is this program again: from the initramfs to the command's end.
 //!
 //! It loads the kernel's modules, puts the root together, starts the command, reaps what is left
 //! to it, writes down how the command ended and turns the machine off. With systemd as PID 1 it
@@ -23,9 +23,9 @@ use nix::unistd::{chdir, chroot};
 use super::job::{self, Job};
 
 /// By this in its environment the program knows that it is to run the job under systemd.
-const SERVICE: &str = "TREFOIL_NODE_SERVICE";
+const SERVICE: &str = "TREFOIL_TEST_VM_SERVICE";
 
-/// Every program that starts a node calls this first: it returns unless we are in one.
+/// Every program that starts a test VM calls this first: it returns unless we are in one.
 pub fn take_part() -> Result<()> {
     let service = std::env::var_os(SERVICE).is_some();
     let first = std::process::id() == 1 && Path::new("/modules").is_dir();
@@ -38,11 +38,11 @@ pub fn take_part() -> Result<()> {
         start().and_then(|()| work())
     };
     if let Err(error) = outcome {
-        eprintln!("the node failed: {error:#}");
+        eprintln!("the test VM failed: {error:#}");
     }
     nix::unistd::sync();
-    // Nothing is on a disk of the node's own.
-    reboot(RebootMode::RB_POWER_OFF).context("turning the node off")?;
+    // Nothing is on a disk of the test VM's own.
+    reboot(RebootMode::RB_POWER_OFF).context("turning the test VM off")?;
     Ok(())
 }
 
@@ -150,9 +150,9 @@ fn start() -> Result<()> {
             options,
         )?;
     }
-    fs::copy("/init", below(Path::new("/run/trefoil-node-init")))?;
+    fs::copy("/init", below(Path::new("/run/trefoil-test-vm-init")))?;
     fs::set_permissions(
-        below(Path::new("/run/trefoil-node-init")),
+        below(Path::new("/run/trefoil-test-vm-init")),
         PermissionsExt::from_mode(0o755),
     )?;
     if job.read_only {
@@ -170,7 +170,7 @@ fn start() -> Result<()> {
     chroot(".")?;
     chdir("/")?;
     loopback_up()?;
-    nix::unistd::sethostname("node")?;
+    nix::unistd::sethostname("test-vm")?;
     if job.systemd {
         become_systemd()
     } else {
@@ -178,7 +178,7 @@ fn start() -> Result<()> {
     }
 }
 
-/// Where a path of the machine below is before the root is changed.
+/// Where a path of the host is before the root is changed.
 fn below(path: &Path) -> PathBuf {
     Path::new("/new").join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -229,7 +229,7 @@ fn load_modules(directory: &Path) -> Result<()> {
 fn read_job(share: &Path) -> Result<Job> {
     let file = job::file(share);
     let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-    serde_json::from_slice(&text).context("reading what the node is to do")
+    serde_json::from_slice(&text).context("reading what the test VM is to do")
 }
 
 fn loopback_up() -> Result<()> {
@@ -248,18 +248,18 @@ fn become_systemd() -> Result<()> {
     let units = Path::new("/run/systemd/system");
     fs::create_dir_all(units)?;
     fs::write(
-        units.join("trefoil-node.target"),
-        "[Unit]\nRequires=trefoil-node.service\nAllowIsolate=yes\n",
+        units.join("trefoil-test-vm.target"),
+        "[Unit]\nRequires=trefoil-test-vm.service\nAllowIsolate=yes\n",
     )?;
     fs::write(
-        units.join("trefoil-node.service"),
+        units.join("trefoil-test-vm.service"),
         format!(
             "[Unit]\nRequires=dbus.socket\nAfter=dbus.socket\n\n\
-             [Service]\nType=exec\nEnvironment={SERVICE}=1\nExecStart=/run/trefoil-node-init\n\
+             [Service]\nType=exec\nEnvironment={SERVICE}=1\nExecStart=/run/trefoil-test-vm-init\n\
              StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\nDelegate=yes\n"
         ),
     )?;
-    // What an operating system wants before anything else would go through the machine below's
+    // What an operating system wants before anything else would go through the host's
     // files, for minutes if there are many.
     for wanted in [
         "/lib/systemd/system/sysinit.target.wants",
@@ -274,7 +274,7 @@ fn become_systemd() -> Result<()> {
         }
     }
     let error = Command::new("/lib/systemd/systemd")
-        .arg("--unit=trefoil-node.target")
+        .arg("--unit=trefoil-test-vm.target")
         .exec();
     Err(error).context("becoming systemd")
 }
@@ -286,7 +286,7 @@ fn work() -> Result<()> {
     let (program, arguments) = job
         .command
         .split_first()
-        .context("the node has nothing to do")?;
+        .context("the test VM has nothing to do")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -347,7 +347,7 @@ fn output_port() -> Result<File> {
                 .with_context(|| format!("opening {}", device.display()));
         }
     }
-    bail!("the node has no virtio port {:?}", job::OUTPUT_PORT)
+    bail!("the test VM has no virtio port {:?}", job::OUTPUT_PORT)
 }
 
 /// Makes the virtio console the command's controlling terminal.
@@ -361,7 +361,7 @@ fn on_terminal(command: &mut Command, (rows, columns): (u16, u16)) -> Result<()>
         .read(true)
         .write(true)
         .open(path)
-        .context("opening the node's terminal")?;
+        .context("opening the test VM's terminal")?;
     // A size is a convenience: without it programs take the usual one.
     let resize = Command::new("stty")
         .args(["rows", &rows.to_string(), "cols", &columns.to_string()])

@@ -67,7 +67,8 @@ pub fn send(
     let mut control = SendAncillaryBuffer::new(&mut space);
     let rights = SendAncillaryMessage::ScmRights(descriptors);
     let fits = descriptors.len() <= MOST_DESCRIPTORS;
-    if !descriptors.is_empty() && !(fits && control.push(rights)) {
+    let pushed = descriptors.is_empty() || (fits && control.push(rights));
+    if !pushed {
         return Err(Errno::EMSGSIZE);
     }
     let flags = match wait {

@@ -175,10 +175,10 @@ fn no_annotation_lowers() {
         );
     }
     for (annotation, expected) in [
-        (r#""trefoil.dev/isolation": """#, r#"is "": it must be"#),
+        (r#""trefoil.dev/isolation": """#, r#"is ""; it must be"#),
         (
             r#""trefoil.dev/isolation": "none""#,
-            r#"is "none": it must be"#,
+            r#"is "none"; it must be"#,
         ),
         (
             r#""trefoil.dev/floor": "namespace""#,

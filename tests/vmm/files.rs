@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
 use rig::probe::failed;
 use trefoil_core::Mount;
-use trefoil_files::parent::{self, Jail, Server};
+use trefoil_files::parent::{self, Flush, Jail, Server};
 use trefoil_files::tree::{Changes, Source, Tree};
 use trefoil_vmm::process::Start;
 
@@ -76,6 +76,7 @@ fn with_guest(
         uid: 70_019,
         gid: 70_020,
         guest_mib: mib,
+        flush: Flush::WhereLocked,
     };
     let (server, vmm) = parent::start(&start, &jail)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -13,6 +13,7 @@ use trefoil_core::{
     ContainerRecord, Context, Isolation, Prepared, Provider, Result, Runtime, SandboxConfig,
     ShimCgroup,
 };
+use trefoil_files::parent::Flush;
 use trefoil_os::mountinfo;
 use trefoil_vmm::configuration::MOST_CPUS;
 
@@ -67,8 +68,14 @@ const LONGEST_BOOT: u64 = 600;
 impl Settings {
     /// What the table says; the defaults where it says nothing.
     fn read(table: &settings::Settings) -> Result<Self> {
+        let kernel = table.path("kernel", "vmlinux")?;
         Ok(Self {
-            kernel: table.path("kernel", "vmlinux")?,
+            // Another than the installed one may be without our patches.
+            flush: match kernel == table.share.join("vmlinux") {
+                true => Flush::WhereLocked,
+                false => Flush::EachClose,
+            },
+            kernel,
             initramfs: table.path("image", "initramfs")?,
             agent: table.path("agent", "agent")?,
             default_cpus: table.number("default-cpus", 1, cpus)?,
@@ -223,6 +230,9 @@ mod tests {
         let settings = Settings::read(&settings::Settings::new("/share".into())).expect("right");
         assert_eq!((settings.default_cpus, settings.default_memory), (1, 512));
         assert_eq!(settings.kernel, Path::new("/share/vmlinux"));
+        assert_eq!(settings.flush, Flush::WhereLocked);
+        let own = Settings::read(&table("kernel", Set::Text("/boot/vmlinux".into())));
+        assert_eq!(own.expect("right").flush, Flush::EachClose);
         assert_eq!(settings.agent, Path::new("/share/agent"));
         assert_eq!((settings.overhead, settings.boot_limit.as_secs()), (40, 30));
     }

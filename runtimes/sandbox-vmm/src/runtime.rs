@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use trefoil_core::{Result, Runtime, Sandbox, SandboxConfig};
 
+use trefoil_files::parent::Flush;
+
 use crate::sandbox::MicroVmSandbox;
 
 /// What the node's configuration says of microVMs.
@@ -14,6 +16,8 @@ use crate::sandbox::MicroVmSandbox;
 pub(crate) struct Settings {
     /// The guest's kernel: an ELF file with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
+    /// Of which closes of a file that kernel tells.
+    pub flush: Flush,
     /// The initramfs that holds the guest's init.
     pub initramfs: PathBuf,
     /// The agent's program, which guests are shown.

@@ -156,7 +156,7 @@ impl MicroVmSandbox {
         }
         let (shares, files) = {
             let _label = label(config)?;
-            Shares::start(pod, &embryo, &identity, size, cgroup)?
+            Shares::start(pod, settings, &embryo, &identity, size, cgroup)?
         };
         phases.done("processes");
         let machine = embryo.launch(&Plan {

@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::machine::Embryo;
 use crate::parts::FILES;
 use crate::rootfs::{self, Rootfs};
+use crate::runtime::Settings;
 use crate::size::Size;
 use crate::specification::{self, Pod, Volume};
 use crate::watch::{self, Watch};
@@ -91,6 +92,7 @@ impl Shares {
     /// Starts the pod's file server, in its cgroup: what shares, and what the machine is to be handed.
     pub fn start(
         pod: &str,
+        settings: &Settings,
         embryo: &Embryo,
         identity: &Identity,
         size: Size,
@@ -107,6 +109,7 @@ impl Shares {
             uid: identity.files,
             gid: identity.files,
             guest_mib: size.memory,
+            flush: settings.flush,
         };
         let (server, connection) = parent::start(&start, &jail)?;
         let shares = Self {

@@ -22,6 +22,19 @@ pub struct Launch {
     pub gid: u32,
     /// How many files it may hold open for the guest.
     pub files: u32,
+    /// Of which closes the guest's kernel tells.
+    pub flush: Flush,
+}
+
+/// Of which closes of a file the guest's kernel is to tell, by FLUSH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flush {
+    /// Of each, where the file was opened to be written: Linux tells of all or of none.
+    #[default]
+    EachClose,
+    /// Of those of files that somebody has locked, whatever it is asked for: `guest/kernel/flush.patch`.
+    WhereLocked,
 }
 
 /// A name in the root of what is shared, or, as `filesystem/name`, in a directory of the root that

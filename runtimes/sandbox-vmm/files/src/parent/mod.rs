@@ -15,6 +15,7 @@ pub use trefoil_jail::Start;
 use trefoil_jail::{Child, control};
 use trefoil_os::{apart, detached, lock};
 
+pub use crate::message::Flush;
 use crate::message::{Change, Launch};
 use crate::server::exit::Exit;
 use crate::tree::{self, Shown, Source, Tree};
@@ -43,6 +44,8 @@ pub struct Jail {
     /// How much memory the guest has, in MiB. It bounds how many files the server may have to
     /// remember: a guest's kernel needs about 1 KiB to know a file.
     pub guest_mib: u32,
+    /// Of which closes the guest's kernel tells.
+    pub flush: Flush,
 }
 
 /// A pod's file server. It is killed when this is dropped.
@@ -81,6 +84,7 @@ pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
             .guest_mib
             .saturating_mul(1 << 10)
             .clamp(LEAST_FILES, MOST_FILES),
+        flush: jail.flush,
     };
     process
         .launch(&launch, &[theirs.as_fd(), changes.as_fd()])

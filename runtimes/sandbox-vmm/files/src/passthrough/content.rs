@@ -21,6 +21,7 @@ use crate::fuse::wire::{
     OutHeader, ReadIn, ReleaseIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, Wire, WriteIn,
     WriteOut,
 };
+use crate::message::Flush;
 use crate::tree::Changes;
 
 /// What of a guest's flags is passed on when a file is opened.
@@ -67,10 +68,10 @@ impl Passthrough {
             let flags = OFlag::from_bits_retain((flags & PASSED).cast_signed());
             fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         }
-        // At close, some servers tell what became of what was written. Who closes a file that was locked is
-        // told all the same, by the guest kernel's `flush.patch`.
         let is_read = flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned();
-        if is_read || kind.local {
+        // At close, a filesystem that isn't local tells what became of what was written.
+        let is_quiet = kind.local && self.tables().flush == Flush::WhereLocked;
+        if is_read || is_quiet {
             open_flags |= FOPEN_NOFLUSH;
         }
         if belongs.shown.changes == Changes::GuestOnly {

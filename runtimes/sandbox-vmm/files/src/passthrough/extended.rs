@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
+use rustix::fs::{XattrFlags, getxattr, getxattr_query, listxattr, removexattr, setxattr};
 
 use super::{Passthrough, overlay, place};
 use crate::fuse::Outcome;
@@ -30,7 +30,12 @@ impl Passthrough {
         let hosts = overlay::to_hosts(name, Errno::ENODATA)?;
         let place = place(self.attributed(request)?.as_fd());
         let outcome = self.say_value(size, |room| {
-            getxattr(place.as_c_str(), &*hosts, room).map_err(errno)
+            // rustix has a function of its own for asking how long it is.
+            let length = match room.is_empty() {
+                true => getxattr_query(place.as_c_str(), &*hosts),
+                false => getxattr(place.as_c_str(), &*hosts, room),
+            };
+            length.map_err(errno)
         });
         match outcome {
             // The guest's kernel asks for them itself, and would take this for a failure.

@@ -16,6 +16,7 @@ use super::locks::Owners;
 use super::slots::Slots;
 use super::trees::{Belongs, Trees};
 use crate::fuse::Outcome;
+use crate::message::Flush;
 use crate::tree::Shown;
 
 /// What a file opened by the guest is.
@@ -68,6 +69,8 @@ pub struct Tables {
     pub kinds: Kinds,
     /// Who has POSIX locks.
     pub owners: Owners,
+    /// Of which closes the guest's kernel tells.
+    pub flush: Flush,
     /// How many files may be known or open.
     most: usize,
     /// The flags that the guest's kernel and we both know; none before it has begun.
@@ -182,10 +185,16 @@ impl Files {
             trees: Trees::default(),
             kinds: Kinds::default(),
             owners: Owners::default(),
+            flush: Flush::default(),
             most,
             session: None,
             epoch: Epoch::default(),
         }))))
+    }
+
+    /// From now on the guest's kernel tells of these closes.
+    pub fn told_of(&self, flush: Flush) {
+        self.locked().flush = flush;
     }
 
     /// All of it, for this thread alone.

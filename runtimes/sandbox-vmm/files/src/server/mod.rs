@@ -85,6 +85,7 @@ fn run(launch: &Launch, descriptors: Vec<OwnedFd>, control: &Arc<Control>) -> Re
         .map_err(|why| format!("open the root: {why}"))?;
     let files = Files::new(root, most as usize);
     let files = files.map_err(|why| format!("look at the root: {why}"))?;
+    files.told_of(launch.flush);
     let back_end = BackEnd::new(UnixStream::from(front_end));
     let crew = Arc::new(Crew::new(back_end, Changes::new(parent), files));
     let hand = Hand::new(Arc::clone(&crew), 0);

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use trefoil_core::{ErrorKind, Mount};
-use trefoil_files::parent::{Jail, Server, Start, start};
+use trefoil_files::parent::{Flush, Jail, Server, Start, start};
 use trefoil_files::server::exit::Exit;
 use trefoil_files::server::filter;
 use trefoil_files::tree::{Changes, Source, Tree};
@@ -46,6 +46,7 @@ const JAIL: Jail = Jail {
     uid: 54321,
     gid: 54322,
     guest_mib: 64,
+    flush: Flush::WhereLocked,
 };
 
 /// Starts this program as a server.

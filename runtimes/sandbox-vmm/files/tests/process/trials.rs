@@ -233,7 +233,7 @@ fn trees() {
 /// Mounts a mount namespace at a file, as snapd does. Linux 6.18 takes some that are newer than ours for
 /// older ones, and refuses those.
 fn pin(place: &Path) {
-    const TRIES: usize = 50;
+    const TRIES: usize = 500;
     let pinned = (0..TRIES).any(|_| {
         let mut child = Command::new("unshare")
             .args(["--mount", "sh", "-c", "echo; read end"])

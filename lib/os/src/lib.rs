@@ -4,7 +4,7 @@
 //! travel over sockets ([`message`]), mounts that hang nowhere ([`detached`]), the table of mounts
 //! ([`mountinfo`]), loop devices ([`loops`]), what has no safe wrapper elsewhere ([`pidfd`],
 //! [`descriptors`], [`keyring`], [`process`]). With the feature `event-loop` come those that wait: children
-//! ([`child`]), relays of bytes ([`relay`]), work on a thread of its own ([`apart`]).
+//! ([`child`]), relays of bytes ([`relay`]), work on a thread of its own ([`apart()`]).
 //!
 //! This crate knows no pod, no container and no runtime, and decides nothing. A function that may be
 //! called between fork and execve says so.

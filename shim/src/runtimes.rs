@@ -16,14 +16,7 @@ pub static PROVIDERS: &[&dyn Provider] = &[
 
 /// The runtime of an isolation, if there is one.
 pub fn provider(isolation: Isolation) -> Option<&'static dyn Provider> {
-    find(PROVIDERS, isolation)
-}
-
-fn find(
-    providers: &'static [&'static dyn Provider],
-    isolation: Isolation,
-) -> Option<&'static dyn Provider> {
-    let found = providers
+    let found = PROVIDERS
         .iter()
         .find(|provider| provider.isolation() == isolation);
     found.copied()

@@ -67,14 +67,15 @@ impl Cgroup {
     }
 
     /// Kills what still runs in the cgroup, waits until it has ended, at most 5 s, and removes the cgroup.
-    /// Returns how many processes there were. Each of both is tried.
+    /// Returns how many processes there were. It is removed, if that can be, even where killing has failed.
     ///
     /// # Errors
     /// The first that failed.
     pub fn kill_and_remove(&self) -> Result<usize> {
         let killed = self.kill_left_behind();
-        self.remove()?;
-        killed
+        let removed = self.remove();
+        let count = killed?;
+        removed.map(|()| count)
     }
 
     fn kill_left_behind(&self) -> Result<usize> {

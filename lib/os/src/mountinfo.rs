@@ -1,4 +1,5 @@
-//! The kernel's table of mounts, `/proc/<pid>/mountinfo`, as in proc_pid_mountinfo(5).
+//! The kernel's table of mounts, `/proc/<pid>/mountinfo`, as in proc_pid_mountinfo(5), and taking mounts
+//! away that somebody has left.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

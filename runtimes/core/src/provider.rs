@@ -62,8 +62,11 @@ pub trait Provider: Sync {
 
     /// What must be on disk before a pod is made, so that [`Provider::clean_up_sandbox`] can remove what
     /// the pod leaves beside its containers if its server is killed; `None` if that is nothing.
-    fn sandbox_record(&self, _: &SandboxConfig) -> Option<Value> {
-        None
+    ///
+    /// # Errors
+    /// If it can't be written down. Then there must be no such pod.
+    fn sandbox_record(&self, _: &SandboxConfig) -> Result<Option<Value>> {
+        Ok(None)
     }
 
     /// Removes what a pod has left beside its containers, by its [`Provider::sandbox_record`], which an

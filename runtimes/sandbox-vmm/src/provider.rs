@@ -161,9 +161,10 @@ impl Provider for MicroVms {
         unsafe { parts::serve_as(name) }
     }
 
-    fn sandbox_record(&self, config: &SandboxConfig) -> Option<Value> {
-        // A record of strings and paths; one that can't be written is written empty, and refused there.
-        Some(serde_json::to_value(CleanupRecord::of(config)).unwrap_or_default())
+    fn sandbox_record(&self, config: &SandboxConfig) -> Result<Option<Value>> {
+        serde_json::to_value(CleanupRecord::of(config))
+            .map(Some)
+            .context(|| "write down what cleaning up after the pod takes")
     }
 
     fn clean_up_sandbox(&self, record: &Value) -> Result<Vec<String>> {
@@ -270,6 +271,21 @@ mod tests {
             let why = PROVIDER.check(&table(key.name, wrong)).expect_err(key.name);
             assert!(why.to_string().starts_with(key.name), "{why}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_could_not_be_cleaned_up_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let mut config = SandboxConfig::default();
+        assert!(
+            PROVIDER
+                .sandbox_record(&config)
+                .expect("a record")
+                .is_some()
+        );
+        config.bundle = std::ffi::OsString::from_vec(vec![b'/', 0xff]).into();
+        let why = PROVIDER.sandbox_record(&config).expect_err("no text");
+        assert!(why.to_string().contains("cleaning up"), "{why}");
     }
 
     #[test]

@@ -214,7 +214,7 @@ impl Pod {
         self.sandbox
             .get_or_try_init(|| async {
                 let config = sandbox_config::of(&self.id, &self.namespace, bundle, spec)?;
-                let record = self.provider.sandbox_record(&config);
+                let record = self.provider.sandbox_record(&config)?;
                 let record = record.map(|record| (self.provider.isolation(), record));
                 self.record.sandbox(record)?;
                 let sandbox = match self.runtime.create_sandbox(config).await {

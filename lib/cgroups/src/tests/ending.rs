@@ -69,6 +69,18 @@ fn cgroups_that_a_container_made_go_with_it() {
     }
 }
 
+#[test]
+fn what_is_left_behind_is_killed_and_counted() {
+    let mut rig = Rig::new();
+    rig.run("trap '' TERM; sleep 100 & sleep 100");
+    eventually("the shell's children", || {
+        rig.cgroup.processes().unwrap().len() == 3
+    });
+    assert_eq!(rig.cgroup.kill_and_remove().unwrap(), 3);
+    assert!(!rig.cgroup.exists());
+    assert_eq!(rig.cgroup.kill_and_remove().unwrap(), 0);
+}
+
 /// A path can't be as long as cgroups can be deep.
 #[test]
 fn cgroups_nested_deeper_than_a_path_is_long() {

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use trefoil_os::descriptors::close_from;
 
 use super::message::{Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, parse};
 use super::packet;
@@ -49,8 +50,8 @@ impl Control {
     ///
     /// It is called once, and before anything in this process has opened a descriptor.
     pub unsafe fn take() -> Result<Self, Failure> {
-        // SAFETY: the call takes numbers. By our contract nobody uses one of the descriptors.
-        unsafe { libc::close_range((CONTROL + 1).unsigned_abs(), u32::MAX, 0) };
+        // SAFETY: by our contract nobody uses one of the descriptors.
+        unsafe { close_from((CONTROL + 1).unsigned_abs()) };
         // SAFETY: the call takes a number.
         if unsafe { libc::fcntl(CONTROL, libc::F_GETFD) } < 0 {
             return Err(not_ours("there is none"));

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-use super::error::{Doing, Error, Result};
+use super::error::{Doing, Result, is_absence, is_refusal, used};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
 use trefoil_os::rootless::in_user_namespace;
@@ -22,6 +22,10 @@ const MODE: u32 = 0o755;
 
 /// How often a directory is made anew that another container's removal took away.
 const TRIES: usize = 5;
+
+/// What is said where the cgroups are not this user namespace's.
+const NOT_DELEGATED: &str = "in a user namespace (rootless containerd) containers take a cgroup v2 that was \
+                             delegated to it";
 
 impl Cgroup {
     /// Makes the cgroup for a new container. Its parents stay when it is removed.
@@ -39,10 +43,12 @@ impl Cgroup {
         if self.is_unit() {
             return Ok(None);
         }
-        self.make().map_err(|why| match why.is_refusal() {
-            true if in_user_namespace() => Error::NotDelegated(Box::new(why)),
-            _ => why,
-        })?;
+        self.make().map_err(
+            |why| match is_refusal(why.raw_os_error()) && in_user_namespace() {
+                true => why.noting(Some(NOT_DELEGATED.to_owned())),
+                false => why,
+            },
+        )?;
         match &self.layout {
             Layout::V1(_) => Ok(None),
             Layout::V2(dir) => {
@@ -53,12 +59,7 @@ impl Cgroup {
     }
 
     fn refuse_if_used(&self) -> Result<()> {
-        let used = |by: String| {
-            Err(Error::Used {
-                path: self.path().to_path_buf(),
-                by,
-            })
-        };
+        let used = |by: String| Err(used(self.path(), by));
         if !self.exists() {
             return Ok(());
         }
@@ -110,7 +111,7 @@ fn make(dir: &Path, relative: &Path, prepare: impl Fn(&Path, &Path) -> Result<()
     let mut outcome = attempt();
     for _ in 1..TRIES {
         match &outcome {
-            Err(why) if why.is_absence() => outcome = attempt(),
+            Err(why) if is_absence(why.raw_os_error()) => outcome = attempt(),
             _ => break,
         }
     }
@@ -164,10 +165,7 @@ fn refuse_invalid(parent: &Path, child: &Path) -> Result<()> {
     match file::read(&kind)? {
         Some(kind) if kind.trim() == "domain invalid" => {
             let _ = fs::remove_dir(child);
-            Err(Error::Used {
-                path: child.to_path_buf(),
-                by: format!("{} is threaded", parent.display()),
-            })
+            Err(used(child, format!("{} is threaded", parent.display())))
         }
         _ => Ok(()),
     }

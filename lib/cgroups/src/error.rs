@@ -1,174 +1,88 @@
-//! What can go wrong with a cgroup: one sentence that says what was done, to what, and why not.
+//! What can go wrong with a cgroup: [`trefoil_os::Error`], one sentence that says what was done, to what, and
+//! why not, and that keeps the kernel's number.
 
+use std::fmt::Display;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-/// Result of an operation on a cgroup.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// Why an operation on a cgroup failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file or directory of a cgroup could not be used.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was being done: `read`, `open`, `remove`, …
-        action: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The kernel did not take a value.
-    #[error("cannot write {value:?} to {}: {source}", path.display())]
-    Write {
-        /// The value.
-        value: String,
-        /// The file that did not take it.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A new container can't have its cgroup: it is somebody's.
-    #[error("cannot make {} for a new container: {by}", path.display())]
-    Used {
-        /// The cgroup.
-        path: PathBuf,
-        /// What tells.
-        by: String,
-    },
-    /// The runtime is in a user namespace, and the cgroups are the host's.
-    #[error(
-        "{0}: in a user namespace (rootless containerd) containers take a cgroup v2 that was delegated to it"
-    )]
-    NotDelegated(Box<Error>),
-    /// The container's `cgroupsPath` cannot be used.
-    #[error("cannot use cgroups path {:?} for container {id:?}: {reason}", path.display())]
-    Path {
-        /// The container.
-        id: String,
-        /// The path as the OCI spec gives it.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// The machine has no usable cgroup mount.
-    #[error("cannot find the cgroup hierarchies of this machine: {0}")]
-    Hierarchy(String),
-    /// The machine lacks what was asked for.
-    #[error("cannot {action} {}: the {missing} is not available there", path.display())]
-    Unavailable {
-        /// What was being done.
-        action: &'static str,
-        /// The cgroup.
-        path: PathBuf,
-        /// Controller or file that does not exist.
-        missing: &'static str,
-    },
-    /// Resources that make no sense.
-    #[error("cannot limit {}: {reason}", path.display())]
-    Resources {
-        /// The cgroup.
-        path: PathBuf,
-        /// What is wrong with the resources.
-        reason: String,
-    },
-    /// The kernel did not get there in time.
-    #[error("cannot {action} {}: not done after {} ms", path.display(), waited.as_millis())]
-    Timeout {
-        /// What was being done.
-        action: &'static str,
-        /// The cgroup.
-        path: PathBuf,
-        /// How long was waited.
-        waited: Duration,
-    },
-    /// A process could not be put into the cgroup.
-    #[error("cannot put process {pid} into {}: {reason}", path.display())]
-    Join {
-        /// The process.
-        pid: i32,
-        /// The cgroup.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// A process could not be signalled.
-    #[error("cannot send signal {signal} to process {pid} of {}: {source}", path.display())]
-    Signal {
-        /// The signal's number.
-        signal: i32,
-        /// The process.
-        pid: i32,
-        /// Its cgroup.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The device program was not taken.
-    #[error("cannot {action} of {}: {source}", path.display())]
-    Devices {
-        /// What was being done.
-        action: &'static str,
-        /// The cgroup.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// systemd did not do what was asked.
-    #[error("cannot {action} systemd unit {unit}: {reason}")]
-    Systemd {
-        /// What was being done.
-        action: &'static str,
-        /// The unit.
-        unit: String,
-        /// Why not.
-        reason: String,
-    },
-}
-
-impl Error {
-    /// Whether it says that a file or directory does not exist (any more).
-    pub(super) fn is_absence(&self) -> bool {
-        match self {
-            Self::Io { source, .. } | Self::Write { source, .. } => is_absent(source),
-            _ => false,
-        }
-    }
-
-    /// Whether it says that this process may not.
-    pub(super) fn is_refusal(&self) -> bool {
-        match self {
-            Self::Io { source, .. } | Self::Write { source, .. } => matches!(
-                source.raw_os_error(),
-                Some(libc::EACCES | libc::EPERM | libc::EROFS)
-            ),
-            _ => false,
-        }
-    }
-}
+use nix::unistd::Pid;
+pub use trefoil_os::{Error, Result};
 
 /// Adds what was being done, and to what, to an error of the operating system.
 pub(super) trait Doing<T> {
-    fn doing(self, action: &'static str, path: &Path) -> Result<T>;
+    fn doing(self, action: &str, path: &Path) -> Result<T>;
 }
 
 impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
-    fn doing(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            action,
-            path: path.to_path_buf(),
-            source: source.into(),
-        })
+    fn doing(self, action: &str, path: &Path) -> Result<T> {
+        self.map_err(|source| failed(action, path, source))
     }
+}
+
+/// Something could not be done to a file or a cgroup.
+pub(super) fn failed(action: &str, path: &Path, source: impl Into<io::Error>) -> Error {
+    Error::new(format!("{action} {}", path.display()), source)
+}
+
+/// The kernel did not take a value.
+pub(super) fn not_written(value: &str, path: &Path, source: io::Error) -> Error {
+    Error::new(format!("write {value:?} to {}", path.display()), source)
+}
+
+/// A new container can't have its cgroup: it is somebody's, by what tells so.
+pub(super) fn used(path: &Path, by: impl Into<String>) -> Error {
+    let doing = format!("make {} for a new container", path.display());
+    Error::new(doing, io::Error::other(by.into()))
+}
+
+/// Resources that make no sense.
+pub(super) fn unusable(path: &Path, reason: impl Into<String>) -> Error {
+    Error::invalid(format!("limit {}", path.display()), reason)
+}
+
+/// The machine lacks what was asked for: a controller or a file.
+pub(super) fn unavailable(action: &str, path: &Path, missing: &str) -> Error {
+    let why = format!("the {missing} is not available there");
+    failed(action, path, io::Error::new(io::ErrorKind::NotFound, why))
+}
+
+/// The kernel did not get there in time.
+pub(super) fn timed_out(action: &str, path: &Path, waited: Duration) -> Error {
+    let why = format!("not done after {} ms", waited.as_millis());
+    failed(action, path, io::Error::new(io::ErrorKind::TimedOut, why))
+}
+
+/// A process could not be put into the cgroup.
+pub(super) fn not_joined(pid: Pid, path: &Path, reason: impl Display) -> Error {
+    let doing = format!("put process {pid} into {}", path.display());
+    Error::new(doing, io::Error::other(reason.to_string()))
+}
+
+/// systemd did not do what was asked.
+pub(super) fn by_systemd(action: &str, unit: &str, reason: impl Display) -> Error {
+    let doing = format!("{action} systemd unit {unit}");
+    Error::new(doing, io::Error::other(reason.to_string()))
+}
+
+/// The machine has no usable cgroup mount.
+pub(super) fn no_hierarchy(reason: impl Display) -> Error {
+    let doing = "find the cgroup hierarchies of this machine";
+    Error::new(doing, io::Error::other(reason.to_string()))
 }
 
 /// Whether an error says that the file, its cgroup or its controller does not exist (any more).
 /// Files of a cgroup that was removed while they were open answer with `ENODEV`.
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENODEV | libc::ENOTDIR)
-    )
+    is_absence(error.raw_os_error())
+}
+
+/// [`is_absent`], of the kernel's number.
+pub(super) fn is_absence(number: Option<i32>) -> bool {
+    matches!(number, Some(libc::ENOENT | libc::ENODEV | libc::ENOTDIR))
+}
+
+/// Whether the kernel's number says that this process may not.
+pub(super) fn is_refusal(number: Option<i32>) -> bool {
+    matches!(number, Some(libc::EACCES | libc::EPERM | libc::EROFS))
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::error::{Doing, Error, Result, is_absent};
+use super::error::{Doing, Result, is_absence, is_absent, not_written};
 
 /// No file of a cgroup is longer; `io.stat` of a machine with a thousand disks is not.
 const MAX_FILE: u64 = 1 << 20;
@@ -71,18 +71,14 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
         .write(true)
         .open(path)
         .and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|source| Error::Write {
-            value: value.to_owned(),
-            path: path.to_path_buf(),
-            source,
-        })
+        .map_err(|source| not_written(value, path, source))
 }
 
 /// Like [`write()`]; tells by `false` that the file does not exist.
 pub(super) fn write_if_present(path: &Path, value: &str) -> Result<bool> {
     match write(path, value) {
         Ok(()) => Ok(true),
-        Err(Error::Write { source, .. }) if is_absent(&source) => Ok(false),
+        Err(why) if is_absence(why.raw_os_error()) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use libcgroups::common::DEFAULT_CGROUP_ROOT;
 use trefoil_os::mountinfo::{self, MountInfo};
 
-use super::Cgroup;
-use super::error::{Doing, Error, Result};
-use super::layout::Layout;
+use super::error::{Doing, Result};
 
 /// A container's cgroup in each hierarchy that it may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +51,8 @@ impl Mounted {
         self.entries.iter().any(|entry| entry == controller)
     }
 
-    fn options(&self) -> Vec<String> {
+    /// What fsconfig is told of it.
+    pub fn options(&self) -> Vec<String> {
         let bare = self.entries.iter().all(|entry| entry.starts_with("name="));
         let none = bare.then(|| "none".to_owned());
         none.into_iter().chain(self.entries.clone()).collect()
@@ -95,30 +94,6 @@ pub(super) fn parse(mountinfo: &[u8], cgroups: &str) -> Vec<Mounted> {
             Some(Mounted { point, entries })
         })
         .collect()
-}
-
-impl Cgroup {
-    /// The cgroup in each hierarchy that the container may see: what its `/sys/fs/cgroup` is made of.
-    ///
-    /// # Errors
-    /// If the hierarchies of this machine can't be told.
-    pub fn hierarchies(&self) -> Result<Hierarchies> {
-        if let Layout::V2(directory) = &self.layout {
-            return Ok(Hierarchies::V2(directory.clone()));
-        }
-        let hierarchies = mounted()?.into_iter().map(|mounted| {
-            let name = mounted.point.file_name().unwrap_or_default();
-            let name = name.to_str().ok_or_else(|| {
-                Error::Hierarchy(format!("{} is not UTF-8", mounted.point.display()))
-            })?;
-            Ok(Hierarchy {
-                name: name.to_owned(),
-                options: mounted.options(),
-                directory: mounted.point.join(&self.relative),
-            })
-        });
-        hierarchies.collect::<Result<_>>().map(Hierarchies::V1)
-    }
 }
 
 #[cfg(test)]

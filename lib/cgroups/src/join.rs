@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 
 use libcgroups::common::CgroupManager;
 
-use super::error::{Error, Result};
-use super::layout::{self, Controller, Own};
+use super::error::{Result, not_joined, not_written};
+use super::layout::{self, Controller, CurrentCgroup};
 use super::{Cgroup, file};
 
 /// How often, and after which pauses, it is tried again to move a process that is just being made.
@@ -19,7 +19,7 @@ const NEWBORN_PAUSE: Duration = Duration::from_millis(30);
 
 /// The cgroups that this process was in before it entered another.
 #[derive(Clone, Debug)]
-pub struct Origin(Vec<Own>);
+pub struct Origin(Vec<CurrentCgroup>);
 
 impl Origin {
     /// Puts this process back into them; into the root of the hierarchy where one is gone, as whoever
@@ -45,11 +45,7 @@ fn enter(directory: &Path) -> Result<()> {
     let path = directory.join("cgroup.procs");
     // 0 is the process that writes.
     let value = "0";
-    fs::write(&path, value).map_err(|source| Error::Write {
-        value: value.to_owned(),
-        path,
-        source,
-    })
+    fs::write(&path, value).map_err(|source| not_written(value, &path, source))
 }
 
 /// Puts a process into a cgroup. The kernel calls a process invalid that is just being made.
@@ -58,18 +54,15 @@ fn put(directory: &Path, pid: Pid) -> Result<()> {
     let mut outcome = file::write(&path, &pid.to_string());
     for _ in 0..NEWBORN_TRIES {
         match &outcome {
-            Err(Error::Write { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {
                 sleep(NEWBORN_PAUSE);
                 outcome = file::write(&path, &pid.to_string());
             }
             _ => break,
         }
     }
-    outcome.map_err(|why| Error::Join {
-        pid: pid.as_raw(),
-        path: directory.to_path_buf(),
-        reason: why.to_string(),
-    })
+    let doing = || format!("put process {pid} into {}", directory.display());
+    outcome.map_err(|why| why.context(doing()))
 }
 
 /// Has the kernel wait now, and not when a process is moved into another cgroup: for a child that was forked
@@ -84,7 +77,7 @@ fn put(directory: &Path, pid: Pid) -> Result<()> {
 /// If this process may not be moved. Then the move to come waits itself.
 pub fn pass_grace_period() -> Result<()> {
     // All hierarchies share the lock: any will do.
-    let any = layout::own()?.into_iter().next();
+    let any = layout::current()?.into_iter().next();
     any.map_or(Ok(()), |own| enter(&own.directory))
 }
 
@@ -119,14 +112,13 @@ impl Cgroup {
     }
 
     fn add_to_unit(&self, pid: Pid) -> Result<()> {
-        let failed = |reason: String| Error::Join {
-            pid: pid.as_raw(),
-            path: self.path().to_path_buf(),
-            reason,
-        };
-        let manager = self.manager().map_err(|why| failed(why.to_string()))?;
-        let pid = nix_of_libcgroups::unistd::Pid::from_raw(pid.as_raw());
-        manager.add_task(pid).map_err(|why| failed(why.to_string()))
+        let manager = self
+            .manager()
+            .map_err(|why| not_joined(pid, self.path(), why))?;
+        let task = nix_of_libcgroups::unistd::Pid::from_raw(pid.as_raw());
+        manager
+            .add_task(task)
+            .map_err(|why| not_joined(pid, self.path(), why))
     }
 
     /// Puts this process into the cgroup, which is made if it isn't there: what it starts from then on
@@ -135,7 +127,7 @@ impl Cgroup {
     /// # Errors
     /// If it can't be made, or where this process is can't be told. It is where it was then.
     pub fn enter(&self) -> Result<Origin> {
-        let origin = Origin(layout::own()?);
+        let origin = Origin(layout::current()?);
         match self.add(Pid::this()) {
             Ok(()) => Ok(origin),
             // In some hierarchies it may be inside by now.

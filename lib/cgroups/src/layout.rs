@@ -25,7 +25,7 @@ use std::path::{Component, Path, PathBuf};
 
 use libcgroups::common::{CgroupSetup, DEFAULT_CGROUP_ROOT, get_cgroup_setup};
 
-use super::error::{Doing, Error, Result};
+use super::error::{Doing, Error, Result, no_hierarchy};
 use super::hierarchies::{self, Mounted};
 
 /// The controllers of v1 that this crate knows, by the kernel's names.
@@ -80,6 +80,21 @@ pub(super) enum Layout {
     V2(PathBuf),
 }
 
+impl Layout {
+    /// The directories of the cgroup above.
+    pub(super) fn parent(&self) -> Option<Self> {
+        let above = |dir: &PathBuf| dir.parent().map(Path::to_path_buf);
+        match self {
+            Self::V1(dirs) => {
+                let dirs = dirs.iter();
+                let above = dirs.map(|(controller, dir)| Some((*controller, above(dir)?)));
+                above.collect::<Option<_>>().map(Self::V1)
+            }
+            Self::V2(dir) => above(dir).map(Self::V2),
+        }
+    }
+}
+
 /// Where a cgroup is below the mount points, and who keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Location {
@@ -101,7 +116,7 @@ pub(super) fn find(
     id: &str,
     systemd: bool,
 ) -> Result<(Layout, Location)> {
-    let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
+    let setup = get_cgroup_setup().map_err(no_hierarchy)?;
     let unified = matches!(setup, CgroupSetup::Unified);
     let path = effective_path(cgroups_path, id);
     // Asked only when it matters: reading it is one more file.
@@ -110,10 +125,9 @@ pub(super) fn find(
     } else {
         PathBuf::new()
     };
-    let place = locate(&path, systemd && unified, &root).map_err(|reason| Error::Path {
-        id: id.to_owned(),
-        path,
-        reason,
+    let place = locate(&path, systemd && unified, &root).map_err(|reason| {
+        let doing = format!("use cgroups path {:?} for container {id:?}", path.display());
+        Error::invalid(doing, reason)
     })?;
     if unified {
         let dir = Path::new(DEFAULT_CGROUP_ROOT).join(&place.relative);
@@ -121,9 +135,7 @@ pub(super) fn find(
     }
     let mounts = v1_mounts(&hierarchies::mounted()?);
     if mounts.is_empty() {
-        return Err(Error::Hierarchy(
-            "no cgroup v1 controller is mounted".to_owned(),
-        ));
+        return Err(no_hierarchy("no cgroup v1 controller is mounted"));
     }
     let hybrid =
         matches!(setup, CgroupSetup::Hybrid).then(|| (Controller::Unified, PathBuf::from(HYBRID)));
@@ -141,7 +153,7 @@ pub(super) fn find(
 
 /// A cgroup that this process is in.
 #[derive(Clone, Debug)]
-pub(super) struct Own {
+pub(super) struct CurrentCgroup {
     /// Where its hierarchy is mounted.
     pub mount: PathBuf,
     /// Its directory.
@@ -149,8 +161,8 @@ pub(super) struct Own {
 }
 
 /// The cgroups that this process is in, of the hierarchies that containers are put under.
-pub(super) fn own() -> Result<Vec<Own>> {
-    let setup = get_cgroup_setup().map_err(|error| Error::Hierarchy(error.to_string()))?;
+pub(super) fn current() -> Result<Vec<CurrentCgroup>> {
+    let setup = get_cgroup_setup().map_err(no_hierarchy)?;
     let file = Path::new("/proc/self/cgroup");
     let cgroups = fs::read_to_string(file).doing("read", file)?;
     if matches!(setup, CgroupSetup::Unified) {
@@ -183,13 +195,13 @@ pub(super) fn path_in<'a>(cgroups: &'a str, name: &str) -> Option<&'a str> {
 
 /// A process that is itself in a container may see nothing but its own cgroup mounted, and its path as
 /// the host knows it: then the mount is where it is.
-fn below_mount(mount: &Path, path: &str) -> Own {
+fn below_mount(mount: &Path, path: &str) -> CurrentCgroup {
     let mount = mount.to_owned();
     let directory = match normalise(Path::new(path)).map(|relative| mount.join(relative)) {
         Ok(directory) if directory.is_dir() => directory,
         _ => mount.clone(),
     };
-    Own { mount, directory }
+    CurrentCgroup { mount, directory }
 }
 
 /// The cgroup that systemd's tree starts at: systemd itself lives in `init.scope` below it.

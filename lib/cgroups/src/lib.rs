@@ -144,12 +144,50 @@ impl Cgroup {
         }
     }
 
+    /// The cgroup in each hierarchy that the container may see: what its `/sys/fs/cgroup` is made of.
+    ///
+    /// # Errors
+    /// If the hierarchies of this machine can't be told.
+    pub fn hierarchies(&self) -> Result<Hierarchies> {
+        if let Layout::V2(directory) = &self.layout {
+            return Ok(Hierarchies::V2(directory.clone()));
+        }
+        let hierarchies = hierarchies::mounted()?.into_iter().map(|mounted| {
+            let name = mounted.point.file_name().unwrap_or_default();
+            let name = name.to_str().ok_or_else(|| {
+                error::no_hierarchy(format!("{} is not UTF-8", mounted.point.display()))
+            })?;
+            Ok(Hierarchy {
+                name: name.to_owned(),
+                options: mounted.options(),
+                directory: mounted.point.join(&self.relative),
+            })
+        });
+        hierarchies.collect::<Result<_>>().map(Hierarchies::V1)
+    }
+
     /// Reads what the container has used. Controllers that are missing give absent values.
     ///
     /// # Errors
     /// If the cgroup does not exist or cannot be read.
-    pub fn stats(&self) -> Result<trefoil_core::stats::Stats> {
+    pub fn stats(&self) -> Result<trefoil_stats::Stats> {
         stats::read(&self.layout)
+    }
+
+    /// Reads what the cgroup above this one has used, and all below it. `None` if that is the hierarchy's
+    /// root, which is the whole machine.
+    ///
+    /// # Errors
+    /// As [`Cgroup::stats`].
+    pub fn parent_stats(&self) -> Result<Option<trefoil_stats::Stats>> {
+        match self.relative.parent() {
+            Some(parent) if parent != Path::new("") => self
+                .layout
+                .parent()
+                .map(|parent| stats::read(&parent))
+                .transpose(),
+            _ => Ok(None),
+        }
     }
 
     /// The directories that its processes are in, one for each hierarchy. Of those without a

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::error::{Error, Result};
+use super::error::{Result, unusable};
 use super::{Cgroup, devices};
 
 impl Cgroup {
@@ -17,10 +17,7 @@ impl Cgroup {
     pub fn limit(&self, resources: Option<&LinuxResources>) -> Result<()> {
         let rules = resources.and_then(|resources| resources.devices().as_deref());
         let rules = rules.unwrap_or_default();
-        devices::check(rules).map_err(|reason| Error::Resources {
-            path: self.path().to_path_buf(),
-            reason,
-        })?;
+        devices::check(rules).map_err(|reason| unusable(self.path(), reason))?;
         self.allow_devices(rules)?;
         resources.map_or(Ok(()), |resources| self.update(resources))
     }

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::error::{Doing, Error, Result, is_absent};
+use super::error::{Doing, Result, is_absent, unavailable};
 use super::file;
 use super::layout::{Controller, Layout};
 use super::tree::walk;
@@ -52,16 +52,11 @@ impl Cgroup {
     /// # Errors
     /// If the memory controller is not there.
     pub fn oom_watch(&self) -> Result<OomWatch> {
-        let unavailable = |missing| Error::Unavailable {
-            action: "watch for OOM kills in",
-            path: self.path().to_path_buf(),
-            missing,
-        };
+        let unavailable =
+            || unavailable("watch for OOM kills in", self.path(), "memory controller");
         let (dir, name) = match &self.layout {
             Layout::V1(_) => {
-                let dir = self
-                    .v1(Controller::Memory)
-                    .ok_or_else(|| unavailable("memory controller"))?;
+                let dir = self.v1(Controller::Memory).ok_or_else(unavailable)?;
                 (dir, "memory.oom_control")
             }
             Layout::V2(dir) => (dir.as_path(), "memory.events"),
@@ -69,7 +64,7 @@ impl Cgroup {
         let path = dir.join(name);
         let counter = match File::open(&path) {
             Ok(counter) => counter,
-            Err(error) if is_absent(&error) => return Err(unavailable("memory controller")),
+            Err(error) if is_absent(&error) => return Err(unavailable()),
             Err(error) => return Err(error).doing("open", &path),
         };
         let source = match self.layout {

@@ -1,7 +1,7 @@
 //! The formats of cgroup files. Pure functions that take any text: a line that makes no sense is
 //! left out.
 
-use trefoil_core::stats::{RdmaEntry, v1, v2};
+use trefoil_stats::{RdmaEntry, v1, v2};
 
 /// One number; `max` is [`u64::MAX`].
 pub(super) fn number(text: &str) -> Option<u64> {

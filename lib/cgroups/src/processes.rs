@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::Cgroup;
-use super::error::{Error, Result};
+use super::error::{Result, failed, timed_out, unavailable};
 use super::file;
 use super::layout::{Controller, Layout};
 use super::parse;
@@ -44,8 +44,7 @@ impl Cgroup {
                     }
                     Ok(None) => {}
                     // The processes of a threaded cgroup are told by the domain above it.
-                    Err(Error::Io { source, .. })
-                        if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                    Err(why) if why.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                     Err(error) => return Err(error),
                 }
                 Ok(())
@@ -100,11 +99,9 @@ impl Cgroup {
         if file::write_if_present(&self.path().join(name), value)? {
             return Ok(());
         }
-        Err(Error::Unavailable {
-            action: if frozen { "freeze" } else { "thaw" },
-            path: self.path().to_path_buf(),
-            missing: if self.exists() { "freezer" } else { "cgroup" },
-        })
+        let action = if frozen { "freeze" } else { "thaw" };
+        let missing = if self.exists() { "freezer" } else { "cgroup" };
+        Err(unavailable(action, self.path(), missing))
     }
 
     /// Freezes the cgroup and waits, at most half a second, until it is. If it does not get there
@@ -162,13 +159,8 @@ impl Cgroup {
             }
             let source = io::Error::last_os_error();
             if source.raw_os_error() != Some(libc::ESRCH) {
-                let path = self.path().to_path_buf();
-                failure = Err(Error::Signal {
-                    signal,
-                    pid: pid.as_raw(),
-                    path,
-                    source,
-                });
+                let action = format!("send signal {signal} to process {pid} of");
+                failure = Err(failed(&action, self.path(), source));
             }
         }
         failure.map(|()| count)
@@ -202,7 +194,7 @@ impl Cgroup {
         let signalled = self.signal_once(signal);
         match self.request(stay_paused) {
             // It is gone, or there is no freezer.
-            Err(Error::Unavailable { .. }) => {}
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
         if kill {
@@ -220,9 +212,7 @@ impl Cgroup {
     /// threaded ones.
     fn kill_at_once(&self) -> Result<bool> {
         match file::write_if_present(&self.path().join("cgroup.kill"), "1") {
-            Err(Error::Write { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                Ok(false)
-            }
+            Err(why) if why.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
             outcome => outcome,
         }
     }
@@ -274,12 +264,7 @@ impl Cgroup {
                 return Ok(());
             }
             if waited >= limit {
-                let path = self.path().to_path_buf();
-                return Err(Error::Timeout {
-                    action,
-                    path,
-                    waited,
-                });
+                return Err(timed_out(action, self.path(), waited));
             }
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));

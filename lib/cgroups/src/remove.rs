@@ -6,7 +6,7 @@ use std::time::Duration;
 use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
 
 use super::Cgroup;
-use super::error::{Error, Result};
+use super::error::{Result, by_systemd, timed_out};
 use super::tree::walk;
 
 /// How long [`Cgroup::remove`] waits for processes to die.
@@ -55,12 +55,7 @@ impl Cgroup {
                 return Ok(true);
             }
             if waited >= REMOVE_WAIT && !self.processes()?.is_empty() {
-                let path = self.path().to_path_buf();
-                return Err(Error::Timeout {
-                    action,
-                    path,
-                    waited,
-                });
+                return Err(timed_out(action, self.path(), waited));
             }
             Ok(false)
         })
@@ -103,13 +98,9 @@ impl Cgroup {
         let Some(unit) = &self.unit else {
             return Ok(());
         };
-        let failed = |reason: String| Error::Systemd {
-            action: "stop",
-            unit: unit.clone(),
-            reason,
-        };
-        let manager = self.manager().map_err(|error| failed(error.to_string()))?;
-        manager.remove().map_err(|error| failed(error.to_string()))
+        let failed = |why: String| by_systemd("stop", unit, why);
+        let manager = self.manager().map_err(|why| failed(why.to_string()))?;
+        manager.remove().map_err(|why| failed(why.to_string()))
     }
 
     /// libcgroups' manager of the same cgroup. For a systemd unit, making one connects to D-Bus.

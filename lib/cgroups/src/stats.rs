@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use trefoil_core::stats::{Pids, Rdma, Stats, v1, v2};
+use trefoil_stats::{Pids, Rdma, Stats, v1, v2};
 
 use super::error::{Doing, Result};
 use super::file::Dir;

@@ -13,10 +13,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, unlinkat};
 
-use super::error::{Doing, Error, Result, is_absent};
+use super::error::{Doing, Result, is_absent, not_written};
 
 /// A cgroup as the walk finds it.
-pub(super) struct Place<'a> {
+pub(super) struct Visited<'a> {
     above: BorrowedFd<'a>,
     name: &'a OsString,
     /// The cgroup that the walk began at, for messages.
@@ -25,7 +25,7 @@ pub(super) struct Place<'a> {
     pub is_root: bool,
 }
 
-impl Place<'_> {
+impl Visited<'_> {
     /// Reads a file; `None` if it isn't there (any more).
     pub fn read(&self, file: &str) -> Result<Option<String>> {
         let mut text = String::new();
@@ -47,11 +47,7 @@ impl Place<'_> {
         match written {
             Ok(()) => Ok(true),
             Err(why) if is_absent(&why) => Ok(false),
-            Err(source) => Err(Error::Write {
-                value: value.to_owned(),
-                path: self.root.join(file),
-                source,
-            }),
+            Err(why) => Err(not_written(value, &self.root.join(file), why)),
         }
     }
 
@@ -89,7 +85,7 @@ fn is_busy(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// The first failure of a visit, or that a directory can't be listed.
-pub(super) fn walk(root: &Path, mut visit: impl FnMut(&Place<'_>) -> Result<()>) -> Result<()> {
+pub(super) fn walk(root: &Path, mut visit: impl FnMut(&Visited<'_>) -> Result<()>) -> Result<()> {
     let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
         return Ok(());
     };
@@ -127,7 +123,7 @@ pub(super) fn walk(root: &Path, mut visit: impl FnMut(&Place<'_>) -> Result<()>)
         }
         let is_root = levels.len() == 1;
         if let Some(name) = levels.last_mut().and_then(Vec::pop) {
-            let place = Place {
+            let place = Visited {
                 above: above.as_fd(),
                 name: &name,
                 root,

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use libcgroups::common::{CgroupManager, ControllerOpt};
 use oci_spec::runtime::{LinuxMemory, LinuxPids, LinuxResources};
 
-use super::error::{Error, Result, is_absent};
+use super::error::{Error, Result, by_systemd, is_absence, unavailable, unusable};
 use super::layout::{Controller, Layout};
 use super::plan::{Group, Write, cpu_max, current_limit, named, plan_v1, plan_v2};
 use super::{Cgroup, file, parse};
@@ -29,17 +29,9 @@ impl Cgroup {
     /// If the resources contradict themselves, ask for what this machine cannot do, or the kernel
     /// refuses a value.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let unusable = |reason| Error::Resources {
-            path: self.path().to_path_buf(),
-            reason,
-        };
+        let unusable = |reason: String| unusable(self.path(), reason);
         if !self.exists() {
-            let path = self.path().to_path_buf();
-            return Err(Error::Unavailable {
-                action: "update",
-                path,
-                missing: "cgroup",
-            });
+            return Err(unavailable("update", self.path(), "cgroup"));
         }
         let current = |name: &str| file::read(&self.file(name)?).ok().flatten();
         check_usage(resources, self.v1(Controller::Memory).is_some(), &current)
@@ -87,19 +79,11 @@ impl Cgroup {
             for write in group {
                 match self.write_first(&write).and_then(|()| self.check(&write)) {
                     Ok(()) => {}
-                    Err(Error::Write {
-                        value,
-                        path,
-                        source,
-                    }) if source.raw_os_error() == Some(libc::EINVAL) => {
-                        refused.get_or_insert(Error::Write {
-                            value,
-                            path,
-                            source,
-                        });
+                    Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {
+                        refused.get_or_insert(why);
                         again.push(write);
                     }
-                    Err(error) => return Err(self.explain(error)),
+                    Err(why) => return Err(self.explain(&write, why)),
                 }
             }
             match refused {
@@ -117,16 +101,8 @@ impl Cgroup {
                 continue;
             };
             match file::write(&path, value) {
-                Err(Error::Write {
-                    source,
-                    value,
-                    path,
-                }) if is_absent(&source) => {
-                    missing.get_or_insert(Error::Write {
-                        source,
-                        value,
-                        path,
-                    });
+                Err(why) if is_absence(why.raw_os_error()) => {
+                    missing.get_or_insert(why);
                 }
                 other => return other,
             }
@@ -134,38 +110,30 @@ impl Cgroup {
         match missing {
             _ if write.optional => Ok(()),
             Some(error) => Err(error),
-            None => Err(Error::Resources {
-                path: self.path().to_path_buf(),
-                reason: format!(
-                    "this machine has no controller for {}",
-                    write.choices.first().map_or("", |(name, _)| name)
-                ),
-            }),
+            None => {
+                let name = write.choices.first().map_or("", |(name, _)| name);
+                let why = format!("this machine has no controller for {name}");
+                Err(unusable(self.path(), why))
+            }
         }
     }
 
     /// Says more than "device or resource busy" of a limit below what v1 can't take back.
-    fn explain(&self, error: Error) -> Error {
-        match error {
-            Error::Write {
-                value,
-                path,
-                source,
-            } if source.raw_os_error() == Some(libc::EBUSY)
-                && path.ends_with("memory.limit_in_bytes") =>
-            {
-                let usage = file::read(&path.with_file_name("memory.usage_in_bytes"));
-                let usage = usage.ok().flatten().and_then(|usage| parse::number(&usage));
-                Error::Resources {
-                    path: self.path().to_path_buf(),
-                    reason: format!(
-                        "the memory limit {value} is below the {} bytes in use",
-                        usage.unwrap_or_default()
-                    ),
-                }
-            }
-            error => error,
+    fn explain(&self, write: &Write, why: Error) -> Error {
+        let of_memory = |(name, _): &&(_, _)| *name == "memory.limit_in_bytes";
+        let Some((_, value)) = write.choices.iter().find(of_memory) else {
+            return why;
+        };
+        if why.raw_os_error() != Some(libc::EBUSY) {
+            return why;
         }
+        let usage = self.file("memory.usage_in_bytes");
+        let usage = usage.and_then(|usage| file::read(&usage).ok().flatten());
+        let usage = usage
+            .and_then(|usage| parse::number(&usage))
+            .unwrap_or_default();
+        let why = format!("the memory limit {value} is below the {usage} bytes in use");
+        unusable(self.path(), why)
     }
 
     /// Refuses a value that the kernel took and made into a larger one.
@@ -178,10 +146,10 @@ impl Cgroup {
         };
         let there = file::read(&path)?.and_then(|there| parse::number(&there));
         match (parse::number(value), there) {
-            (Some(value), Some(there)) if there > value => Err(Error::Resources {
-                path: self.path().to_path_buf(),
-                reason: format!("the kernel makes {there} out of {value} for {name}"),
-            }),
+            (Some(value), Some(there)) if there > value => {
+                let why = format!("the kernel makes {there} out of {value} for {name}");
+                Err(unusable(self.path(), why))
+            }
             _ => Ok(()),
         }
     }
@@ -194,11 +162,7 @@ impl Cgroup {
         resources: &LinuxResources,
         current: &dyn Fn(&str) -> Option<String>,
     ) -> Result<()> {
-        let failed = |reason: String| Error::Systemd {
-            action: "update",
-            unit: unit.to_owned(),
-            reason,
-        };
+        let failed = |why: String| by_systemd("update", unit, why);
         let resources = systemd_resources(resources, current);
         let options = ControllerOpt {
             resources: &resources,

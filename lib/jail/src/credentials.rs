@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::Failure;
 
@@ -67,7 +68,7 @@ pub fn drop_all(uid: u32, gid: u32, kept: u64) -> Result<(), Failure> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(Failure::at("forgo new privileges"))?;
     // Nobody but root may trace the process or read its memory.
     prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Failure::at("forbid others to look in"))?;
-    join_new_keyring().map_err(Failure::at("join a new session keyring"))?;
+    trefoil_os::keyring::leave_session().map_err(Failure::at("join a new session keyring"))?;
     umask(Mode::from_bits_truncate(0o077));
     Ok(())
 }
@@ -79,50 +80,17 @@ fn prctl(option: libc::c_int, first: u32, second: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(option, first, second, none, none) }).map(drop)
 }
 
-/// Of `capset`: version 3 of the interface, with two words for each set.
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-struct Sets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
 /// Sets which capabilities the thread may have and which it has, a bit each. It hands none on.
 ///
 /// # Errors
 /// If it is to have one that it may not.
 pub fn set_capabilities(permitted: u64, effective: u64) -> Result<(), Errno> {
-    const VERSION: u32 = 0x2008_0522;
-    let header = Header {
-        version: VERSION,
-        pid: 0,
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::empty(),
     };
-    let sets = [0, 32].map(|shift| Sets {
-        effective: (effective >> shift) as u32,
-        permitted: (permitted >> shift) as u32,
-        inheritable: 0,
-    });
-    // SAFETY: both are what this version of the interface has, and live through the call.
-    let outcome = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
-    Errno::result(outcome).map(drop)
-}
-
-fn join_new_keyring() -> Result<(), Errno> {
-    let join = libc::c_ulong::from(libc::KEYCTL_JOIN_SESSION_KEYRING);
-    let name = std::ptr::null::<libc::c_char>();
-    // SAFETY: without a name, no memory is read.
-    let outcome = unsafe { libc::syscall(libc::SYS_keyctl, join, name) };
-    match Errno::result(outcome) {
-        // A kernel without keys.
-        Err(Errno::ENOSYS) => Ok(()),
-        outcome => outcome.map(drop),
-    }
+    rustix::thread::set_capabilities(None, sets).map_err(|why| Errno::from_raw(why.raw_os_error()))
 }
 
 #[cfg(test)]

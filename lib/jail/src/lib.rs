@@ -16,7 +16,8 @@
 
 pub mod control;
 pub mod credentials;
-pub mod end;
+pub mod exit;
+mod failure;
 pub mod limits;
 pub mod namespaces;
 pub mod process;
@@ -29,32 +30,10 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 
 pub use control::{Control, Message};
-pub use end::{End, FORBIDDEN_CALL};
+pub use exit::{Done, Exit, FORBIDDEN_CALL};
+pub use failure::Failure;
 pub use limits::Limit;
 pub use process::{Child, Said, Start};
-
-/// What could not be done, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing}: {why}")]
-pub struct Failure {
-    doing: String,
-    why: String,
-}
-
-impl Failure {
-    /// Says what was being done, and why it failed.
-    pub fn new(doing: impl Into<String>, why: impl ToString) -> Self {
-        Self {
-            doing: doing.into(),
-            why: why.to_string(),
-        }
-    }
-
-    /// For `map_err` on a system call's outcome.
-    pub fn at<E: ToString>(doing: impl Into<String>) -> impl FnOnce(E) -> Self {
-        move |why| Self::new(doing, why)
-    }
-}
 
 /// What a process becomes, beside what its filter makes of it.
 #[derive(Clone, Copy, Debug)]

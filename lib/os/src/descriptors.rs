@@ -47,7 +47,7 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// The flags that are given by this file only close what the caller answers for, or nothing at all.
 fn range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the call takes plain numbers.
-    let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    let outcome = unsafe { libc::close_range(first, last, flags.cast_signed()) };
     Ok(Errno::result(outcome).map(drop)?)
 }
 

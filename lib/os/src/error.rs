@@ -72,10 +72,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.raw_os_error() {
-            Some(number) => write!(f, "{}: {}", self.doing, Errno::from_raw(number))?,
-            None => write!(f, "{}: {}", self.doing, self.source)?,
-        }
+        write!(f, "{}: {}", self.doing, reason(&self.source))?;
         match &self.note {
             Some(note) => write!(f, " ({note})"),
             None => Ok(()),
@@ -86,6 +83,25 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
+    }
+}
+
+/// What an error says; if it is the kernel's, in the lower case that kubelet, critest and people's scripts
+/// match: "no such file or directory", "permission denied".
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
+    let Some(number) = error.raw_os_error() else {
+        return error.to_string();
+    };
+    let words = Errno::from_raw(number).desc();
+    let mut letters = words.chars();
+    match (letters.next(), letters.next()) {
+        // "I/O error" keeps its capitals; "No such file" does not.
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            let rest = words.get(first.len_utf8()..).unwrap_or_default();
+            format!("{}{rest}", first.to_lowercase())
+        }
+        _ => words.to_owned(),
     }
 }
 
@@ -115,7 +131,7 @@ mod tests {
             let error = error.expect_err("it was one").context("make a copy");
             assert_eq!(
                 error.to_string(),
-                "make a copy: open /a: ENOENT: No such file or directory"
+                "make a copy: open /a: no such file or directory"
             );
             assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -130,9 +146,22 @@ mod tests {
         assert!(error.is_invalid());
         let refused = Error::new("set it", Errno::EINVAL).noting(Some("unknown".to_owned()));
         assert!(!refused.is_invalid());
-        assert_eq!(
-            refused.to_string(),
-            "set it: EINVAL: Invalid argument (unknown)"
-        );
+        assert_eq!(refused.to_string(), "set it: invalid argument (unknown)");
+    }
+
+    #[test]
+    fn reasons_are_the_phrases_others_match() {
+        for (number, phrase) in [
+            (libc::ENOENT, "no such file or directory"),
+            (libc::EACCES, "permission denied"),
+            (libc::EPERM, "operation not permitted"),
+            (libc::ENOEXEC, "exec format error"),
+            (libc::EISDIR, "is a directory"),
+            (libc::ENOTDIR, "not a directory"),
+            (libc::EIO, "I/O error"),
+        ] {
+            assert_eq!(reason(&io::Error::from_raw_os_error(number)), phrase);
+        }
+        assert_eq!(reason(&io::Error::other("No luck")), "No luck");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! They are system calls with the ownership and the errors that Rust can give them: descriptors that
 //! travel over sockets ([`message`]), mounts that hang nowhere ([`detached`]), the table of mounts
-//! ([`mountinfo`]), loop devices ([`loops`]), what has no safe wrapper elsewhere ([`pidfd`],
+//! ([`mountinfo`]), loop devices ([`loops`]), a program that containers can't write to ([`own_program`]), what has no safe wrapper elsewhere ([`pidfd`],
 //! [`descriptors`], [`keyring`], [`process`]). With the feature `event-loop` come those that wait: children
 //! ([`child`]), relays of bytes ([`relay`]), work on a thread of its own ([`apart()`]).
 //!
@@ -18,11 +18,13 @@ pub mod child;
 pub mod descriptors;
 pub mod detached;
 mod error;
+pub mod footprint;
 pub mod keyring;
 mod lock;
 pub mod loops;
 pub mod message;
 pub mod mountinfo;
+pub mod own_program;
 pub mod pidfd;
 pub mod process;
 #[cfg(feature = "event-loop")]
@@ -36,5 +38,5 @@ pub mod watched;
 
 #[cfg(feature = "event-loop")]
 pub use apart::apart;
-pub use error::{Context, Error, Result};
+pub use error::{Context, Error, Result, reason};
 pub use lock::lock;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use trefoil_bpf::{Instruction, Program, attach, attached, by_id, detach};
 
-use super::super::error::{Error, Result};
+use super::super::error::{Result, failed};
 
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
@@ -18,13 +18,8 @@ const ALLOW_MULTI: u32 = 2;
 /// The new one is attached before the old ones go: in between a device needs the consent of all of
 /// them, so there is no moment without rules.
 pub(super) fn replace(cgroup: &File, path: &Path, program: &[Instruction]) -> Result<()> {
-    let failed = |action: &'static str| {
-        move |source: io::Error| Error::Devices {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
-    };
+    let failed =
+        |what: &'static str| move |source: io::Error| failed(&format!("{what} of"), path, source);
     let new = load(program).map_err(failed("load the device rules"))?;
     let (old, flags) =
         attached(cgroup.as_fd(), ATTACH_CGROUP_DEVICE).map_err(failed("list the device rules"))?;

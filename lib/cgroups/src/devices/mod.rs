@@ -12,7 +12,7 @@ mod rules;
 
 use oci_spec::runtime::LinuxDeviceCgroup;
 
-use super::error::{Doing, Error, Result};
+use super::error::{Doing, Result, unavailable, unusable};
 use super::layout::{Controller, Layout};
 use super::{Cgroup, file};
 use lists::Lists;
@@ -45,18 +45,11 @@ impl Cgroup {
     }
 
     fn write_lists(&self, rules: &[Rule]) -> Result<()> {
-        let path = || self.path().to_path_buf();
-        let lists = Lists::of(rules).map_err(|reason| Error::Resources {
-            path: path(),
-            reason,
-        })?;
+        let path = self.path();
+        let lists = Lists::of(rules).map_err(|reason| unusable(path, reason))?;
         let dir = self
             .v1(Controller::Devices)
-            .ok_or_else(|| Error::Unavailable {
-                action: "limit the devices of",
-                path: path(),
-                missing: "devices controller",
-            })?;
+            .ok_or_else(|| unavailable("limit the devices of", path, "devices controller"))?;
         lists
             .writes()
             .try_for_each(|(name, line)| file::write(&dir.join(name), &line))

@@ -14,7 +14,7 @@ use trefoil_os::descriptors::close_from;
 
 use super::message::{Failure, MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, parse};
 use super::packet;
-use crate::end::End;
+use crate::exit::{Done, Exit};
 
 /// The descriptor that a process finds its end at.
 pub const CONTROL: RawFd = 3;
@@ -163,9 +163,9 @@ impl Control {
     }
 
     /// Sends the last message and answers with what the process is to exit with.
-    pub fn end<E: End>(&self, end: E) -> i32 {
-        let code = end.code();
-        self.send(&Message::<(), E>::Ended(end));
+    pub fn end<D: Done>(&self, exit: Exit<D>) -> i32 {
+        let code = exit.code();
+        self.send(&Message::<(), D>::Ended(exit));
         code
     }
 }

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sentence;
+use crate::{Exit, sentence};
 
 /// The most bytes of a message after the first.
 pub const MOST_BYTES: usize = 8 << 10;
@@ -12,16 +12,16 @@ pub const MOST_LAUNCH_BYTES: usize = 64 << 10;
 /// The most descriptors that come with the first message. The kernel takes at most 253 in one.
 pub const MOST_DESCRIPTORS: usize = 200;
 
-/// What the process says: `A` is what it answers to a request, `E` how it ends.
+/// What the process says: `A` is what it answers to a request, `D` how its work can be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub enum Message<A, E> {
+pub enum Message<A, D> {
     /// It does what it is for.
     Running,
     /// To a request. There is none to one that ends the process.
     Answer(A),
     /// The last one.
-    Ended(E),
+    Ended(Exit<D>),
 }
 
 /// Why the socket is of no use.

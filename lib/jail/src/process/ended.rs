@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use crate::end::{End, FORBIDDEN_CALL};
+use crate::exit::{Done, Exit, FORBIDDEN_CALL};
 
 /// The kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +29,26 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Status>> {
 
 /// How the process ended. What it said tells more than the kernel, but is believed only as long as
 /// it is about the same end.
-pub(super) fn end<E: End>(status: Status, said: Option<E>) -> E {
+pub(super) fn end<D: Done>(status: Status, said: Option<Exit<D>>) -> Exit<D> {
     match (status, said) {
         (Status::Exited(code), Some(said)) if agree(code, &said) => said,
         (Status::Exited(FORBIDDEN_CALL), _) => {
-            E::internal("a thread made a system call that its filter forbids".into())
+            Exit::unsaid("a thread made a system call that its seccomp filter forbids")
         }
-        (Status::Exited(code), _) => E::of_code(code).unwrap_or_else(|| {
-            E::internal(format!(
+        (Status::Exited(code), _) => Exit::of_code(code).unwrap_or_else(|| {
+            Exit::unsaid(format!(
                 "its process ended with code {code}, and said nothing that fits"
             ))
         }),
-        (Status::Killed(libc::SIGKILL), _) => E::killed(),
+        (Status::Killed(libc::SIGKILL), _) => Exit::Killed,
         (Status::Killed(signal), _) => {
-            E::internal(format!("its process was ended by {}", name(signal)))
+            Exit::unsaid(format!("its process was ended by {}", name(signal)))
         }
     }
 }
 
-fn agree<E: End>(code: i32, said: &E) -> bool {
-    code == said.code() || (code == FORBIDDEN_CALL && said.is_internal())
+fn agree<D: Done>(code: i32, said: &Exit<D>) -> bool {
+    code == said.code() || (code == FORBIDDEN_CALL && said.failure().is_some())
 }
 
 fn name(signal: i32) -> String {
@@ -61,50 +61,62 @@ fn name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::end::tests::Sample;
+    use crate::Failure;
+    use crate::exit::tests::Sample;
 
-    fn why(end: Sample) -> String {
-        match end {
-            Sample::Internal { why, .. } => why,
-            other => panic!("{other:?}"),
-        }
+    fn failed(why: &str) -> Exit<Sample> {
+        Failure::new("serve", why).into()
     }
 
     #[test]
     fn what_a_process_said_is_believed_if_it_fits_its_exit_code() {
-        let crash = Sample::internal("of some reason".into());
-        for said in [Sample::Done, Sample::Told(5), Sample::Killed, crash] {
+        for said in [
+            Exit::Done(Sample::Well),
+            Exit::Done(Sample::Told(5)),
+            Exit::Killed,
+            failed("of some reason"),
+        ] {
             let status = Status::Exited(said.code());
             assert_eq!(end(status, Some(said.clone())), said);
         }
-        let forbidden = Sample::internal("openat".into());
+        let forbidden = failed("openat");
         let status = Status::Exited(FORBIDDEN_CALL);
         assert_eq!(end(status, Some(forbidden.clone())), forbidden);
     }
 
     #[test]
     fn the_kernel_is_believed_if_they_disagree() {
-        let said = || Some(Sample::Done);
-        assert_eq!(end(Status::Exited(12), said()), Sample::Told(0));
-        assert_eq!(end(Status::Exited(13), said()), Sample::Killed);
-        assert_eq!(end(Status::Exited(0), Some(Sample::Killed)), Sample::Done);
-        assert_eq!(end(Status::Killed(libc::SIGKILL), said()), Sample::Killed);
+        let said = || Some(Exit::Done(Sample::Well));
+        let told = Exit::Done(Sample::Told(0));
+        assert_eq!(end(Status::Exited(12), said()), told);
+        assert_eq!(end(Status::Exited(13), said()), Exit::Killed);
+        assert_eq!(
+            end(Status::Exited(0), Some(Exit::Killed)),
+            Exit::Done(Sample::Well)
+        );
+        assert_eq!(end(Status::Killed(libc::SIGKILL), said()), Exit::Killed);
         for (status, expected) in [
-            (Status::Exited(FORBIDDEN_CALL), "its filter forbids"),
+            (Status::Exited(FORBIDDEN_CALL), "its seccomp filter forbids"),
             (Status::Exited(1), "with code 1, and said nothing"),
             (Status::Exited(101), "with code 101, and said nothing"),
             (Status::Killed(libc::SIGSEGV), "ended by SIGSEGV"),
             (Status::Killed(40), "ended by signal 40"),
         ] {
-            let why = why(end(status, said()));
-            assert!(why.contains(expected), "{why}");
+            let exit = end(status, said());
+            assert!(exit.failure().is_some(), "{exit:?}");
+            assert!(exit.to_string().contains(expected), "{exit}");
         }
     }
 
     #[test]
     fn a_crash_is_told_though_the_process_said_what_went_wrong_before() {
-        let said = Sample::internal("something else".into());
-        let why = why(end(Status::Killed(libc::SIGABRT), Some(said)));
-        assert!(why.contains("SIGABRT"), "{why}");
+        let exit = end(
+            Status::Killed(libc::SIGABRT),
+            Some(failed("something else")),
+        );
+        assert_eq!(
+            exit.to_string(),
+            "sample: run: its process was ended by SIGABRT"
+        );
     }
 }

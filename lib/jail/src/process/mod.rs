@@ -25,24 +25,23 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::control::{MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, packet, parse};
-use crate::end::End;
+use crate::exit::{Done, Exit};
 pub use spawn::Start;
 
 /// How long a process that was killed is waited for. It takes longer only where a disk hangs.
 const KILLING: Duration = Duration::from_secs(2);
 
-/// A jailed process, which answers with `A` and ends with `E`. It is killed when this is dropped.
+/// A jailed process, which answers with `A`, and whose work can be done as `D` says. It is killed when
+/// this is dropped.
 #[derive(Debug)]
-pub struct Child<A, E: End> {
-    /// What it is called in messages, as in "the machine".
-    what: &'static str,
+pub struct Child<A, D: Done> {
     pid: Pid,
     pidfd: OwnedFd,
     control: OwnedFd,
     /// What it said last.
-    said: Option<E>,
+    said: Option<Exit<D>>,
     /// How it ended, once it has been waited for.
-    ended: Option<E>,
+    ended: Option<Exit<D>>,
     answers: std::marker::PhantomData<fn() -> A>,
 }
 
@@ -57,16 +56,15 @@ pub enum Said<M> {
     Gone,
 }
 
-impl<A: DeserializeOwned, E: End> Child<A, E> {
-    /// Starts a process, called `what` in messages; it waits for [`Child::launch`].
+impl<A: DeserializeOwned, D: Done> Child<A, D> {
+    /// Starts a process; it waits for [`Child::launch`].
     ///
     /// # Errors
     /// What could not be done; then there is no process.
-    pub fn start(what: &'static str, start: &Start<'_>) -> Result<Self, Failure> {
+    pub fn start(start: &Start<'_>) -> Result<Self, Failure> {
         let (control, theirs) = packet::pair().map_err(Failure::at("make a control socket"))?;
-        let (pid, pidfd) = spawn::spawn(what, start, theirs)?;
+        let (pid, pidfd) = spawn::spawn(D::PROCESS, start, theirs)?;
         let child = Self {
-            what,
             pid,
             pidfd,
             control,
@@ -78,12 +76,15 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
         for cgroup in start.cgroups {
             join(cgroup, pid).map_err(|why| {
                 let cgroup = cgroup.display();
-                Failure::new(format!("put {what}'s process into {cgroup}"), why)
+                Failure::new(
+                    format!("put the {}'s process into {cgroup}", D::PROCESS),
+                    why,
+                )
             })?;
         }
         if let Some(score) = start.oom_score_adj {
             fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(
-                Failure::at(format!("set {what}'s score for want of memory")),
+                Failure::at(format!("set the {}'s score for want of memory", D::PROCESS)),
             )?;
         }
         Ok(child)
@@ -108,7 +109,7 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
         configuration: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        let fail = |why| Failure::new(format!("launch {}", self.what), why);
+        let fail = |why| Failure::new(format!("launch the {}", D::PROCESS), why);
         let text = serde_json::to_vec(configuration).map_err(|why| fail(why.to_string()))?;
         if text.len() > MOST_LAUNCH_BYTES {
             let length = text.len();
@@ -143,8 +144,8 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
     ///
     /// # Errors
     /// If it is no message.
-    pub fn receive(&mut self) -> Result<Said<Message<A, E>>, Failure> {
-        let doing = || format!("receive from {}", self.what);
+    pub fn receive(&mut self) -> Result<Said<Message<A, D>>, Failure> {
+        let doing = || format!("receive from the {}", D::PROCESS);
         let mut room = [0; MOST_BYTES];
         let received = match packet::receive(&self.control, &mut room) {
             Ok(received) => received,
@@ -155,10 +156,10 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
         if text.is_empty() && packet::is_gone(&self.control) {
             return Ok(Said::Gone);
         }
-        let message: Message<A, E> =
+        let message: Message<A, D> =
             parse("its message", text, received.whole).map_err(|why| Failure::new(doing(), why))?;
-        if let Message::Ended(end) = &message {
-            self.said = Some(end.clone());
+        if let Message::Ended(exit) = &message {
+            self.said = Some(exit.clone());
         }
         Ok(Said::Message(message))
     }
@@ -172,11 +173,11 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
     ///
     /// # Errors
     /// If it can't be waited for.
-    pub fn try_wait(&mut self) -> Result<Option<E>, Failure> {
+    pub fn try_wait(&mut self) -> Result<Option<Exit<D>>, Failure> {
         if let Some(end) = &self.ended {
             return Ok(Some(end.clone()));
         }
-        let doing = || format!("wait for {}", self.what);
+        let doing = || format!("wait for the {}", D::PROCESS);
         let Some(status) =
             ended::reap(self.pidfd.as_fd()).map_err(|why| Failure::new(doing(), why))?
         else {
@@ -192,7 +193,7 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
     ///
     /// # Errors
     /// As [`Child::try_wait`].
-    pub fn wait_within(&mut self, limit: Duration) -> Result<Option<E>, Failure> {
+    pub fn wait_within(&mut self, limit: Duration) -> Result<Option<Exit<D>>, Failure> {
         if self.ended.is_none() {
             await_readable(self.pidfd.as_fd(), limit);
         }
@@ -200,7 +201,7 @@ impl<A: DeserializeOwned, E: End> Child<A, E> {
     }
 }
 
-impl<A, E: End> Child<A, E> {
+impl<A, D: Done> Child<A, D> {
     /// Kills it. How it ended is still to be waited for.
     pub fn kill(&self) {
         // It fails only where it has ended.
@@ -208,13 +209,13 @@ impl<A, E: End> Child<A, E> {
     }
 }
 
-impl<A, E: End> AsFd for Child<A, E> {
+impl<A, D: Done> AsFd for Child<A, D> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
 }
 
-impl<A, E: End> Drop for Child<A, E> {
+impl<A, D: Done> Drop for Child<A, D> {
     fn drop(&mut self) {
         if self.ended.is_none() {
             self.kill();

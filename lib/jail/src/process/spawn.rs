@@ -62,7 +62,7 @@ struct Plan {
     why: AtomicI32,
 }
 
-/// Makes the process.
+/// Makes the process, which is called `what` in messages.
 pub(super) fn spawn(
     what: &str,
     start: &Start<'_>,
@@ -75,14 +75,14 @@ pub(super) fn spawn(
             .map_err(|why| Failure::new(format!("open {}", path.display()), why))
     };
     let own = |made: std::io::Result<OwnedFd>| {
-        made.map_err(Failure::at(format!("prepare {what}'s descriptors")))
+        made.map_err(Failure::at(format!("prepare the {what}'s descriptors")))
     };
     let texts = start
         .arguments
         .iter()
         .map(|text| CString::new(*text))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(Failure::at(format!("prepare {what}'s arguments")))?;
+        .map_err(Failure::at(format!("prepare the {what}'s arguments")))?;
     let plan = Plan {
         null: OpenOptions::new()
             .read(true)
@@ -104,7 +104,7 @@ pub(super) fn spawn(
     let doing = |step: i32| {
         let step = usize::try_from(step).unwrap_or_default();
         let (doing, part) = STEPS.get(step).copied().unwrap_or_default();
-        format!("{doing} {what}'s {part}")
+        format!("{doing} the {what}'s {part}")
     };
     let (pid, pidfd) = clone(&plan).map_err(Failure::at(doing(0)))?;
     match plan.why.load(Ordering::Acquire) {
@@ -210,12 +210,11 @@ fn become_program(plan: &Plan) -> Result<(), Errno> {
     // SAFETY: the lists end with null and their texts with zeros, and all live in the parent, which
     // waits. On success it does not return.
     let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
+        libc::execveat(
             PROGRAM,
             c"".as_ptr(),
-            plan.arguments.as_ptr(),
-            environment.as_ptr(),
+            plan.arguments.as_ptr().cast(),
+            environment.as_ptr().cast(),
             libc::AT_EMPTY_PATH,
         )
     };
@@ -244,10 +243,10 @@ mod tests {
             cgroups: &[],
             oom_score_adj: None,
         };
-        let why = spawn("the machine", &start, theirs).expect_err("no process");
+        let why = spawn("VMM", &start, theirs).expect_err("no process");
         assert_eq!(
             why.to_string(),
-            "arrange the machine's descriptors: EPIPE: Broken pipe"
+            "arrange the VMM's descriptors: EPIPE: Broken pipe"
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Filters for system calls: one for each kind of thread, made from a table.
 //!
-//! A call that is not in the table ends the process with a line in its log that names the call, and
+//! Each table adds to what every jailed process calls; what none may call is refused in all of them. A call
+//! that is not in the table ends the process with a line in its log that names the call, and
 //! the same to the parent; see `trap.rs`.
 
 mod names;
@@ -30,9 +31,10 @@ pub struct Filter {
 /// If the table makes no sense, or too much.
 pub fn compile(thread: &'static Thread) -> Result<Filter, Failure> {
     let doing = "make a system call filter";
+    thread.check().map_err(Failure::at(doing))?;
     let mut rules = BTreeMap::new();
-    for (call, _, when) in thread.lines() {
-        rules.insert(*call, alternatives(*when).map_err(Failure::at(doing))?);
+    for (call, when) in thread.allowed() {
+        rules.insert(call, alternatives(when).map_err(Failure::at(doing))?);
     }
     let filter = SeccompFilter::new(
         rules,

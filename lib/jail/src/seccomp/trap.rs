@@ -11,7 +11,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::names::name;
 use super::table::{Thread, When};
 use crate::control;
-use crate::end::FORBIDDEN_CALL;
+use crate::exit::FORBIDDEN_CALL;
 
 thread_local! {
     /// What the filter takes this thread for. Without a destructor and initialised at compile time:
@@ -110,24 +110,24 @@ extern "C" fn on_signal(
     unsafe { libc::_exit(FORBIDDEN_CALL) };
 }
 
-/// The last message ([`Message::Ended`](crate::Message::Ended)): what every
-/// [`End`](crate::End) takes for one that is internal. Its parts need no escape.
+/// The last message ([`Message::Ended`](crate::Message::Ended)), of an
+/// [`Exit::Failed`](crate::Exit::Failed). Its parts need no escape.
 fn last_words(who: &str, call: i64, argument: Option<u64>) -> Text {
     let mut text = Text::new();
-    text.add(r#"{"ended":{"internal":{"part":""#)
+    text.add(r#"{"ended":{"failed":{"part":""#)
         .add(who)
         .add(r#" thread","doing":""#);
     text.add_call(call, argument)
-        .add(r#"","why":"its filter forbids it"}}}"#);
+        .add(r#"","why":"its seccomp filter forbids it"}}}"#);
     text
 }
 
 /// The number of the argument that the call is restricted by, if it is allowed at all.
 fn restricted(thread: &Thread, call: i64) -> Option<u8> {
-    let (.., when) = thread.lines().find(|(number, ..)| *number == call)?;
+    let (_, when) = thread.allowed().find(|(number, _)| *number == call)?;
     match when {
         When::Any => None,
-        When::OneOf(argument, _) | When::Lacks(argument, _) => Some(*argument),
+        When::OneOf(argument, _) | When::Lacks(argument, _) => Some(argument),
     }
 }
 
@@ -198,7 +198,7 @@ impl Text {
 mod tests {
     use super::super::table::Line;
     use super::*;
-    use crate::{End, Message};
+    use crate::{Exit, Message};
 
     fn text(call: i64, argument: Option<u64>) -> String {
         let mut line = Text::new();
@@ -231,23 +231,27 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_are_a_message_of_an_internal_end() {
-        use crate::end::tests::Sample;
+    fn the_last_words_are_a_message_of_a_failure() {
+        use crate::exit::tests::Sample;
         let text = last_words("vcpu", i64::MIN, Some(u64::MAX));
         let message: Message<(), Sample> = serde_json::from_slice(text.bytes()).expect("parse");
-        let Message::Ended(end) = message else {
+        let Message::Ended(exit @ Exit::Failed(_)) = message else {
             panic!("{message:?}");
         };
-        assert!(end.is_internal(), "{end:?}");
+        assert_eq!(
+            exit.to_string(),
+            "sample: vcpu thread: call an unknown system call (9223372036854775808) with \
+             0xffffffffffffffff: its seccomp filter forbids it"
+        );
     }
 
     #[test]
     fn the_restricting_argument_is_known() {
         const TABLE: &[Line] = &[
             (libc::SYS_ioctl, &["a"], When::OneOf(1, &[7])),
-            (libc::SYS_mmap, &["a", "b"], When::Lacks(2, 4)),
+            (libc::SYS_fcntl, &["a", "b"], When::Lacks(2, 4)),
             (libc::SYS_socketpair, &["b"], When::OneOf(0, &[1])),
-            (libc::SYS_read, &["a"], When::Any),
+            (libc::SYS_poll, &["a"], When::Any),
         ];
         let thread = Thread {
             process: "test",
@@ -255,8 +259,10 @@ mod tests {
             table: TABLE,
         };
         assert_eq!(restricted(&thread, libc::SYS_ioctl), Some(1));
+        assert_eq!(restricted(&thread, libc::SYS_fcntl), Some(2));
         assert_eq!(restricted(&thread, libc::SYS_mmap), Some(2));
         assert_eq!(restricted(&thread, libc::SYS_socketpair), None);
+        assert_eq!(restricted(&thread, libc::SYS_poll), None);
         assert_eq!(restricted(&thread, libc::SYS_read), None);
     }
 }

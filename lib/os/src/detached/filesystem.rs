@@ -242,7 +242,7 @@ mod tests {
             .expect_err("no such option")
             .to_string();
         assert!(
-            why.starts_with("mount tmpfs of none: set nonsense to \"1\": EINVAL"),
+            why.starts_with("mount tmpfs of none: set nonsense to \"1\": invalid argument"),
             "{why}"
         );
         let tree = mount("tmpfs", "none", &["ro", "rw", "size=4k"]).expect("mount");

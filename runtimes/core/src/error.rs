@@ -147,7 +147,7 @@ mod tests {
     fn an_error_of_the_system_keeps_its_sentence_and_what_is_known_of_its_kind() {
         let refused = std::io::Error::from_raw_os_error(22);
         let refused = Error::from(trefoil_os::Error::new("mount it", refused));
-        assert_eq!(refused.to_string(), "mount it: EINVAL: Invalid argument");
+        assert_eq!(refused.to_string(), "mount it: invalid argument");
         assert_eq!(refused.kind(), ErrorKind::Internal);
         let wrong = Error::from(trefoil_os::Error::invalid("mount it", "no such layer"));
         assert_eq!(wrong.to_string(), "mount it: no such layer");

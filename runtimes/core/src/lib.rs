@@ -17,7 +17,6 @@ pub mod record;
 mod runtime;
 mod sandbox_config;
 pub mod settings;
-pub mod stats;
 mod stdio;
 
 pub use error::{Context, Error, ErrorKind, Result};
@@ -28,5 +27,6 @@ pub use runtime::{
     Container, ContainerConfig, ExecConfig, Mount, Process, Runtime, RuntimeOptions, Sandbox,
     TerminalSize, annotations, sandbox_id,
 };
-pub use sandbox_config::{Limits, NodeNamespaces, SandboxConfig, SandboxKind};
+pub use sandbox_config::{IdMappings, Limits, NodeNamespaces, SandboxConfig, SandboxKind};
 pub use stdio::{Input, Output, Stdio};
+pub use trefoil_stats as stats;

@@ -18,12 +18,18 @@ pub trait Provider: Sync {
     /// Which isolation this is.
     fn isolation(&self) -> Isolation;
 
-    /// Why no pod can have this isolation on this node; `None` if pods can.
-    fn unavailable(&self) -> Option<String>;
+    /// Why no pod can have this isolation on this node, as it is and as it is configured; `None` if pods can.
+    fn unavailable(&self, node: &Settings) -> Option<String>;
 
     /// What containers of such pods can have: the `features` document of the OCI runtime specification,
     /// by which containerd knows what it may ask for.
-    fn features(&self) -> Value;
+    fn features(&self, node: &Settings) -> Value;
+
+    /// Annotations of pods that are for this runtime's guests, in any prefix: each of its pods may have them,
+    /// and finds them in [`SandboxConfig::annotations`]. A pod of another runtime is refused with one.
+    fn own_annotations(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The types of mounts of a root filesystem that such pods make themselves, as containerd (2.2 and
     /// later) names them. `None`: containerd makes them all.
@@ -44,11 +50,12 @@ pub trait Provider: Sync {
         Ok(())
     }
 
-    /// Does what must be done for a pod while its server has one thread and no event loop.
+    /// Does what must be done for a pod while its server has one thread and no event loop, and nothing need
+    /// be known of the pod. What comes of it may be dropped: then the pod has become another runtime's.
     ///
     /// # Errors
-    /// If a value of `settings` is not right, or the node lacks something.
-    fn prepare(&self, settings: &Settings, shim: ShimCgroup) -> Result<Box<dyn Prepared>>;
+    /// If the node lacks something.
+    fn prepare(&self) -> Result<Box<dyn Prepared>>;
 
     /// Does all that a process of the runtime's own does, if this process was started as one: under
     /// this name (`argv[0]`), with this first argument. Its end is then the process's.
@@ -92,9 +99,12 @@ pub trait Provider: Sync {
 }
 
 /// A runtime as far as it can be made while the process has one thread and no event loop.
-pub trait Prepared: Debug {
-    /// The runtime. Must be called within the event loop.
-    fn runtime(self: Box<Self>) -> Arc<dyn Runtime>;
+pub trait Prepared: Debug + Send {
+    /// The runtime of a pod with these settings. Must be called within the event loop.
+    ///
+    /// # Errors
+    /// If a value of `settings` is not right.
+    fn runtime(self: Box<Self>, settings: &Settings, shim: ShimCgroup) -> Result<Arc<dyn Runtime>>;
 }
 
 /// Where the shim is accounted for.

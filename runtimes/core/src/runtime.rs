@@ -2,6 +2,7 @@
 //! longer than a system call that answers at once.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use crate::{ExitStatus, Result, SandboxConfig, Stdio};
 
 /// One kind of isolation.
 #[async_trait]
-pub trait Runtime: Send + Sync {
+pub trait Runtime: Debug + Send + Sync {
     /// Makes the place that a pod's containers live in, ready for the first of them. For namespaces
-    /// that is nothing yet; for a microVM it boots the machine.
+    /// that is nothing yet, or the process that holds them; for a microVM it boots the machine.
     async fn create_sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>>;
 }
 
@@ -36,10 +37,17 @@ pub trait Sandbox: Send + Sync {
     /// and its containers with it. Never resolves where only containers can die.
     async fn ended(&self) -> String;
 
+    /// Asks whatever makes the sandbox's containers for an answer.
+    ///
+    /// # Errors
+    /// If there is none: no container can be made.
+    async fn ping(&self) -> Result<()>;
+
     /// What the pod as a whole uses on the host now; `None` where only its containers are measured.
     async fn stats(&self) -> Result<Option<Stats>>;
 
-    /// Ends the sandbox's own process, and every process of its containers with it. May be called again.
+    /// Ends the sandbox's own process, and every process of its containers that can't be without it. May be
+    /// called again.
     async fn stop(&self) -> Result<()>;
 
     /// Removes what is left of the sandbox, stopping it first if need be. Its containers have been deleted

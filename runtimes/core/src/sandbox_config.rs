@@ -1,10 +1,10 @@
 //! What is known of a pod before its first container is made, in plain facts: no runtime reads the
 //! configuration of a container to learn of the pod.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxIdMapping, LinuxResources};
 
 /// A pod to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,28 +23,49 @@ pub struct SandboxConfig {
     pub node_namespaces: NodeNamespaces,
     /// Whether it is to have a user namespace of its own.
     pub user_namespace: bool,
+    /// Which of the node's ids the ids of that namespace stand for; empty where the pod's own container
+    /// says so.
+    pub id_mappings: IdMappings,
     /// The network namespace that CNI has prepared, if it is to join one.
     pub netns: Option<PathBuf>,
     /// Kernel parameters of its namespaces, by their names with dots.
     pub sysctls: HashMap<String, String>,
     /// Its cgroup, in the form that the runtime specification gives `linux.cgroupsPath`.
     pub cgroups_path: Option<PathBuf>,
+    /// Whether the cgroup above that one is the pod's as well, and holds all its containers'.
+    pub owns_parent_cgroup: bool,
     /// What it may use.
     pub limits: Limits,
     /// The `oom_score_adj` of its processes, if it is not the shim's own.
     pub oom_score_adj: Option<i16>,
     /// The SELinux label of its processes.
     pub selinux_label: Option<String>,
+    /// Those of its annotations that are its runtime's own business
+    /// ([`own_annotations`](crate::Provider::own_annotations)).
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a pod is made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SandboxKind {
-    /// A pod of CRI's, for as many containers as come.
+    /// A pod of CRI's, for as many containers as come. The first of them is its own, and holds its
+    /// namespaces unless the sandbox does.
     Pod,
+    /// A pod that is made by containerd's Sandbox API, and has no container of its own: the sandbox holds
+    /// its namespaces.
+    Sandbox,
     /// One container that knows of no pod, as ctr makes them.
     #[default]
     SingleContainer,
+}
+
+/// Which ids of the node the ids of a user namespace stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdMappings {
+    /// Users.
+    pub uids: Vec<LinuxIdMapping>,
+    /// Groups.
+    pub gids: Vec<LinuxIdMapping>,
 }
 
 /// Namespaces that a pod shares with the node: Kubernetes' `hostNetwork`, `hostPID` and `hostIPC`.

@@ -115,6 +115,23 @@ impl Settings {
         })
     }
 
+    /// A text, and which key it stands at; nothing if the key isn't set.
+    ///
+    /// # Errors
+    /// If it is no text.
+    pub fn text(&self, key: &str) -> Result<Option<(&str, &str)>> {
+        match self.set.get(key) {
+            None => Ok(None),
+            Some(Setting {
+                value: Value::Text(text),
+                origin,
+            }) => Ok(Some((text, origin))),
+            Some(Setting { value, origin }) => Err(Error::invalid(format!(
+                "{origin} is {value:?}; it must be a text"
+            ))),
+        }
+    }
+
     /// A path; the file `default` in [`Self::share`] if the key isn't set.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! A container made of namespaces and a cgroup.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxResources, Spec};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 use trefoil_core::stats::Stats;
@@ -55,12 +55,9 @@ impl RuncContainer {
             }
         };
         Self {
-            cgroups_path: spec
-                .linux()
-                .as_ref()
-                .and_then(|linux| linux.cgroups_path().clone()),
+            cgroups_path: trefoil_spec::cgroups_path(spec).map(Path::to_path_buf),
             options,
-            owns_its_processes: owns_its_processes(spec),
+            owns_its_processes: trefoil_spec::namespaces::owns_its_processes(spec),
             memory,
             id,
             bundle,
@@ -76,16 +73,6 @@ impl RuncContainer {
             launcher,
         }
     }
-}
-
-/// Whether the configuration asks for a new pid namespace: then the kernel ends all with the init.
-fn owns_its_processes(spec: &Spec) -> bool {
-    spec.linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref())
-        .into_iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
 }
 
 #[async_trait]
@@ -213,28 +200,5 @@ impl Container for RuncContainer {
             options: self.options.clone(),
         });
         self.launcher.call(&request, &[]).await.map(drop)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, SpecBuilder};
-
-    #[test]
-    fn only_a_new_pid_namespace_is_the_containers_own() {
-        let spec = |path: Option<&str>| {
-            let mut namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid);
-            if let Some(path) = path {
-                namespace = namespace.path(path);
-            }
-            let linux = LinuxBuilder::default()
-                .namespaces(vec![namespace.build().expect("namespace")])
-                .build()
-                .expect("linux");
-            SpecBuilder::default().linux(linux).build().expect("spec")
-        };
-        assert!(owns_its_processes(&spec(None)));
-        assert!(!owns_its_processes(&spec(Some("/proc/1/ns/pid"))));
     }
 }

@@ -140,8 +140,8 @@ fn run_one(hook: &Hook, input: &[u8], directory: Option<&Path>) -> Result<(), St
     let mut child = plan
         .start(directory)
         .map_err(|error| format!("it cannot be started: {}", words(&error)))?;
-    let mut talk = Talk::new(&mut child, input)?;
-    let ended = talk.until(&child, deadline);
+    let mut streams = HookStreams::new(&mut child, input)?;
+    let ended = streams.until(&child, deadline);
     if !matches!(ended, Ok(true)) {
         kill(&child);
     }
@@ -150,11 +150,11 @@ fn run_one(hook: &Hook, input: &[u8], directory: Option<&Path>) -> Result<(), St
         let seconds = plan.timeout.unwrap_or_default().as_secs();
         return Err(format!("it ran longer than its timeout of {seconds} s"));
     }
-    talk.finish();
+    streams.finish();
     if status.success() {
         return Ok(());
     }
-    let line = last_line(&talk.errors.kept).or_else(|| last_line(&talk.output.kept));
+    let line = last_line(&streams.errors.kept).or_else(|| last_line(&streams.output.kept));
     Err(match line {
         Some(line) => format!("{}: {line}", how(status)),
         None => how(status),
@@ -284,16 +284,16 @@ fn close_others_on_exec() -> std::io::Result<()> {
 }
 
 /// The hook's three streams.
-struct Talk<'a> {
+struct HookStreams<'a> {
     input: Option<std::process::ChildStdin>,
     left: &'a [u8],
     output: Kept<std::process::ChildStdout>,
     errors: Kept<std::process::ChildStderr>,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> HookStreams<'a> {
     fn new(child: &mut Child, input: &'a [u8]) -> Result<Self, String> {
-        let talk = Self {
+        let streams = Self {
             input: child.stdin.take(),
             left: input,
             output: Kept {
@@ -306,14 +306,14 @@ impl<'a> Talk<'a> {
             },
         };
         let ends = [
-            talk.input.as_ref().map(AsFd::as_fd),
-            talk.output.pipe.as_ref().map(AsFd::as_fd),
-            talk.errors.pipe.as_ref().map(AsFd::as_fd),
+            streams.input.as_ref().map(AsFd::as_fd),
+            streams.output.pipe.as_ref().map(AsFd::as_fd),
+            streams.errors.pipe.as_ref().map(AsFd::as_fd),
         ];
         for end in ends.into_iter().flatten() {
             rustix::io::ioctl_fionbio(end, true).map_err(|error| words(&error.into()))?;
         }
-        Ok(talk)
+        Ok(streams)
     }
 
     /// Speaks and listens until the hook has ended: true. False if that took too long.

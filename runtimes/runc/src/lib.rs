@@ -6,36 +6,32 @@
 //! from the host's root. It never speaks to containerd, and its server side never forks, blocks or changes
 //! itself: see [`launcher`]. libcontainer is a library for three small things (`docs/libcontainer.md`).
 //!
-//! Start reading at [`launcher`], then [`container_create`], [`init`] and [`root`].
+//! Start reading at [`launcher`], then its worker, [`init`] and [`root`].
 
 mod container;
-mod container_create;
-mod container_exec;
 pub mod exec;
 mod features;
+#[cfg(test)]
 mod fields;
 mod gate;
+mod holder;
 mod hooks;
 mod idmap;
 mod init;
 mod keyring;
 mod launcher;
-pub mod own_program;
 mod process;
 mod provider;
 mod root;
 mod rootfs;
 mod runtime;
 mod setup;
-mod spec;
 mod state;
 mod sysctls;
 mod terminal;
 
-pub use exec::parse_process;
 pub use features::features;
 pub use launcher::{HELPER_ACTION, Launcher, run_as_helper};
 pub use provider::Namespaces;
 pub use runtime::Runc;
-pub use spec::load_spec;
 pub use state::clean_up;

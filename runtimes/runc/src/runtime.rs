@@ -1,5 +1,5 @@
 //! The runtime and its sandbox: for namespaces there is little to either, as the pod's namespaces belong
-//! to its first container.
+//! to its first container, or to the sandbox's holder.
 
 use std::io;
 use std::sync::Arc;
@@ -7,16 +7,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use trefoil_core::stats::Stats;
 use trefoil_core::{
-    Container, ContainerConfig, Error, Result, Runtime, Sandbox, SandboxConfig, Stdio,
+    Container, ContainerConfig, Error, Result, Runtime, Sandbox, SandboxConfig, SandboxKind, Stdio,
 };
 
 use crate::container::RuncContainer;
 use crate::gate::Gate;
+use crate::holder::Holder;
 use crate::launcher::{Create, Launcher, Request};
 use crate::process::{Ends, RuncProcess, Streams};
 use crate::state;
 
 /// The namespace runtime.
+#[derive(Debug)]
 pub struct Runc {
     launcher: Arc<Launcher>,
     plumb: Plumb,
@@ -52,22 +54,32 @@ impl Runc {
 
 #[async_trait]
 impl Runtime for Runc {
-    async fn create_sandbox(&self, _: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
-        Ok(Arc::new(RuncSandbox {
+    async fn create_sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>> {
+        let maker = Maker {
             launcher: self.launcher.clone(),
             plumb: self.plumb,
-        }))
+        };
+        let holder = match config.kind {
+            SandboxKind::Sandbox => Some(Holder::start(&config, &maker).await?),
+            SandboxKind::Pod | SandboxKind::SingleContainer => None,
+        };
+        Ok(Arc::new(RuncSandbox { maker, holder }))
     }
 }
 
-struct RuncSandbox {
+/// What makes containers.
+pub(crate) struct Maker {
     launcher: Arc<Launcher>,
     plumb: Plumb,
 }
 
-#[async_trait]
-impl Sandbox for RuncSandbox {
-    async fn create_container(&self, config: ContainerConfig) -> Result<Arc<dyn Container>> {
+impl Maker {
+    /// Makes a container whose init waits to be started; `holder` if it is that of a pod's namespaces.
+    pub(crate) async fn make(
+        &self,
+        config: ContainerConfig,
+        holder: bool,
+    ) -> Result<RuncContainer> {
         let ContainerConfig {
             id,
             bundle,
@@ -85,6 +97,7 @@ impl Sandbox for RuncSandbox {
                 options: options.clone(),
                 terminal,
                 streams,
+                holder,
             })
         };
         let (init, mut given) =
@@ -93,7 +106,7 @@ impl Sandbox for RuncSandbox {
             .pop()
             .ok_or_else(|| Error::internal(format!("create container {id}: its init has no gate")))
             .and_then(Gate::new)?;
-        Ok(Arc::new(RuncContainer::new(
+        Ok(RuncContainer::new(
             id,
             bundle,
             &spec,
@@ -101,26 +114,59 @@ impl Sandbox for RuncSandbox {
             cgroup,
             (init, gate),
             self.launcher.clone(),
-        )))
+        ))
+    }
+}
+
+struct RuncSandbox {
+    maker: Maker,
+    /// The process that holds the pod's namespaces, where no container of the pod's own does.
+    holder: Option<Holder>,
+}
+
+#[async_trait]
+impl Sandbox for RuncSandbox {
+    async fn create_container(&self, config: ContainerConfig) -> Result<Arc<dyn Container>> {
+        Ok(Arc::new(self.maker.make(config, false).await?))
     }
 
     fn pid(&self) -> Option<u32> {
-        None
+        self.holder.as_ref().map(Holder::pid)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        if let Some(holder) = &self.holder {
+            holder.check()?;
+        }
+        self.maker
+            .launcher
+            .call(&Request::Ping, &[])
+            .await
+            .map(drop)
     }
 
     async fn stats(&self) -> Result<Option<Stats>> {
-        Ok(None)
+        self.holder.as_ref().map(Holder::stats).transpose()
     }
 
     async fn ended(&self) -> String {
-        std::future::pending().await
+        match &self.holder {
+            Some(holder) => holder.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn stop(&self) -> Result<()> {
-        Ok(())
+        match &self.holder {
+            Some(holder) => holder.stop().await,
+            None => Ok(()),
+        }
     }
 
     async fn delete(&self) -> Result<()> {
-        Ok(())
+        match &self.holder {
+            Some(holder) => holder.delete().await,
+            None => Ok(()),
+        }
     }
 }

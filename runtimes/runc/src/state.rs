@@ -23,7 +23,6 @@ use trefoil_os::mountinfo;
 use crate::init::Container;
 use crate::rootfs;
 use crate::setup::rdt;
-use crate::spec::load_spec;
 use trefoil_cgroups::Cgroup;
 
 /// The version of [`Record`] that this build writes, and the newest that it understands.
@@ -126,16 +125,9 @@ impl State {
     }
 }
 
-/// The cgroup that a configuration names.
-pub fn cgroups_path(spec: &Spec) -> Option<&Path> {
-    spec.linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref())
-}
-
 /// The cgroup of a container with this configuration.
 pub fn cgroup(id: &str, spec: &Spec, systemd_asked: bool) -> Result<Cgroup> {
-    find_cgroup(id, cgroups_path(spec), systemd_asked)
+    find_cgroup(id, trefoil_spec::cgroups_path(spec), systemd_asked)
 }
 
 fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgroup> {
@@ -144,7 +136,7 @@ fn find_cgroup(id: &str, path: Option<&Path>, systemd_asked: bool) -> Result<Cgr
 
 /// Whether the cgroup of a container with this configuration is made by systemd.
 pub fn by_systemd(spec: &Spec, asked: bool) -> bool {
-    trefoil_cgroups::is_systemd(cgroups_path(spec), asked)
+    trefoil_cgroups::is_systemd(trefoil_spec::cgroups_path(spec), asked)
 }
 
 /// Runs the hooks that follow a container's start.
@@ -160,7 +152,7 @@ fn run_hooks(
     bundle: &Path,
     pid: Option<i32>,
 ) -> Result<()> {
-    let spec = load_spec(&bundle.join("config.json"))?;
+    let spec = trefoil_spec::load(&bundle.join("config.json"))?;
     let container = Container {
         id,
         bundle,

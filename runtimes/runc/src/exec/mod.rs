@@ -21,7 +21,6 @@ use oci_spec::runtime::{Process, Spec};
 
 mod cgroups;
 mod namespaces;
-mod request;
 
 use crate::setup::console::Console;
 use crate::setup::descriptors;
@@ -36,14 +35,13 @@ use crate::setup::plan::Plan;
 use crate::setup::stage::{Actor, Stage};
 use crate::setup::steps::{self, Facts, Later, hide};
 use namespaces::Target;
-pub use request::parse_process;
 
 /// A process to start, and where.
 #[derive(Debug)]
 pub struct Exec<'a> {
     /// A pidfd of the container's init.
     pub init: BorrowedFd<'a>,
-    /// The process, from containerd's request; see [`parse_process`].
+    /// The process, from containerd's request; see [`trefoil_spec::parse_process`].
     pub process: &'a Process,
     /// The container's spec: its seccomp profile and personality bind every process in it, and its
     /// init's settings stand in for what `process` leaves out.

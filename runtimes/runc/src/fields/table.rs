@@ -23,7 +23,7 @@ pub(super) const FIELDS: &[Field] = &[
         "ociVersion",
         Applied,
         "A major version above 1 is refused.",
-        "spec::tests::what_is_malformed_is_named",
+        "spec::load::tests::what_is_malformed_is_named",
     ),
     ("root.path", Applied, "", "fields::mounts::the_roots_path"),
     (
@@ -263,7 +263,7 @@ pub(super) const FIELDS: &[Field] = &[
         "linux.namespaces[].type",
         Applied,
         "A kind that is named twice is refused.",
-        "setup::namespaces::tests::twice_is_once_too_often",
+        "spec::namespaces::tests::twice_is_once_too_often",
     ),
     (
         "linux.namespaces[].path",

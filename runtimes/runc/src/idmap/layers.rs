@@ -8,7 +8,7 @@ use trefoil_core::Result;
 use trefoil_os::detached::{Depth, Tree};
 
 use super::mapping::{Mappings, parse};
-use super::private::Private;
+use super::private::PrivateMounts;
 
 /// The option that names overlay's lower layers.
 const LAYERS: &str = "lowerdir=";
@@ -45,7 +45,7 @@ pub fn mount(
         _ => Vec::new(),
     };
     // Once it is mounted, overlay needs no paths to its layers any more.
-    let private = Private::enter(target)?;
+    let private = PrivateMounts::enter(target)?;
     let place = private.directory("root")?;
     let tree = if kind == "overlay" {
         mount_plain(&put_layers(options, layers, &private)?, &place)?;
@@ -81,7 +81,11 @@ fn open_layers(options: &[String], namespace: std::os::fd::BorrowedFd<'_>) -> Re
 }
 
 /// Puts the layers on the shelf, and has the options name them there.
-fn put_layers(options: &[String], trees: Vec<Tree>, private: &Private) -> Result<Vec<String>> {
+fn put_layers(
+    options: &[String],
+    trees: Vec<Tree>,
+    private: &PrivateMounts,
+) -> Result<Vec<String>> {
     let mut places = Vec::with_capacity(trees.len());
     for (number, tree) in trees.into_iter().enumerate() {
         let place = private.put(tree, &number.to_string())?;

@@ -16,23 +16,23 @@ use trefoil_os::detached::Tree;
 /// there shows here, but never the other way about. It ends with the last process in it; this one is
 /// [back](Self::leave) where it was when this value goes.
 #[derive(Debug)]
-pub struct Private {
+pub struct PrivateMounts {
     shelf: PathBuf,
-    before: Option<Before>,
+    before: Option<PreviousNamespace>,
 }
 
 #[derive(Debug)]
-struct Before {
+struct PreviousNamespace {
     namespace: OwnedFd,
     directory: OwnedFd,
 }
 
-impl Private {
+impl PrivateMounts {
     /// Moves the calling thread, the only one of its process, to a namespace where `shelf`, an empty
     /// directory, has become a place to put mounts.
     pub fn enter(shelf: &Path) -> Result<Self> {
         let doing = || "make a mount namespace";
-        let before = Before {
+        let before = PreviousNamespace {
             namespace: File::open("/proc/thread-self/ns/mnt")
                 .context(doing)?
                 .into(),
@@ -106,7 +106,7 @@ impl Private {
     }
 }
 
-impl Drop for Private {
+impl Drop for PrivateMounts {
     fn drop(&mut self) {
         if let Err(why) = self.go_back() {
             log::error!("{why}");

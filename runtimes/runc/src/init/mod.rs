@@ -23,6 +23,7 @@ mod plan;
 mod process;
 mod procfs;
 mod stage;
+mod words;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,11 +42,11 @@ use trefoil_cgroups::Cgroup;
 
 use namespaces::PidNamespace;
 pub(crate) use plan::{Container, Plan};
-use stage::{GO, MOUNTED, TERMINAL};
+use words::{GO, MOUNTED, TERMINAL};
 
 /// An init at its gate.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct GatedInit {
     /// Its number on the host. It is a child of the caller's parent.
     pub(crate) pid: Pid,
     /// The end of its line that opens the gate: see `setup/line.rs`. When it is closed, init ends.
@@ -55,21 +56,21 @@ pub(crate) struct Made {
 }
 
 /// What is noted where it outlives this process, before it can be lost.
-pub(crate) trait Notes {
+pub(crate) trait Recorder {
     /// Groups of Intel RDT that were made for the container.
     fn made_rdt(&self, made: rdt::Made) -> Result<(), Failure>;
 }
 
 /// Why there is no init.
 #[derive(Debug)]
-pub(crate) struct Unmade {
+pub(crate) struct InitError {
     /// What went wrong.
     pub(crate) failure: Failure,
     /// A process that came to be, is ending or has ended, and is the caller's parent's to reap.
     pub(crate) pid: Option<Pid>,
 }
 
-impl From<Failure> for Unmade {
+impl From<Failure> for InitError {
     fn from(failure: Failure) -> Self {
         Self { failure, pid: None }
     }
@@ -83,26 +84,26 @@ pub(crate) fn make(
     cgroup: &Cgroup,
     directory: Option<OwnedFd>,
     streams: [Option<BorrowedFd<'_>>; 3],
-    notes: &dyn Notes,
-) -> Result<Made, Unmade> {
+    recorder: &dyn Recorder,
+) -> Result<GatedInit, InitError> {
     let agent = plan.agent.take();
     let hosts_null = Null::open(&plan.proc)?;
     let line = Line::new()?;
     let cgroup_owner = plan.cgroup_owner;
     let has_pid_namespace = matches!(plan.namespaces.pid, PidNamespace::New);
     let stage = Stage::begin(directory.as_ref().map(AsFd::as_fd), |actor| {
-        let hosts = stage::Hosts {
+        let host = stage::HostResources {
             streams,
             null: hosts_null.as_ref(),
             line: &line,
         };
-        stage::act(actor, container, plan, &hosts)
+        stage::act(actor, container, plan, &host)
     })?;
     let listener = line.listen();
     let led = place(container, cgroup, &stage, cgroup_owner, directory.is_some())
         .and_then(|()| {
             let made = rdt::apply(container.spec, container.id, stage.pid().as_raw())?;
-            notes.made_rdt(made)
+            recorder.made_rdt(made)
         })
         .and_then(|()| lead(container, &stage, has_pid_namespace));
     let master = match led {
@@ -112,12 +113,12 @@ pub(crate) fn make(
             // What the init says of it comes first: the stage only sees that it has gone.
             drop(stage);
             let failure = listener.failure().map_or(failure, Failure::new);
-            return Err(Unmade { failure, pid });
+            return Err(InitError { failure, pid });
         }
     };
     let (pid, _) = stage.end()?;
     if let Err(failure) = limit_processes(container, cgroup) {
-        return Err(Unmade {
+        return Err(InitError {
             failure,
             pid: Some(pid),
         });
@@ -132,8 +133,8 @@ pub(crate) fn make(
         None => Ok(()),
     };
     match listener.wait_for_gate(take_filter) {
-        Ok(gate) => Ok(Made { pid, gate, master }),
-        Err(message) => Err(Unmade {
+        Ok(gate) => Ok(GatedInit { pid, gate, master }),
+        Err(message) => Err(InitError {
             failure: Failure::new(message),
             pid: Some(pid),
         }),

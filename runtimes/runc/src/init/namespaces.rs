@@ -48,17 +48,17 @@ pub(crate) enum PidNamespace {
     Joined(OwnedFd),
 }
 
-/// The kinds, with the names that `/proc/<pid>/ns` gives them.
-fn kind(typ: LinuxNamespaceType) -> (&'static str, CloneFlags) {
+/// The kernel's flag for a kind.
+fn flag(typ: LinuxNamespaceType) -> CloneFlags {
     match typ {
-        LinuxNamespaceType::Mount => ("mnt", CloneFlags::CLONE_NEWNS),
-        LinuxNamespaceType::Cgroup => ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-        LinuxNamespaceType::Uts => ("uts", CloneFlags::CLONE_NEWUTS),
-        LinuxNamespaceType::Ipc => ("ipc", CloneFlags::CLONE_NEWIPC),
-        LinuxNamespaceType::User => ("user", CloneFlags::CLONE_NEWUSER),
-        LinuxNamespaceType::Pid => ("pid", CloneFlags::CLONE_NEWPID),
-        LinuxNamespaceType::Network => ("net", CloneFlags::CLONE_NEWNET),
-        LinuxNamespaceType::Time => ("time", NEWTIME),
+        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::Time => NEWTIME,
     }
 }
 
@@ -93,7 +93,7 @@ impl Namespaces {
 
     fn add(&mut self, spec: &Spec, namespace: &LinuxNamespace) -> Result<(), Failure> {
         let typ = namespace.typ();
-        let (name, flag) = kind(typ);
+        let (name, flag) = (trefoil_spec::namespaces::name(typ), flag(typ));
         let path = namespace.path().as_ref();
         let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
             match typ {

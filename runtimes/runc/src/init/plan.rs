@@ -163,7 +163,6 @@ impl Plan {
 
 /// Refuses what can never be done.
 fn check(spec: &Spec) -> Result<(), Failure> {
-    setup::namespaces::check(spec)?;
     setup::names::check(spec)?;
     setup::memory_policy::check(spec)?;
     setup::netdevices::check(spec)?;

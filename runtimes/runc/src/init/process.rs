@@ -8,14 +8,14 @@ use trefoil_os::process::exit_now;
 
 use super::plan::Container;
 use super::procfs;
-use super::stage::GO;
+use super::words::GO;
+use crate::setup::channel::Channel;
 use crate::setup::descriptors;
 use crate::setup::error::{Doing, Failure};
 use crate::setup::hostproc::HostProc;
 use crate::setup::line::{self, Line};
 use crate::setup::plan::Plan;
 use crate::setup::steps::{self, Facts, Kind};
-use crate::setup::talk::Talk;
 
 /// A container's init: it waits at the gate, and has hooks.
 struct Init<'a>(&'a Container<'a>);
@@ -41,10 +41,10 @@ pub(super) fn early(
     facts: Facts,
     container: &Container<'_>,
     proc: &HostProc,
-    leash: &Talk,
+    channel: &Channel,
     line: &Line,
 ) -> ! {
-    match wait_for_root(plan, proc, leash, line) {
+    match wait_for_root(plan, proc, channel, line) {
         Ok(()) => steps::run(plan, facts, container.terminal, &Init(container)),
         Err(failure) => steps::fail(&failure),
     }
@@ -56,19 +56,24 @@ pub(super) fn late(plan: &Plan, facts: Facts, container: &Container<'_>) -> ! {
 }
 
 /// Serves the stage until it has a root, and goes there.
-fn wait_for_root(plan: &Plan, proc: &HostProc, leash: &Talk, line: &Line) -> Result<(), Failure> {
+fn wait_for_root(
+    plan: &Plan,
+    proc: &HostProc,
+    channel: &Channel,
+    line: &Line,
+) -> Result<(), Failure> {
     // Out of the helper's process group, whose processes are reaped by whoever waits for them.
     setsid().doing(|| "start a session")?;
     // What a program starts under is told beforehand: here is the last of the host's procfs.
     let labelled = plan.labels.apply(proc);
-    descriptors::keep(line.theirs(), leash.as_fd())?;
+    descriptors::keep(line.theirs(), channel.as_fd())?;
     labelled?;
     // Changing the root moves who is in the old one, and nobody who is elsewhere.
     chdir("/").doing(|| "leave the root filesystem's directory")?;
-    let leash = procfs::leash();
+    let channel = procfs::kept_channel();
     let given = loop {
-        match leash.hear().doing(|| "listen to the stage")? {
-            Some(said) if said.word == procfs::BEGUN => procfs::begin_for(&leash)?,
+        match channel.hear().doing(|| "listen to the stage")? {
+            Some(said) if said.word == procfs::BEGUN => procfs::begin_for(&channel)?,
             Some(said) if said.word == GO => break said.descriptors,
             // The stage has failed, and says why.
             _ => exit_now(line::FAILED),
@@ -83,6 +88,6 @@ fn wait_for_root(plan: &Plan, proc: &HostProc, leash: &Talk, line: &Line) -> Res
     let given = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     descriptors::arrange(given, line::own_end())?;
     // Closed by that already.
-    std::mem::forget((root, stdin, stdout, stderr, leash));
+    std::mem::forget((root, stdin, stdout, stderr, channel));
     Ok(())
 }

@@ -17,9 +17,9 @@ use rustix::mount::{
 use rustix::process::{fchdir, pivot_root};
 use trefoil_os::process::exit_now;
 
-use crate::setup::descriptors::{self, LEASH};
+use crate::setup::channel::Channel;
+use crate::setup::descriptors::{self, CHANNEL};
 use crate::setup::error::{Doing, Failure};
-use crate::setup::talk::Talk;
 
 /// The word for the descriptor.
 pub(super) const BEGUN: u8 = b'p';
@@ -31,18 +31,18 @@ pub(super) fn begin() -> Result<OwnedFd, Failure> {
     fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "begin a filesystem of type proc")
 }
 
-/// Begins it, and says it over `talk`.
-pub(super) fn begin_for(talk: &Talk) -> Result<(), Failure> {
+/// Begins it, and says it over `channel`.
+pub(super) fn begin_for(channel: &Channel) -> Result<(), Failure> {
     let said = match begin() {
-        Ok(context) => talk.say(BEGUN, "", &[context.as_fd()]),
-        Err(failure) => talk.say(FAILED, &failure.to_string(), &[]),
+        Ok(context) => channel.say(BEGUN, "", &[context.as_fd()]),
+        Err(failure) => channel.say(FAILED, &failure.to_string(), &[]),
     };
     said.doing(|| "hand over a filesystem of type proc")
 }
 
 /// What [`begin_for`] has said at the other end.
-pub(super) fn receive(talk: &Talk) -> Result<OwnedFd, Failure> {
-    let said = talk
+pub(super) fn receive(channel: &Channel) -> Result<OwnedFd, Failure> {
+    let said = channel
         .hear()
         .doing(|| "receive a filesystem of type proc")?
         .ok_or_else(|| Failure::new("the container's init ended while it was made"))?;
@@ -56,7 +56,7 @@ pub(super) fn receive(talk: &Talk) -> Result<OwnedFd, Failure> {
 /// one of them may trace the child that does it. So that child has nothing: its root is empty, it is in a
 /// mount namespace that nobody else is in, and its only descriptor takes what is said above.
 pub(super) fn begin_among_others() -> Result<OwnedFd, Failure> {
-    let (ours, theirs) = Talk::pair().doing(|| "make sockets to a child")?;
+    let (ours, theirs) = Channel::pair().doing(|| "make sockets to a child")?;
     // SAFETY: this process has one thread, so its copy may do whatever it could do itself.
     match unsafe { fork() }.doing(|| "create a process")? {
         ForkResult::Child => {
@@ -64,7 +64,7 @@ pub(super) fn begin_among_others() -> Result<OwnedFd, Failure> {
             let theirs = ManuallyDrop::new(theirs.into_fd());
             if let Err(failure) = begin_in_empty_root(theirs.as_fd()) {
                 // If that failed before `keep` the number may be anything, and nothing is said.
-                let _ = leash().say(FAILED, &failure.to_string(), &[]);
+                let _ = kept_channel().say(FAILED, &failure.to_string(), &[]);
             }
             exit_now(0)
         }
@@ -77,13 +77,13 @@ pub(super) fn begin_among_others() -> Result<OwnedFd, Failure> {
     }
 }
 
-fn begin_in_empty_root(talk: BorrowedFd<'_>) -> Result<(), Failure> {
-    descriptors::keep(talk, talk)?;
+fn begin_in_empty_root(channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    descriptors::keep(channel, channel)?;
     enter_empty_root().doing(|| "make an empty root directory")?;
     // SAFETY: as above.
     match unsafe { fork() }.doing(|| "create a process")? {
         ForkResult::Child => {
-            let _ = begin_for(&leash());
+            let _ = begin_for(&kept_channel());
             exit_now(0)
         }
         ForkResult::Parent { child } => match waitpid(child, None) {
@@ -113,7 +113,7 @@ fn enter_empty_root() -> rustix::io::Result<()> {
 }
 
 /// The descriptor that [`descriptors::keep`] leaves for the socket.
-pub(super) fn leash() -> Talk {
+pub(super) fn kept_channel() -> Channel {
     // SAFETY: `keep` has put the socket there, and its caller makes one owner of it, once.
-    Talk::over(unsafe { OwnedFd::from_raw_fd(LEASH) })
+    Channel::over(unsafe { OwnedFd::from_raw_fd(CHANNEL) })
 }

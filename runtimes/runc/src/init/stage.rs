@@ -9,6 +9,7 @@ use super::plan::{Container, Plan};
 use super::{process, procfs};
 use crate::root::{self, Root};
 use crate::setup;
+use crate::setup::channel::Channel;
 use crate::setup::console::Console;
 use crate::setup::descriptors;
 use crate::setup::error::{Doing, Failure};
@@ -21,17 +22,11 @@ use crate::setup::names;
 use crate::setup::null::Null;
 use crate::setup::stage::Actor;
 use crate::setup::steps::{Facts, hide};
-use crate::setup::talk::Talk;
 
-/// The worker's word to go on.
-pub(super) const GO: u8 = b'g';
-/// The word that the root is mounted, with the number of the container's process.
-pub(super) const MOUNTED: u8 = b'm';
-/// The word with which a terminal is handed over.
-pub(super) const TERMINAL: u8 = b't';
+use super::words::{GO, MOUNTED, TERMINAL};
 
 /// What the stage has of the host.
-pub(super) struct Hosts<'a> {
+pub(super) struct HostResources<'a> {
     /// The streams that init was given.
     pub(super) streams: [Option<BorrowedFd<'a>>; 3],
     /// The host's `/dev/null`, for a container that has none.
@@ -41,52 +36,52 @@ pub(super) struct Hosts<'a> {
 }
 
 /// An init that is born, and waits for its root.
-struct Born {
+struct ClonedInit {
     pid: Pid,
-    leash: Talk,
+    channel: Channel,
 }
 
 /// What the stage works with once it is in the container's namespaces.
-struct Scene<'a> {
+struct StageContext<'a> {
     actor: &'a Actor,
     container: &'a Container<'a>,
-    hosts: &'a Hosts<'a>,
+    host: &'a HostResources<'a>,
     proc: HostProc,
     process: setup::plan::Plan,
     facts: Facts,
     /// The init, unless it is born last.
-    born: Option<Born>,
+    init: Option<ClonedInit>,
 }
 
 pub(super) fn act(
     actor: &mut Actor,
     container: &Container<'_>,
     mut plan: Plan,
-    hosts: &Hosts<'_>,
+    host: &HostResources<'_>,
 ) -> Result<(), Failure> {
     // It is in the cgroup now, and its limits hold.
     actor.wait_for(GO)?;
     let root = enter_namespaces(container, &mut plan)?;
-    let mut scene = Scene {
+    let mut context = StageContext {
         facts: Facts::new(&plan.proc),
         process: plan.process,
         proc: plan.proc,
-        born: None,
+        init: None,
         actor,
         container,
-        hosts,
+        host,
     };
     match &plan.namespaces.pid {
-        PidNamespace::New => scene.bear(true)?,
-        PidNamespace::Hosts => scene.bear(false)?,
+        PidNamespace::New => context.bear(true)?,
+        PidNamespace::Hosts => context.bear(false)?,
         PidNamespace::Joined(_) => {}
     }
-    let root = root.prepare(&mut || scene.begin_proc(&plan.namespaces.pid))?;
-    scene.run_hooks()?;
-    scene.enter(&root)?;
-    plan.sysctls.apply(&scene.proc)?;
+    let root = root.prepare(&mut || context.begin_proc(&plan.namespaces.pid))?;
+    context.run_hooks()?;
+    context.enter(&root)?;
+    plan.sysctls.apply(&context.proc)?;
     names::apply(container.spec)?;
-    scene.hand_over(root)
+    context.hand_over(root)
 }
 
 /// Returns what the root is to be, which is looked for on the way.
@@ -105,10 +100,10 @@ fn enter_namespaces(container: &Container<'_>, plan: &mut Plan) -> Result<root::
     Ok(root)
 }
 
-impl Scene<'_> {
+impl StageContext<'_> {
     /// Creates the init, which waits for its root.
     fn bear(&mut self, new_pid_namespace: bool) -> Result<(), Failure> {
-        let (ours, theirs) = Talk::pair().doing(|| "make sockets to the container's init")?;
+        let (ours, theirs) = Channel::pair().doing(|| "make sockets to the container's init")?;
         match self.actor.create(new_pid_namespace)? {
             Forked::Child => process::early(
                 &self.process,
@@ -116,10 +111,10 @@ impl Scene<'_> {
                 self.container,
                 &self.proc,
                 &theirs,
-                self.hosts.line,
+                self.host.line,
             ),
             Forked::Parent { pid, .. } => {
-                self.born = Some(Born { pid, leash: ours });
+                self.init = Some(ClonedInit { pid, channel: ours });
                 Ok(())
             }
         }
@@ -127,8 +122,8 @@ impl Scene<'_> {
 
     /// Begins `proc` of the container's pid namespace.
     fn begin_proc(&self, namespace: &PidNamespace) -> Result<OwnedFd, Failure> {
-        match (namespace, &self.born) {
-            (PidNamespace::New, Some(born)) => born.begin_proc(),
+        match (namespace, &self.init) {
+            (PidNamespace::New, Some(init)) => init.begin_proc(),
             (PidNamespace::Joined(_), _) => procfs::begin_among_others(),
             _ => procfs::begin(),
         }
@@ -137,7 +132,7 @@ impl Scene<'_> {
     /// Has the worker run the hooks that are the host's, and runs those that are the container's, which
     /// still has the host's root.
     fn run_hooks(&self) -> Result<(), Failure> {
-        let pid = self.born.as_ref().map_or_else(getpid, |born| born.pid);
+        let pid = self.init.as_ref().map_or_else(getpid, |init| init.pid);
         self.actor.say(MOUNTED, &pid.to_string(), &[])?;
         let go = self.actor.wait_for(GO)?;
         // Of what has just been born: in a joined one all that is born is in it anyway.
@@ -167,9 +162,9 @@ impl Scene<'_> {
             self.actor.say(TERMINAL, "", &master)?;
         }
         let null = Null::open(&self.proc)?;
-        let streams = match (&console, null.as_ref().or(self.hosts.null)) {
+        let streams = match (&console, null.as_ref().or(self.host.null)) {
             (Some(console), _) => [console.peer.as_fd(); 3],
-            (None, Some(null)) => null.fill(self.hosts.streams),
+            (None, Some(null)) => null.fill(self.host.streams),
             (None, None) => return Err(Failure::new("there is no /dev/null for the process")),
         };
         let directory = root
@@ -177,27 +172,27 @@ impl Scene<'_> {
             .try_clone_to_owned()
             .doing(|| "keep the container's root directory")?;
         root.finish()?;
-        if let Some(born) = &self.born {
+        if let Some(init) = &self.init {
             let [stdin, stdout, stderr] = streams;
-            return born
-                .leash
+            return init
+                .channel
                 .say(GO, "", &[directory.as_fd(), stdin, stdout, stderr])
                 .doing(|| "give the container's init its root");
         }
         self.process.labels.apply(&self.proc)?;
         // From here on nothing of the host is open but the standard streams: a process of the pid
         // namespace may take what init has from its first moment on.
-        descriptors::arrange(streams, self.hosts.line.theirs())?;
+        descriptors::arrange(streams, self.host.line.theirs())?;
         self.actor
             .create_last(|| process::late(&self.process, self.facts, self.container))
     }
 }
 
-impl Born {
+impl ClonedInit {
     fn begin_proc(&self) -> Result<OwnedFd, Failure> {
-        self.leash
+        self.channel
             .say(procfs::BEGUN, "", &[])
             .doing(|| "talk to the container's init")?;
-        procfs::receive(&self.leash)
+        procfs::receive(&self.channel)
     }
 }

@@ -3,18 +3,23 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setpgid};
 use trefoil_os::descriptors::close_range;
+use trefoil_os::footprint;
 use trefoil_os::process::reset_signal;
 
 use super::{protocol, worker};
+use crate::setup::fork::{die_with, fork_sibling};
 
 /// What a container's processes start with unless their configuration says otherwise.
 const DEFAULT_UMASK: Mode = Mode::from_bits_truncate(0o022);
+
+/// For how many milliseconds no request must have come before memory is let go of.
+const QUIET: u16 = 1000;
 
 /// Serves requests from the control socket until the server is gone. Never returns.
 pub(super) fn run(control: OwnedFd, server: Pid) -> ! {
@@ -46,16 +51,6 @@ fn prepare(control: &OwnedFd, server: Pid) -> io::Result<()> {
     close_all_but(control.as_raw_fd())
 }
 
-/// Has the kernel end this process when the server ends, even by SIGKILL.
-pub(super) fn die_with(server: Pid) -> nix::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // It may have ended before.
-    match getppid() == server {
-        true => Ok(()),
-        false => Err(Errno::ESRCH),
-    }
-}
-
 /// Undoes what the server and the standard library ignore or block: containers inherit all of it.
 fn reset_signals() -> nix::Result<()> {
     for signal in 1..=libc::SIGRTMAX() {
@@ -80,7 +75,7 @@ fn close_all_but(kept: RawFd) -> io::Result<()> {
 }
 
 fn serve(control: &OwnedFd) -> nix::Result<()> {
-    while let Some(socket) = protocol::receive_descriptor(control.as_fd())? {
+    while let Some(socket) = next(control)? {
         if fork_sibling()? {
             worker::run(socket);
         }
@@ -88,23 +83,11 @@ fn serve(control: &OwnedFd) -> nix::Result<()> {
     Ok(())
 }
 
-/// Forks a child of this process's own parent. Returns whether this is the child.
-///
-/// `CLONE_PARENT` can't be had through fork(2). A plain clone(2) without a new stack and without sharing
-/// memory behaves like it, but runs no fork handlers: there are none, as nothing in this process has
-/// registered any, and the one lock that matters, the allocator's, is free, as no other thread exists.
-pub(super) fn fork_sibling() -> nix::Result<bool> {
-    // SAFETY: one thread, memory copied and not shared: see above. The arguments beyond the stack are
-    // unused without the flags that would use them.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::CLONE_PARENT | libc::SIGCHLD,
-            0_usize,
-            0_usize,
-            0_usize,
-            0_usize,
-        )
-    };
-    Ok(Errno::result(pid)? == 0)
+/// The socket of the next request, which may be days away: memory is let go of meanwhile.
+fn next(control: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
+    let mut ready = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut ready, QUIET) == Ok(0) {
+        footprint::release();
+    }
+    protocol::receive_descriptor(control.as_fd())
 }

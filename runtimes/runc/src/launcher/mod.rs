@@ -27,6 +27,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
@@ -36,10 +37,7 @@ use trefoil_os::child::Child;
 use trefoil_os::lock;
 
 pub use helper::run_as_helper;
-pub(crate) use protocol::{
-    Answer, Create, Delete, Exec, Failure, GivenStreams, Poststart, Request,
-};
-pub(crate) use worker::Outcome as WorkerOutcome;
+pub(crate) use protocol::{Answer, Create, Delete, Exec, GivenStreams, Poststart, Request};
 
 /// The action on the binary's command line that makes it a helper: see [`run_as_helper`].
 pub const HELPER_ACTION: &str = "helper";
@@ -77,6 +75,14 @@ impl Launcher {
                 helper::run(theirs, server)
             }
         }
+    }
+
+    /// Ends the helper of a launcher that nobody has used: its number is still its own, as nobody has reaped
+    /// it.
+    pub(crate) fn end(self) {
+        let helper = lock(&self.helper).pid;
+        let _ = kill(helper, Signal::SIGKILL);
+        let _ = waitpid(helper, None);
     }
 
     /// Reaps the helpers and workers that end, for as long as the event loop runs.

@@ -34,6 +34,8 @@ pub enum Request {
     Exec(Box<Exec>),
     /// Remove what is left of it.
     Delete(Delete),
+    /// Do nothing but answer.
+    Ping,
 }
 
 impl Request {
@@ -44,6 +46,7 @@ impl Request {
             Request::Poststart(start) => format!("start container {}", start.id),
             Request::Exec(exec) => format!("exec in container {}", exec.id),
             Request::Delete(delete) => format!("delete container {}", delete.id),
+            Request::Ping => "answer".to_owned(),
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct Create {
     pub terminal: bool,
     /// Which streams come along.
     pub streams: GivenStreams,
+    /// Whether it is the holder of a pod's namespaces, whose program is put into its root.
+    pub holder: bool,
 }
 
 /// Run the hooks that follow a container's start.
@@ -141,6 +146,9 @@ impl From<Error> for Failure {
 
 /// What comes back on a request's socket.
 pub type Outcome = std::result::Result<Answer, Failure>;
+
+/// What a worker has done for a request: an answer, and descriptors that go with it.
+pub type Served = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
 
 fn encode<T: Serialize>(message: &T) -> io::Result<(u32, Vec<u8>)> {
     let body = serde_json::to_vec(message)?;

@@ -60,33 +60,6 @@ pub(crate) fn number(capability: Capability) -> u32 {
     }
 }
 
-/// Whether a name such as `CAP_NET_RAW` is one that can be given to a process.
-///
-/// Newer orchestrators may name capabilities that this build does not know; like other runtimes,
-/// they are left out rather than refused: fewer privileges than asked for are never a hole.
-pub(crate) fn is_known(name: &str) -> bool {
-    serde_json::from_value::<Capability>(serde_json::Value::from(name)).is_ok()
-}
-
-/// Takes the names that are not known out of a process's JSON, and logs them.
-pub(crate) fn leave_out_unknown(process: &mut serde_json::Value) {
-    let Some(serde_json::Value::Object(sets)) = process.get_mut("capabilities") else {
-        return;
-    };
-    for set in sets
-        .values_mut()
-        .filter_map(serde_json::Value::as_array_mut)
-    {
-        set.retain(|name| {
-            let keep = name.as_str().is_none_or(is_known);
-            if !keep {
-                log::warn!("the capability {name} is not known and left out");
-            }
-            keep
-        });
-    }
-}
-
 /// The five sets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct CapabilitySets {
@@ -244,13 +217,6 @@ mod tests {
         for (expected, name) in (0_u32..).zip(NAMES) {
             assert_eq!(number(parse(&format!("CAP_{name}"))), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn names_from_the_future_are_not_known() {
-        assert!(is_known("CAP_SYS_ADMIN"));
-        assert!(!is_known("CAP_FLY"));
-        assert!(!is_known(""));
     }
 
     #[test]

@@ -57,8 +57,7 @@ impl CpuList {
     fn apply(&self) -> Result<(), Errno> {
         let size = std::mem::size_of_val(self.0.as_slice());
         // SAFETY: the kernel reads `size` bytes, which are exactly the vector's, of a bit mask.
-        let result =
-            unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size, self.0.as_ptr()) };
+        let result = unsafe { libc::sched_setaffinity(0, size, self.0.as_ptr().cast()) };
         Errno::result(result).map(drop)
     }
 }

@@ -14,7 +14,7 @@ use super::error::{Doing, Failure};
 /// Where the line is after [`arrange`].
 pub(crate) const LINE: RawFd = 3;
 /// Where, after [`keep`], the socket is over which a stage leads an init.
-pub(crate) const LEASH: RawFd = 4;
+pub(crate) const CHANNEL: RawFd = 4;
 
 /// Moves `stdio` to 0, 1 and 2 and `line` to 3, and closes everything else.
 ///
@@ -25,9 +25,9 @@ pub(crate) fn arrange(stdio: [BorrowedFd<'_>; 3], line: BorrowedFd<'_>) -> Resul
     place(0, stdio.into_iter().chain([line]))
 }
 
-/// Closes every descriptor but 0, 1, 2 and these two, which move to [`LINE`] and [`LEASH`].
-pub(crate) fn keep(line: BorrowedFd<'_>, leash: BorrowedFd<'_>) -> Result<(), Failure> {
-    place(LINE, [line, leash].into_iter())
+/// Closes every descriptor but 0, 1, 2 and these two, which move to [`LINE`] and [`CHANNEL`].
+pub(crate) fn keep(line: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    place(LINE, [line, channel].into_iter())
 }
 
 /// Moves descriptors to the numbers from `first` on, and closes all above. Those beyond the standard
@@ -40,7 +40,7 @@ fn place<'a>(first: RawFd, given: impl Iterator<Item = BorrowedFd<'a>>) -> Resul
     // First out of the way, so that no dup3 below overwrites one that is still needed.
     let mut clear = Vec::new();
     for fd in given {
-        clear.push(fcntl_dupfd_cloexec(fd, LEASH + 1).doing(|| DOING)?);
+        clear.push(fcntl_dupfd_cloexec(fd, CHANNEL + 1).doing(|| DOING)?);
     }
     let mut target = first;
     for source in clear {

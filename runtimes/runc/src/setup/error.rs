@@ -1,5 +1,7 @@
 //! What can go wrong, said so that a person reading `kubectl describe pod` understands it.
 
+use std::io;
+
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -61,62 +63,23 @@ pub(crate) trait Doing<T> {
     fn doing<S: AsRef<str>>(self, what: impl FnOnce() -> S) -> Result<T, Failure>;
 }
 
-impl<T> Doing<T> for Result<T, Errno> {
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     fn doing<S: AsRef<str>>(self, what: impl FnOnce() -> S) -> Result<T, Failure> {
-        self.map_err(|errno| Failure(format!("cannot {}: {}", what().as_ref(), reason(errno))))
-    }
-}
-
-impl<T> Doing<T> for std::io::Result<T> {
-    fn doing<S: AsRef<str>>(self, what: impl FnOnce() -> S) -> Result<T, Failure> {
-        self.map_err(|error| {
-            let why = match error.raw_os_error() {
-                Some(code) => reason(Errno::from_raw(code)),
-                None => error.to_string(),
-            };
+        self.map_err(|why| {
+            let why = trefoil_os::reason(&why.into());
             Failure(format!("cannot {}: {why}", what().as_ref()))
         })
     }
 }
 
-impl<T> Doing<T> for Result<T, rustix::io::Errno> {
-    fn doing<S: AsRef<str>>(self, what: impl FnOnce() -> S) -> Result<T, Failure> {
-        self.map_err(|errno| {
-            let why = reason(Errno::from_raw(errno.raw_os_error()));
-            Failure::new(format!("cannot {}: {why}", what().as_ref()))
-        })
-    }
-}
-
-/// The system's words for an error, in the lower case that kubelet, critest and people's
-/// scripts match: "no such file or directory", "permission denied".
+/// The system's words for an error: see [`trefoil_os::reason`].
 pub(crate) fn reason(errno: Errno) -> String {
-    let words = errno.desc();
-    let mut letters = words.chars();
-    match (letters.next(), letters.next()) {
-        // "I/O error" keeps its capitals; "No such file" does not.
-        (Some(first), Some(second)) if second.is_lowercase() => {
-            let rest = words.get(first.len_utf8()..).unwrap_or_default();
-            format!("{}{rest}", first.to_lowercase())
-        }
-        _ => words.to_owned(),
-    }
+    trefoil_os::reason(&errno.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_are_the_phrases_others_match() {
-        assert_eq!(reason(Errno::ENOENT), "no such file or directory");
-        assert_eq!(reason(Errno::EACCES), "permission denied");
-        assert_eq!(reason(Errno::EPERM), "operation not permitted");
-        assert_eq!(reason(Errno::ENOEXEC), "exec format error");
-        assert_eq!(reason(Errno::EISDIR), "is a directory");
-        assert_eq!(reason(Errno::ENOTDIR), "not a directory");
-        assert_eq!(reason(Errno::EIO), "I/O error");
-    }
 
     #[test]
     fn a_failure_names_the_step() {

@@ -1,9 +1,11 @@
-//! Creating a process as a child of the caller's parent.
+//! Creating a process as a child of the caller's parent, and ending with that.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 
 /// `CLONE_INTO_CGROUP` of `linux/sched.h` (Linux 5.7).
 const INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -67,4 +69,19 @@ pub(crate) fn sibling(place: Place<'_>) -> Result<Forked, Errno> {
         pid: Pid::from_raw(pid),
         pidfd,
     })
+}
+
+/// [`sibling`] where nothing more is wanted of the new process. Returns whether this is it.
+pub(crate) fn fork_sibling() -> Result<bool, Errno> {
+    Ok(matches!(sibling(Place::default())?, Forked::Child))
+}
+
+/// Has the kernel end this process when its parent ends, even by SIGKILL.
+pub(crate) fn die_with(parent: Pid) -> Result<(), Errno> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before.
+    match getppid() == parent {
+        true => Ok(()),
+        false => Err(Errno::ESRCH),
+    }
 }

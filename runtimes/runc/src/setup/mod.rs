@@ -4,8 +4,8 @@
 //! A step does one thing to the calling process and knows neither how the process was made nor what
 //! it is for. [`plan`] works out on the host everything the steps will need.
 
-pub(crate) mod board;
 pub(crate) mod capabilities;
+pub(crate) mod channel;
 pub(crate) mod console;
 pub(crate) mod cpulist;
 pub(crate) mod credentials;
@@ -30,10 +30,10 @@ pub(crate) mod program;
 pub(crate) mod rdt;
 pub(crate) mod scheduling;
 pub(crate) mod seccomp;
+pub(crate) mod shared_pid;
 pub(crate) mod signals;
 pub(crate) mod stage;
 pub(crate) mod steps;
-pub(crate) mod talk;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod time;

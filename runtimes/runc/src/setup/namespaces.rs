@@ -1,21 +1,10 @@
-//! What the configuration says of the container's namespaces.
+//! Whether a namespace that the configuration names is the host's.
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use trefoil_spec::namespaces::{entry, is_new, name};
 
 use super::error::{Doing, Failure};
 use super::hostproc::HostProc;
-
-/// The configuration's entry for one kind.
-pub(crate) fn entry(spec: &Spec, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
-    let all = spec.linux().as_ref()?.namespaces().as_ref()?;
-    all.iter().find(|one| one.typ() == kind)
-}
-
-/// Whether the container gets a namespace of this kind that did not exist before.
-pub(crate) fn is_new(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let path = entry(spec, kind).map(|one| one.path().as_ref());
-    path.is_some_and(|path| path.is_none_or(|path| path.as_os_str().is_empty()))
-}
 
 /// Whether the container has a namespace of this kind that is not this process's: a new one, or
 /// another's that it joins. To be called on the host.
@@ -26,7 +15,7 @@ pub(crate) fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> Result<bool, Fai
     let Some(path) = entry(spec, kind).and_then(|one| one.path().as_ref()) else {
         return Ok(false);
     };
-    let file = file(kind);
+    let file = name(kind);
     let theirs = rustix::fs::stat(path)
         .map_err(std::io::Error::from)
         .doing(|| format!("look at the {file} namespace {}", path.display()))?;
@@ -34,39 +23,6 @@ pub(crate) fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> Result<bool, Fai
         .stat(&format!("self/ns/{file}"))
         .doing(|| format!("look at the host's {file} namespace"))?;
     Ok((theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino))
-}
-
-/// A kind's name below `/proc/self/ns`.
-fn file(kind: LinuxNamespaceType) -> &'static str {
-    match kind {
-        LinuxNamespaceType::Mount => "mnt",
-        LinuxNamespaceType::Cgroup => "cgroup",
-        LinuxNamespaceType::Uts => "uts",
-        LinuxNamespaceType::Ipc => "ipc",
-        LinuxNamespaceType::User => "user",
-        LinuxNamespaceType::Pid => "pid",
-        LinuxNamespaceType::Network => "net",
-        LinuxNamespaceType::Time => "time",
-    }
-}
-
-/// Refuses a kind that is named twice: either entry could be meant.
-pub(crate) fn check(spec: &Spec) -> Result<(), Failure> {
-    let all = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref());
-    let mut seen = Vec::new();
-    for namespace in all.into_iter().flatten() {
-        let kind = file(namespace.typ());
-        if seen.contains(&kind) {
-            return Err(Failure::new(format!(
-                "the configuration names the {kind} namespace twice"
-            )));
-        }
-        seen.push(kind);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -77,17 +33,6 @@ mod tests {
         let mut spec = serde_json::to_value(Spec::default()).unwrap();
         spec["linux"]["namespaces"] = namespaces;
         serde_json::from_value(spec).unwrap()
-    }
-
-    #[test]
-    fn twice_is_once_too_often() {
-        let twice = serde_json::json!([{"type": "pid"}, {"type": "uts"},
-            {"type": "pid", "path": "/proc/self/ns/pid"}]);
-        assert_eq!(
-            check(&spec(twice)).unwrap_err().to_string(),
-            "the configuration names the pid namespace twice"
-        );
-        check(&Spec::default()).unwrap();
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  worker ──clone──▶ stage ──clone──▶ the container's process
-//!    ▲  └──── talk ───┘  └── board: its number ──▶ worker
-//!    └────────────────────── line ────────────────────┘
+//!    ▲  └── channel ──┘  └── shared pid: its number ──▶ worker
+//!    └───────────────────── line ─────────────────────┘
 //! ```
 
 use std::convert::Infallible;
@@ -20,10 +20,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 use trefoil_os::process::exit_now;
 
-use super::board::Board;
+use super::channel::{Channel, Message};
 use super::error::{Doing, Failure};
 use super::fork::{self, Forked, Place};
-use super::talk::{Said, Talk};
+use super::shared_pid::SharedPid;
 
 /// The word for a failure, whose text says what failed.
 const FAILED: u8 = b'!';
@@ -33,15 +33,15 @@ const FAILED: u8 = b'!';
 pub(crate) struct Stage {
     pid: Pid,
     pidfd: OwnedFd,
-    talk: Talk,
-    board: Board,
+    channel: Channel,
+    shared_pid: SharedPid,
 }
 
 /// The stage's side.
 #[derive(Debug)]
 pub(crate) struct Actor {
-    talk: Option<Talk>,
-    board: Board,
+    channel: Option<Channel>,
+    shared_pid: SharedPid,
 }
 
 impl Stage {
@@ -51,8 +51,8 @@ impl Stage {
         cgroup: Option<BorrowedFd<'_>>,
         act: impl FnOnce(&mut Actor) -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
-        let (ours, theirs) = Talk::pair().doing(|| "make sockets to the process to be")?;
-        let board = Board::new().doing(|| "make memory to share")?;
+        let (ours, theirs) = Channel::pair().doing(|| "make sockets to the process to be")?;
+        let shared_pid = SharedPid::new().doing(|| "make memory to share")?;
         let place = Place {
             cgroup,
             ..Place::default()
@@ -61,8 +61,8 @@ impl Stage {
             Forked::Child => {
                 drop(ours);
                 let mut actor = Actor {
-                    talk: Some(theirs),
-                    board,
+                    channel: Some(theirs),
+                    shared_pid,
                 };
                 if let Err(failure) = act(&mut actor) {
                     actor.fail(&failure);
@@ -73,8 +73,8 @@ impl Stage {
             Forked::Parent { pid, pidfd } => Ok(Self {
                 pid,
                 pidfd,
-                talk: ours,
-                board,
+                channel: ours,
+                shared_pid,
             }),
         }
     }
@@ -86,15 +86,15 @@ impl Stage {
 
     /// Says something to it.
     pub(crate) fn say(&self, word: u8, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        self.talk
+        self.channel
             .say(word, "", descriptors)
             .doing(|| "talk to the process that prepares the container")
     }
 
     /// What it says next; its failure, if it has failed. `None` when it has nothing more to say.
-    pub(crate) fn hear(&self) -> Result<Option<Said>, Failure> {
+    pub(crate) fn hear(&self) -> Result<Option<Message>, Failure> {
         let said = self
-            .talk
+            .channel
             .hear()
             .doing(|| "listen to the process that prepares the container")?;
         match said {
@@ -104,7 +104,7 @@ impl Stage {
     }
 
     /// What it says next, which is to be this.
-    pub(crate) fn hear_that(&self, word: u8) -> Result<Said, Failure> {
+    pub(crate) fn hear_that(&self, word: u8) -> Result<Message, Failure> {
         match self.hear()? {
             Some(said) if said.word == word => Ok(said),
             _ => Err(killed()),
@@ -116,7 +116,7 @@ impl Stage {
     pub(crate) fn end(self) -> Result<(Pid, OwnedFd), Failure> {
         let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
         while let Err(rustix::io::Errno::INTR) = poll(&mut ended, None) {}
-        let number = self.board.read();
+        let number = self.shared_pid.read();
         let doing = || "create a process in the container";
         match number {
             0 => Err(killed()),
@@ -131,7 +131,7 @@ impl Stage {
 
     /// Whether it is the process that was created: none, or its number.
     pub(crate) fn created(&self) -> Option<Pid> {
-        let number = self.board.read();
+        let number = self.shared_pid.read();
         (number > 0).then(|| Pid::from_raw(number))
     }
 }
@@ -151,17 +151,18 @@ impl Actor {
         text: &str,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        let Some(talk) = &self.talk else {
+        let Some(channel) = &self.channel else {
             return Ok(());
         };
-        talk.say(word, text, descriptors)
+        channel
+            .say(word, text, descriptors)
             .doing(|| "talk to the worker")
     }
 
     /// Waits until the worker says this. When it says something else or is gone, there is nobody left
     /// to do anything for.
-    pub(crate) fn wait_for(&self, word: u8) -> Result<Said, Failure> {
-        let said = self.talk.as_ref().map(Talk::hear);
+    pub(crate) fn wait_for(&self, word: u8) -> Result<Message, Failure> {
+        let said = self.channel.as_ref().map(Channel::hear);
         match said {
             Some(Ok(Some(said))) if said.word == word => Ok(said),
             Some(Err(errno)) => Err(errno).doing(|| "listen to the worker"),
@@ -186,7 +187,7 @@ impl Actor {
     }
 
     fn clone_into(&self, new_pid_namespace: bool) -> Result<Forked, Errno> {
-        let kept = self.board.keep_from_children();
+        let kept = self.shared_pid.keep_from_children();
         kept.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
         let place = Place {
             new_pid_namespace,
@@ -194,9 +195,9 @@ impl Actor {
         };
         let made = fork::sibling(place);
         match &made {
-            Ok(Forked::Parent { pid, .. }) => self.board.write(pid.as_raw()),
+            Ok(Forked::Parent { pid, .. }) => self.shared_pid.write(pid.as_raw()),
             Ok(Forked::Child) => {}
-            Err(errno) => self.board.write(-(*errno as i32)),
+            Err(errno) => self.shared_pid.write(-(*errno as i32)),
         }
         made
     }

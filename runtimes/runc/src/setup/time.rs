@@ -5,7 +5,6 @@ use std::fmt::Write;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::error::Failure;
-use super::namespaces;
 
 const SECOND: u32 = 1_000_000_000;
 
@@ -21,7 +20,7 @@ pub(crate) fn offsets(spec: &Spec) -> Result<Option<String>, Failure> {
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
         return Ok(None);
     };
-    if !namespaces::is_new(spec, LinuxNamespaceType::Time) {
+    if !trefoil_spec::namespaces::is_new(spec, LinuxNamespaceType::Time) {
         return Err(Failure::new(
             "time namespace offsets specified, and the configuration asks for no new time namespace",
         ));

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use trefoil_os::message::{self, Wait};
 use trefoil_os::pidfd;
 use trefoil_os::process::{exit_now, ignore_signal};
-use trefoil_runc::exec::{Exec, ExecError, Stdio, exec, parse_process};
+use trefoil_runc::exec::{Exec, ExecError, Stdio, exec};
 
 use crate::container::Container;
 
@@ -139,23 +139,25 @@ fn work(
     }
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).unwrap();
     umask(Mode::empty());
-    let result = parse_process(process.to_string().as_bytes()).and_then(|process| {
-        exec(&Exec {
-            init: container.pidfd.as_fd(),
-            process: &process,
-            spec: &serde_json::from_value(spec.clone()).unwrap(),
-            cgroups: &container.cgroups,
-            new_keyring: true,
-            stdio: match output {
-                Some(output) => Stdio::Streams {
-                    stdin: None,
-                    stdout: Some(output.as_fd()),
-                    stderr: Some(output.as_fd()),
+    let result = trefoil_spec::parse_process(process.to_string().as_bytes())
+        .map_err(|why| ExecError::Invalid(why.to_string()))
+        .and_then(|process| {
+            exec(&Exec {
+                init: container.pidfd.as_fd(),
+                process: &process,
+                spec: &serde_json::from_value(spec.clone()).unwrap(),
+                cgroups: &container.cgroups,
+                new_keyring: true,
+                stdio: match output {
+                    Some(output) => Stdio::Streams {
+                        stdin: None,
+                        stdout: Some(output.as_fd()),
+                        stderr: Some(output.as_fd()),
+                    },
+                    None => Stdio::Terminal,
                 },
-                None => Stdio::Terminal,
-            },
-        })
-    });
+            })
+        });
     let (answer, fds): (Value, Vec<BorrowedFd<'_>>) = match &result {
         Ok(started) => (
             json!({"pid": started.pid.as_raw()}),

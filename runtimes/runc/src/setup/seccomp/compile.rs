@@ -8,6 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::super::error::Failure;
+use super::rule::{Action, Rule};
 use super::stub;
 
 /// An instruction of the kernel's classic BPF: code, two jumps, and a value, in the host's order.
@@ -16,24 +17,6 @@ const INSTRUCTION: usize = 8;
 const ARGUMENTS: usize = 6;
 /// The largest error number that the kernel gives to a program (`MAX_ERRNO`).
 const LARGEST_ERRNO: u32 = 4095;
-
-/// What becomes of a call, for libseccomp and as the value that a filter returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Action {
-    library: ScmpAction,
-    pub(super) returned: u32,
-    /// Whether the call goes on, so that the kernel itself answers for calls it does not know.
-    pub(super) is_permissive: bool,
-}
-
-/// One name of the profile with what it says of it. Any of `alternatives` suffices, in which all
-/// conditions must hold; with no alternatives the rule always holds.
-#[derive(Debug)]
-pub(super) struct Rule<'a> {
-    pub(super) name: &'a str,
-    pub(super) action: Action,
-    pub(super) alternatives: Vec<&'a [LinuxSeccompArg]>,
-}
 
 /// The program of a profile.
 pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<libc::sock_filter>, Failure> {

@@ -23,6 +23,7 @@ pub(crate) mod listener;
 mod newer;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod property;
+mod rule;
 mod stub;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use libseccomp::{ScmpArch, ScmpSyscall};
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator};
 
-use super::compile::{Action, Rule};
 use super::newer::{self, X32_BIT};
+use super::rule::{Action, Rule};
 
 // Classic BPF (`linux/bpf_common.h`): loads of 32 bits at a fixed place, jumps by a constant.
 const LOAD: u16 = 0x20;

@@ -15,11 +15,11 @@ const MOST: usize = 4;
 
 /// One end of the pair. Closed at `execve`.
 #[derive(Debug)]
-pub(crate) struct Talk(OwnedFd);
+pub(crate) struct Channel(OwnedFd);
 
 /// What was said.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct Message {
     /// What the message is about; each pair of speakers has its own words.
     pub(crate) word: u8,
     /// Text that goes with it.
@@ -28,7 +28,7 @@ pub(crate) struct Said {
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-impl Talk {
+impl Channel {
     /// Both ends.
     pub(crate) fn pair() -> Result<(Self, Self), Errno> {
         let (one, other) = socketpair(
@@ -72,7 +72,7 @@ impl Talk {
     }
 
     /// Waits for what is said next; `None` when nobody is left to say anything.
-    pub(crate) fn hear(&self) -> Result<Option<Said>, Errno> {
+    pub(crate) fn hear(&self) -> Result<Option<Message>, Errno> {
         let mut bytes = vec![0; LONGEST + 1];
         let mut descriptors = Vec::new();
         let take = |given| descriptors.push(given);
@@ -83,7 +83,7 @@ impl Talk {
         let Some((word, text)) = bytes.get(..received.length).and_then(<[u8]>::split_first) else {
             return Ok(None);
         };
-        Ok(Some(Said {
+        Ok(Some(Message {
             word: *word,
             text: String::from_utf8_lossy(text).into_owned(),
             descriptors,
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn messages_keep_their_bounds_and_descriptors() {
-        let (one, other) = Talk::pair().unwrap();
+        let (one, other) = Channel::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         one.say(b'a', "first", &[null.as_fd(), null.as_fd()])
             .unwrap();
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut() {
-        let (one, other) = Talk::pair().unwrap();
+        let (one, other) = Channel::pair().unwrap();
         one.say(b'x', &"é".repeat(LONGEST), &[]).unwrap();
         assert_eq!(other.hear().unwrap().unwrap().text.len(), LONGEST);
     }

@@ -7,16 +7,15 @@ use nix::sys::signal::{Signal, kill};
 use oci_spec::runtime::Spec;
 use trefoil_core::{Context, Error, Result};
 
-use crate::init::{self, Container, Made, Notes, Plan, Unmade};
-use crate::launcher::{Answer, Create, Failure, WorkerOutcome};
+use crate::init::{self, Container, GatedInit, InitError, Plan, Recorder};
+use crate::launcher::protocol::{Answer, Create, Failure, Served};
 use crate::setup::rdt;
-use crate::spec::load_spec;
 use crate::state::{Record, State};
-use crate::{keyring, rootfs, state};
+use crate::{holder, keyring, rootfs, state};
 
 /// Makes a container whose init waits at its gate, which comes with the answer. When this fails nothing
 /// of the container is left but, in the failure, an init that has ended.
-pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
+pub(super) fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> Served {
     let made = prepare(request)
         .map_err(|why| (why, None))
         .and_then(|(spec, record)| make(request, &spec, record, streams));
@@ -52,9 +51,9 @@ pub fn create(request: &Create, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome 
 /// The directory for the container's state, its root's mounts, and its configuration.
 fn prepare(request: &Create) -> Result<(Spec, Record)> {
     let path = request.bundle.join("config.json");
-    let spec = load_spec(&path)?;
+    let spec = trefoil_spec::load(&path)?;
     let record = Record::new(
-        state::cgroups_path(&spec).map(Path::to_path_buf),
+        trefoil_spec::cgroups_path(&spec).map(Path::to_path_buf),
         state::by_systemd(&spec, request.options.systemd_cgroup),
         !request.rootfs.is_empty(),
     );
@@ -62,14 +61,18 @@ fn prepare(request: &Create) -> Result<(Spec, Record)> {
     if !request.options.no_new_keyring {
         keyring::leave_the_hosts()?;
     }
-    rootfs::mount(&request.rootfs, &request.bundle.join("rootfs"))?;
+    let root = request.bundle.join("rootfs");
+    rootfs::mount(&request.rootfs, &root)?;
+    if request.holder {
+        holder::install(&root)?;
+    }
     Ok((spec, record))
 }
 
 /// The container's record, which what its making makes is noted in.
-struct Noting<'a>(&'a Create, Record);
+struct RecordWriter<'a>(&'a Create, Record);
 
-impl Notes for Noting<'_> {
+impl Recorder for RecordWriter<'_> {
     fn made_rdt(&self, made: rdt::Made) -> std::result::Result<(), crate::setup::error::Failure> {
         State::of(&self.0.bundle)
             .note_rdt(self.1.clone(), made)
@@ -84,7 +87,7 @@ fn make(
     spec: &Spec,
     record: Record,
     streams: [Option<OwnedFd>; 3],
-) -> std::result::Result<Made, Unfinished> {
+) -> std::result::Result<GatedInit, Unfinished> {
     let cgroup = state::cgroup(&request.id, spec, request.options.systemd_cgroup)
         .map_err(|why| (why, None))?;
     let container = Container {
@@ -96,14 +99,14 @@ fn make(
     };
     let rootfs = root_directory(request, spec).map_err(|why| (why, None))?;
     let streams = streams.each_ref().map(|end| end.as_ref().map(AsFd::as_fd));
-    let unfinished = |unmade: Unmade| (Error::internal(unmade.failure.to_string()), unmade.pid);
+    let unfinished = |why: InitError| (Error::internal(why.failure.to_string()), why.pid);
     let directory = cgroup
         .create()
         .context(|| "make the container's cgroup")
         .map_err(|why| (why, None))?;
     let plan = Plan::new(&container, &cgroup, &rootfs).map_err(|why| unfinished(why.into()))?;
-    let notes = Noting(request, record);
-    init::make(&container, plan, &cgroup, directory, streams, &notes).map_err(unfinished)
+    let recorder = RecordWriter(request, record);
+    init::make(&container, plan, &cgroup, directory, streams, &recorder).map_err(unfinished)
 }
 
 /// The directory that is to be the root: the configuration names it from the bundle.

@@ -1,6 +1,10 @@
 //! A worker: one process that serves one request and ends.
 //!
-//! It may be left in any state by what it does: nothing of it is used again.
+//! It may be left in any state by what it does: nothing of it is used again. What it does for a container
+//! is in [`create`](mod@create) and [`exec`](mod@exec), and in [`state`].
+
+mod create;
+mod exec;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,12 +12,9 @@ use nix::unistd::getppid;
 use trefoil_core::{Error, Result};
 use trefoil_os::process::exit_now;
 
-use super::helper::{die_with, fork_sibling};
-use super::protocol::{self, Answer, Failure, Request};
-use crate::{container_create, container_exec, state};
-
-/// What a request leads to: an answer, and descriptors that go with it.
-pub type Outcome = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
+use super::protocol::{self, Answer, Failure, Request, Served};
+use crate::setup::fork::{die_with, fork_sibling};
+use crate::state;
 
 /// Serves the request that comes on `socket`, then ends the process.
 pub(super) fn run(socket: OwnedFd) -> ! {
@@ -35,20 +36,20 @@ pub(super) fn run(socket: OwnedFd) -> ! {
     exit_now(i32::from(sent.is_err()))
 }
 
-fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
+fn serve(request: Request, given: Vec<OwnedFd>) -> Served {
     let done = |result: Result<()>| {
         result
             .map(|()| (Answer::default(), Vec::new()))
             .map_err(Failure::from)
     };
     match request {
-        Request::Create(create) => {
-            if !trefoil_cgroups::is_v2() || create.options.systemd_cgroup {
+        Request::Create(request) => {
+            if !trefoil_cgroups::is_v2() || request.options.systemd_cgroup {
                 begin_grace_period();
             }
-            container_create::create(&create, streams(create.streams, given)?)
+            create::create(&request, streams(request.streams, given)?)
         }
-        Request::Exec(exec) => {
+        Request::Exec(request) => {
             let mut given = given;
             let init = match given.is_empty() {
                 false => given.remove(0),
@@ -56,7 +57,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
                     return Err(Error::internal("read the request: no init came with it").into());
                 }
             };
-            container_exec::exec(&exec, &init, streams(exec.streams, given)?)
+            exec::exec(&request, &init, streams(request.streams, given)?)
         }
         Request::Poststart(start) => done(state::run_poststart_hooks(
             &start.id,
@@ -72,6 +73,7 @@ fn serve(request: Request, given: Vec<OwnedFd>) -> Outcome {
             )
             .map(drop),
         ),
+        Request::Ping => done(Ok(())),
     }
 }
 

@@ -16,9 +16,9 @@ const SIZE: usize = 4096;
 
 /// The memory.
 #[derive(Debug)]
-pub(crate) struct Board(NonNull<AtomicI32>);
+pub(crate) struct SharedPid(NonNull<AtomicI32>);
 
-impl Board {
+impl SharedPid {
     /// A new one, which says 0.
     pub(crate) fn new() -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -50,7 +50,7 @@ impl Board {
     }
 }
 
-impl Drop for Board {
+impl Drop for SharedPid {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours alone, and nothing borrows from it any more.
         let _ = unsafe { munmap(self.0.as_ptr().cast(), SIZE) };
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn what_a_child_writes_is_read() {
-        let board = Board::new().unwrap();
+        let board = SharedPid::new().unwrap();
         // SAFETY: the child writes to shared memory and ends.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn children_forked_later_have_none() {
-        let board = Board::new().unwrap();
+        let board = SharedPid::new().unwrap();
         board.keep_from_children().unwrap();
         // SAFETY: the child touches one address, dies of it or ends.
         let status = match unsafe { fork() }.unwrap() {

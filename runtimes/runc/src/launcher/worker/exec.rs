@@ -2,17 +2,17 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::Spec;
-use trefoil_core::{ErrorKind, Result};
+use trefoil_core::{Error, ErrorKind};
 
 use crate::exec::{self, ExecError, Stdio};
-use crate::launcher::{Answer, Exec, Failure, WorkerOutcome};
-use crate::spec::load_spec;
+use crate::launcher::protocol::{Answer, Exec, Failure, Served};
 
 /// Runs the process in the container of which `init` is a pidfd; it runs its program when this returns.
-pub fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> WorkerOutcome {
-    let spec = prepare(request)
-        .map_err(|why| Failure::from(why.context(format!("exec in container {}", request.id))))?;
+pub(super) fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Served {
+    let spec = trefoil_spec::load(&request.bundle.join("config.json")).map_err(|why| {
+        let why = Error::from(why);
+        Failure::from(why.context(format!("exec in container {}", request.id)))
+    })?;
     let [stdin, stdout, stderr] = &streams;
     let started = exec::exec(&exec::Exec {
         init: init.as_fd(),
@@ -34,10 +34,6 @@ pub fn exec(request: &Exec, init: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Wo
         pid: started.pid.as_raw().unsigned_abs(),
     };
     Ok((answer, started.master.into_iter().collect()))
-}
-
-fn prepare(request: &Exec) -> Result<Spec> {
-    load_spec(&request.bundle.join("config.json"))
 }
 
 fn failure(request: &Exec, why: &ExecError) -> Failure {

@@ -7,40 +7,29 @@
 //! It runs on the shim's one thread and never blocks it. Nothing that a guest or its VMM says is
 //! trusted: not to be well formed, not to come at all.
 //!
-//! Start reading at [`runtime`], then [`sandbox`].
+//! Start reading at [`runtime`], then [`sandbox`]. Below them each folder uses those after it: [`container`],
+//! [`content`], [`guest`], [`machine`], [`host`].
 
-mod agent;
-mod cgroup;
-mod cleanup;
-mod clock;
-mod console;
 mod container;
-mod disks;
-mod forward;
+mod content;
 mod guest;
+mod host;
 #[cfg(test)]
 mod hostile;
-mod identity;
-mod kills;
-mod limited;
 mod machine;
-mod network;
-mod parts;
-mod phases;
-mod process;
+mod programs;
 mod provider;
-mod rootfs;
 mod runtime;
 mod sandbox;
-mod share;
-mod size;
+mod settings;
 mod specification;
-mod stats;
-mod streams;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod watch;
 
+pub use content::sources::{GuestVolume, HostVolume, LayerDisk, Listener, Sources};
+pub use machine::profile::{FileServer, Profile, Scratch, Unshared};
 pub use provider::MicroVms;
+pub use runtime::MicroVm;
+pub use settings::Settings;

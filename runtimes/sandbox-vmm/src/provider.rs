@@ -17,10 +17,12 @@ use trefoil_files::parent::Flush;
 use trefoil_os::mountinfo;
 use trefoil_vmm::configuration::MOST_CPUS;
 
-use crate::cleanup::CleanupRecord;
-use crate::parts;
-use crate::rootfs::ROOTFS_MOUNTS;
-use crate::runtime::{MicroVm, Settings};
+use crate::content::rootfs::ROOTFS_MOUNTS;
+use crate::host::cleanup::CleanupRecord;
+use crate::machine::profile::{FileServer, Profile};
+use crate::programs;
+use crate::runtime::MicroVm;
+use crate::settings::Settings;
 
 /// The provider of microVM pods.
 #[derive(Clone, Copy, Debug)]
@@ -69,15 +71,29 @@ impl Settings {
     /// What the table says; the defaults where it says nothing.
     fn read(table: &settings::Settings) -> Result<Self> {
         let kernel = table.path("kernel", "vmlinux")?;
-        Ok(Self {
+        let file_server = FileServer {
             // Another than the installed one may be without our patches.
             flush: match kernel == table.share.join("vmlinux") {
                 true => Flush::WhereLocked,
                 false => Flush::EachClose,
             },
-            kernel,
-            initramfs: table.path("image", "initramfs")?,
             agent: table.path("agent", "agent")?,
+        };
+        let initramfs = table.path("image", "initramfs")?;
+        Self::of(
+            Profile::with_file_server(kernel, initramfs, file_server),
+            table,
+        )
+    }
+
+    /// Pods in such machines, as large and as patient as a table says: by the keys `default-cpus`,
+    /// `default-memory-mib`, `overhead-memory-mib` and `boot-timeout-seconds`.
+    ///
+    /// # Errors
+    /// A value that is not right.
+    pub fn of(profile: Profile, table: &settings::Settings) -> Result<Self> {
+        Ok(Self {
+            profile,
             default_cpus: table.number("default-cpus", 1, cpus)?,
             default_memory: table.number("default-memory-mib", 512, mebibytes)?,
             overhead: table.number("overhead-memory-mib", 40, mebibytes)?,
@@ -117,7 +133,7 @@ impl Provider for MicroVms {
         Isolation::MicroVm
     }
 
-    fn unavailable(&self) -> Option<String> {
+    fn unavailable(&self, _: &settings::Settings) -> Option<String> {
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
         kvm.err()
             .map(|why| format!("this node's /dev/kvm can't be opened: {why}"))
@@ -125,7 +141,7 @@ impl Provider for MicroVms {
 
     /// What containers in a guest can have. It is the same code that makes them, but the host's users,
     /// hooks and AppArmor stay outside.
-    fn features(&self) -> Value {
+    fn features(&self, _: &settings::Settings) -> Value {
         let mut features = (self.containers)();
         features["hooks"] = json!([]);
         let linux = &mut features["linux"];
@@ -149,16 +165,14 @@ impl Provider for MicroVms {
         Settings::read(table).map(drop)
     }
 
-    fn prepare(&self, table: &settings::Settings, shim: ShimCgroup) -> Result<Box<dyn Prepared>> {
-        Ok(Box::new(Settings {
-            count_shim: shim == ShimCgroup::Pod,
-            ..Settings::read(table)?
-        }))
+    /// A machine is made by the event loop alone.
+    fn prepare(&self) -> Result<Box<dyn Prepared>> {
+        Ok(Box::new(Ready))
     }
 
     unsafe fn serve_as(&self, name: &OsStr, _: Option<&OsStr>) -> Option<ExitCode> {
         // SAFETY: by our own contract.
-        unsafe { parts::serve_as(name) }
+        unsafe { programs::serve_as(name) }
     }
 
     fn sandbox_record(&self, config: &SandboxConfig) -> Result<Option<Value>> {
@@ -186,9 +200,20 @@ impl Provider for MicroVms {
     }
 }
 
-impl Prepared for Settings {
-    fn runtime(self: Box<Self>) -> Arc<dyn Runtime> {
-        Arc::new(MicroVm::new(*self))
+/// The runtime, for which nothing is prepared.
+#[derive(Debug)]
+struct Ready;
+
+impl Prepared for Ready {
+    fn runtime(
+        self: Box<Self>,
+        table: &settings::Settings,
+        shim: ShimCgroup,
+    ) -> Result<Arc<dyn Runtime>> {
+        Ok(Arc::new(MicroVm::new(Settings {
+            count_shim: shim == ShimCgroup::Pod,
+            ..Settings::read(table)?
+        })))
     }
 }
 
@@ -218,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_guest_has_no_users_of_the_hosts() {
-        let features = PROVIDER.features();
+        let features = PROVIDER.features(&settings::Settings::default());
         let linux = &features["linux"];
         assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], json!(false));
         assert_eq!(linux["seccomp"]["enabled"], json!(true));
@@ -230,11 +255,15 @@ mod tests {
     fn an_empty_table_is_the_defaults() {
         let settings = Settings::read(&settings::Settings::new("/share".into())).expect("right");
         assert_eq!((settings.default_cpus, settings.default_memory), (1, 512));
-        assert_eq!(settings.kernel, Path::new("/share/vmlinux"));
-        assert_eq!(settings.flush, Flush::WhereLocked);
+        let profile = settings.profile;
+        assert_eq!(profile.kernel, Path::new("/share/vmlinux"));
+        assert_eq!(profile.initramfs, Path::new("/share/initramfs"));
+        let server = profile.file_server.expect("one");
+        assert_eq!(server.flush, Flush::WhereLocked);
+        assert_eq!(server.agent, Path::new("/share/agent"));
         let own = Settings::read(&table("kernel", Set::Text("/boot/vmlinux".into())));
-        assert_eq!(own.expect("right").flush, Flush::EachClose);
-        assert_eq!(settings.agent, Path::new("/share/agent"));
+        let server = own.expect("right").profile.file_server.expect("one");
+        assert_eq!(server.flush, Flush::EachClose);
         assert_eq!((settings.overhead, settings.boot_limit.as_secs()), (40, 30));
     }
 

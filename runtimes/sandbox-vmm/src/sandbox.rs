@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 use tokio::time::timeout;
-use trefoil_agent_protocol::service::SetUpRequest;
+use trefoil_agent_protocol::service::{ScratchDisk, SetUpRequest};
 use trefoil_cgroups::{Cgroup, Origin};
 use trefoil_core::stats::Stats;
 use trefoil_core::{
@@ -15,27 +15,34 @@ use trefoil_core::{
 };
 use trefoil_os::lock;
 use trefoil_os::selinux::ExecLabel;
+use trefoil_spec::namespaces::owns_its_processes;
 
-use crate::agent::{Agent, answer, making};
-use crate::cgroup;
-use crate::cleanup::CleanupRecord;
-use crate::clock;
-use crate::container::{self, GuestContainer, OwnPids, Parts};
-use crate::disks::Places;
-use crate::forward::Forwarding;
+use crate::container::{GuestContainer, OwnPids, Parts};
+use crate::content::disks::DiskSlots;
+use crate::content::given::scratch_file;
+use crate::content::share::Shares;
+use crate::guest::agent::{Agent, answer, making};
+use crate::guest::clock;
+use crate::guest::forward::Forwarding;
 use crate::guest::{Guest, LAST_WORDS};
-use crate::identity::Identity;
-use crate::limited::Limited;
-use crate::machine::{Embryo, Machine, Plan};
-use crate::network::{self, Network};
-use crate::phases::Phases;
-use crate::runtime::Settings;
-use crate::share::Shares;
-use crate::size::{self, Bounds, Size};
+use crate::host::cgroup;
+use crate::host::cleanup::CleanupRecord;
+use crate::host::limited::Limited;
+use crate::host::network::{self, Network};
+use crate::host::uids::UidAllocation;
+use crate::machine::Machine;
+use crate::machine::boot::{Plan, UnlaunchedVmm};
+use crate::machine::phases::Phases;
+use crate::machine::profile::Profile;
+use crate::machine::size::{self, Bounds, Size};
+use crate::settings::Settings;
 use crate::specification::{self, Pod};
 
 /// How many bytes the guest's random number generator begins with.
 const SEED: usize = 32;
+
+/// A guest that is a pod's, its machine's slots, what it has of the host, and who its processes are.
+type Booted = (Arc<Guest>, Arc<DiskSlots>, Arc<Shares>, UidAllocation);
 
 /// A pod that runs.
 pub(crate) struct MicroVmSandbox {
@@ -44,7 +51,7 @@ pub(crate) struct MicroVmSandbox {
     bounds: Bounds,
     shares: Arc<Shares>,
     /// Of the machine, for disks.
-    places: Arc<Places>,
+    slots: Arc<DiskSlots>,
     /// While the machine runs.
     forwarding: Mutex<Option<Forwarding>>,
     cgroup: Cgroup,
@@ -56,7 +63,7 @@ pub(crate) struct MicroVmSandbox {
     /// Held as well by each container that has a pid namespace of its own.
     own_pids: OwnPids,
     /// Nobody else may become who the pod's processes are, as long as there are any.
-    identity: Mutex<Option<Identity>>,
+    uids: Mutex<Option<UidAllocation>>,
 }
 
 impl MicroVmSandbox {
@@ -86,7 +93,7 @@ impl MicroVmSandbox {
             Self::boot_in(settings, config, network, size, &cgroup, &mut phases).await
         };
         let booted = booted.await;
-        let (guest, shares, identity) = match booted {
+        let (guest, slots, shares, uids) = match booted {
             Ok(booted) => booted,
             Err(why) => {
                 if let Err(and) = leave(&record, &cgroup, origin.as_ref()).await {
@@ -120,7 +127,7 @@ impl MicroVmSandbox {
             }
         };
         Ok(Self {
-            places: Places::new(guest.machine.clone()),
+            slots,
             guest,
             size,
             bounds,
@@ -131,7 +138,7 @@ impl MicroVmSandbox {
             record,
             lone: config.kind == SandboxKind::SingleContainer,
             own_pids: OwnPids::default(),
-            identity: Mutex::new(Some(identity)),
+            uids: Mutex::new(Some(uids)),
         })
     }
 
@@ -142,45 +149,54 @@ impl MicroVmSandbox {
         size: Size,
         cgroup: &Cgroup,
         phases: &mut Phases,
-    ) -> Result<(Arc<Guest>, Arc<Shares>, Identity)> {
+    ) -> Result<Booted> {
         let pod = &config.id;
-        let identity = Identity::claim()?;
-        let embryo = {
+        let uids = UidAllocation::claim()?;
+        let unlaunched = {
             let _label = label(config)?;
-            Embryo::start(pod, config.oom_score_adj)?
+            UnlaunchedVmm::start(pod, config.oom_score_adj)?
         };
         if !settings.count_shim {
             // It does nothing yet: all that the machine will use counts as the pod's. Otherwise it has
             // inherited the cgroup.
-            cgroup::add(cgroup, embryo.pid()).await?;
+            cgroup::add(cgroup, unlaunched.pid()).await?;
         }
-        let (shares, files) = {
-            let _label = label(config)?;
-            Shares::start(pod, settings, &embryo, &identity, size, cgroup)?
+        let profile = &settings.profile;
+        let (shares, files) = match &profile.file_server {
+            Some(kind) => {
+                let _label = label(config)?;
+                let (shares, files) = Shares::start(pod, kind, &unlaunched, &uids, size, cgroup)?;
+                (shares, Some(files))
+            }
+            None => (no_shares(profile), None),
         };
         phases.done("processes");
-        let machine = embryo.launch(&Plan {
+        let machine = unlaunched.launch(&Plan {
             pod,
-            settings,
+            profile,
             size,
-            identity: &identity,
+            uids: &uids,
             nics,
             files,
         })?;
         let machine = Arc::new(machine);
         let booted = async {
-            // The guest looks for it once it is asked to serve.
-            shares.share_agent(&settings.agent).await?;
+            if let Some(kind) = &profile.file_server {
+                // The guest looks for it once it is asked to serve.
+                shares.share_agent(&kind.agent).await?;
+            }
             let agent = ready(settings, &machine).await?;
             phases.done_at("VMM", machine.metrics().phases.running.get());
             phases.done("guest");
-            let guest = Guest::new(machine.clone(), agent, Some(shares.server()));
-            set_up(&guest, config, told).await?;
+            let guest = Guest::new(machine.clone(), agent, shares.server());
+            let slots = DiskSlots::new(machine.clone());
+            let scratch = scratch(profile, &slots).await?;
+            set_up(&guest, config, profile, told, scratch).await?;
             phases.done("set-up");
-            Ok(guest)
+            Ok((guest, slots))
         };
         let why: Error = match booted.await {
-            Ok(guest) => return Ok((guest, shares, identity)),
+            Ok((guest, slots)) => return Ok((guest, slots, shares, uids)),
             Err(why) => why,
         };
         // If that is because the machine has ended by itself, its reason tells more than what we missed.
@@ -195,7 +211,10 @@ impl MicroVmSandbox {
 /// Waits until the guest's agent is ready to be asked.
 async fn ready(settings: &Settings, machine: &Machine) -> Result<Agent> {
     let limit = settings.boot_limit;
-    let greeted = timeout(limit, async { Agent::greet(machine.agent().await?).await });
+    let listener = settings.profile.listener();
+    let greeted = timeout(limit, async {
+        Agent::greet(machine.agent(listener).await?).await
+    });
     match greeted.await {
         Ok(greeted) => {
             let (agent, ready) = greeted?;
@@ -213,7 +232,13 @@ async fn ready(settings: &Settings, machine: &Machine) -> Result<Agent> {
 }
 
 /// Makes the guest the pod's.
-async fn set_up(guest: &Guest, config: &SandboxConfig, network: Vec<u8>) -> Result<()> {
+async fn set_up(
+    guest: &Guest,
+    config: &SandboxConfig,
+    profile: &Profile,
+    network: Vec<u8>,
+    scratch: Option<u8>,
+) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context(|| "tell the guest the time")?;
@@ -222,17 +247,43 @@ async fn set_up(guest: &Guest, config: &SandboxConfig, network: Vec<u8>) -> Resu
         "" => nodes_hostname()?,
         own => own.to_owned(),
     };
+    let initdata = profile.unshared.as_ref().map(|one| one.initdata.clone());
     let request = SetUpRequest {
         hostname,
         sysctls: config.sysctls.clone(),
         network,
         time: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         seed: seed()?,
-        share: true,
+        share: profile.file_server.is_some(),
+        initdata: initdata.unwrap_or_default(),
+        scratch: scratch.map(scratch_disk).into(),
         ..Default::default()
     };
     let set_up = guest.agent.client.set_up(making(), &request);
     answer(|| "set the guest up", set_up).await.map(drop)
+}
+
+fn scratch_disk(device: u8) -> ScratchDisk {
+    ScratchDisk {
+        device: device.into(),
+        ..Default::default()
+    }
+}
+
+/// What a pod without a file server has of the host.
+fn no_shares(profile: &Profile) -> Arc<Shares> {
+    let unshared = profile.unshared.as_ref();
+    unshared.map_or_else(Arc::default, |one| Shares::given(one.sources.clone()))
+}
+
+/// Puts the disk in that the guest may write to, if it is to have one.
+async fn scratch(profile: &Profile, slots: &DiskSlots) -> Result<Option<u8>> {
+    let unshared = profile.unshared.as_ref();
+    let Some(scratch) = unshared.and_then(|one| one.scratch.as_ref()) else {
+        return Ok(None);
+    };
+    let file = scratch_file(&scratch.directory, scratch.size)?;
+    slots.attach_files(false, &[file]).await.map(Some)
 }
 
 fn nodes_hostname() -> Result<String> {
@@ -264,6 +315,14 @@ fn label(config: &SandboxConfig) -> Result<Option<ExecLabel>> {
     let told = label.map(ExecLabel::set).transpose();
     // Be it that the node has no SELinux or that its policy does not know the label.
     told.map_err(|why| Error::invalid(why.to_string()))
+}
+
+/// What the pod's manifest calls a container, as CRI tells it.
+fn manifest_name(config: &ContainerConfig) -> String {
+    const NAME: &str = "io.kubernetes.cri.container-name";
+    let annotations = config.spec.annotations().as_ref();
+    let told = annotations.and_then(|all| all.get(NAME));
+    told.unwrap_or(&config.id).clone()
 }
 
 fn oom_score_adj(spec: &Spec) -> Option<i16> {
@@ -303,17 +362,19 @@ impl Sandbox for MicroVmSandbox {
             pid: self.guest.machine.pid(),
             lone: self.lone,
             apart: Arc::strong_count(&self.own_pids) > 1,
+            compares: self.shares.are_given(),
         };
         let translated = self
             .shares
-            .translate(&config, pod, &self.places, &self.guest)
+            .translate(&config, pod, &self.slots, &self.guest)
             .await;
         let (spec, shared) = translated.map_err(|why| why.context(doing()))?;
         if let Some(score) = oom_score_adj(&config.spec) {
             self.guest.machine.raise_oom_score(score.into())?;
         }
         let parts = Parts {
-            own_pids: container::owns_its_processes(&spec).then(|| self.own_pids.clone()),
+            own_pids: owns_its_processes(&spec).then(|| self.own_pids.clone()),
+            name: manifest_name(&config),
             id: config.id,
             spec,
             stdio: config.stdio,
@@ -325,6 +386,12 @@ impl Sandbox for MicroVmSandbox {
 
     fn pid(&self) -> Option<u32> {
         Some(self.guest.machine.pid())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        clock::ping(&self.guest)
+            .await
+            .map_err(|why| why.context(format!("ping the guest of pod {}", self.record.pod)))
     }
 
     async fn stats(&self) -> Result<Option<Stats>> {
@@ -348,7 +415,7 @@ impl Sandbox for MicroVmSandbox {
         self.shares.stop().await;
         leave(&self.record, &self.cgroup, self.origin.as_ref()).await?;
         stopped?;
-        lock(&self.identity).take();
+        lock(&self.uids).take();
         Ok(())
     }
 }

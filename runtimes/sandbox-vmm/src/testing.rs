@@ -1,117 +1,31 @@
 //! The other ends of what the host's side talks to: an agent that keeps the protocol but runs nothing,
-//! and a process in the VMM's place that does nothing, with its end of the door.
+//! and machines without a guest.
+
+mod machines;
 
 use std::collections::HashMap;
-use std::io::{IoSlice, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 use trefoil_agent_protocol::service::{
     self, AdjustClockRequest, ClockAnswer, ContainerRequest, CreateContainerRequest, ExecRequest,
-    Nothing, ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer, SignalRequest,
-    StatsAnswer, create_agent,
+    Nothing, ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer, PutFilesRequest,
+    SignalRequest, StatsAnswer, create_agent,
 };
 use trefoil_agent_protocol::{READY_PORT, status};
 use trefoil_core::Error;
-use trefoil_os::message::{self, Wait};
-use trefoil_os::watched;
-use trefoil_vmm::devices::vsock::door::Door;
-use trefoil_vmm::metrics::Shared;
-use trefoil_vmm::process::{self, Start};
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{Server, TtrpcContext};
 
-use crate::agent::Agent;
-use crate::console::Console;
-use crate::disks::PLACES;
 use crate::guest::Guest;
-use crate::machine::Machine;
-
-/// A machine without a guest: its process sleeps.
-pub(crate) fn machine() -> (Arc<Machine>, Gate) {
-    machine_of("/bin/sleep", &["sleep", "1000"])
-}
-
-/// A machine without a guest: to each request its process answers with this.
-pub(crate) fn machine_that_answers(answer: &str) -> (Arc<Machine>, Gate) {
-    // One packet is read at a time, and each write is one.
-    let script = format!(
-        "while dd bs=8192 count=1 of=/dev/null 2>/dev/null <&3; do printf '{answer}' >&3; done"
-    );
-    machine_of("/bin/sh", &["sh", "-c", &script])
-}
-
-fn machine_of(program: &str, arguments: &[&str]) -> (Arc<Machine>, Gate) {
-    let (console, log) = Console::new().expect("console");
-    let process = process::start(&Start {
-        program: Some(Path::new(program)),
-        arguments,
-        log: log.as_fd(),
-        cgroups: &[],
-        oom_score_adj: None,
-    })
-    .expect("start");
-    let metrics = Shared::map(None).expect("metrics");
-    let (door, theirs) = Door::pair().expect("door");
-    let gate = Gate(watched::readable(theirs).expect("watch"));
-    let places = (3..).take(PLACES).collect();
-    let machine = Machine::watch(process, door, console, metrics, places).expect("machine");
-    (Arc::new(machine), gate)
-}
-
-/// The VMM's end of the door.
-pub(crate) struct Gate(AsyncFd<OwnedFd>);
-
-impl Gate {
-    /// As if the guest had connected to the host's port.
-    pub(crate) fn connect(&self, port: u32) -> UnixStream {
-        let (ours, theirs) = UnixStream::pair().expect("pair");
-        theirs.set_nonblocking(true).expect("non-blocking");
-        let mut message = 0x1_0001_u32.to_le_bytes().to_vec();
-        message.extend(port.to_le_bytes());
-        let parts = [IoSlice::new(&message)];
-        message::send(self.0.get_ref(), &parts, &[theirs.as_fd()], Wait::Yes).expect("send");
-        ours
-    }
-
-    /// The next connection that the host makes: to which port of the guest's.
-    pub(crate) async fn accept(&self) -> (u32, UnixStream) {
-        loop {
-            let mut ready = self.0.readable().await.expect("readable");
-            let mut bytes = [0; 8];
-            let mut stream = None;
-            let take = |fd| stream = Some(fd);
-            match message::receive(self.0.get_ref(), &mut bytes, Wait::No, take) {
-                Err(nix::errno::Errno::EAGAIN) => {
-                    ready.clear_ready();
-                    continue;
-                }
-                received => assert!(received.expect("receive").is_whole()),
-            };
-            let port = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-            return (port, stream.expect("a descriptor").into());
-        }
-    }
-
-    /// The next stream that the host connects, and its number.
-    pub(crate) async fn stream(&self) -> (u32, UnixStream) {
-        let (port, mut stream) = self.accept().await;
-        assert_eq!(port, trefoil_agent_protocol::STREAM_PORT);
-        // The host has written it at once.
-        let mut number = [0; 4];
-        stream.read_exact(&mut number).expect("number");
-        stream.set_nonblocking(false).expect("blocking");
-        (u32::from_le_bytes(number), stream)
-    }
-}
+use crate::guest::agent::Agent;
+pub(crate) use machines::*;
 
 /// What an agent has been asked, and what it is to answer.
 #[derive(Default)]
@@ -122,7 +36,7 @@ pub(crate) struct Fake {
     pub(crate) created: Mutex<Option<CreateContainerRequest>>,
     /// The last that ran a process.
     pub(crate) run: Mutex<Option<ExecRequest>>,
-    processes: Mutex<HashMap<(String, String), End>>,
+    processes: Mutex<HashMap<(String, String), Code>>,
     /// Has a kill for want of memory be told.
     pub(crate) kill: Notify,
     /// How it behaves.
@@ -156,7 +70,7 @@ pub(crate) enum Manners {
 }
 
 /// The exit code of a process, once it has ended.
-type End = watch::Sender<Option<u32>>;
+type Code = watch::Sender<Option<u32>>;
 
 /// The agent's number of a process: one for all.
 pub(crate) const PID: u32 = 42;
@@ -173,7 +87,7 @@ impl Fake {
         connection.shutdown(Shutdown::Both).expect("open");
     }
 
-    fn process(&self, container: &str, process: &str) -> End {
+    fn process(&self, container: &str, process: &str) -> Code {
         let name = (container.to_owned(), process.to_owned());
         let mut processes = self.processes.lock().expect("lock");
         let sender = processes
@@ -244,6 +158,20 @@ impl service::Agent for Served {
     ) -> ttrpc::Result<Nothing> {
         self.0.note(format!("delete {}", request.container))?;
         self.0.listen().await?;
+        Ok(Nothing::default())
+    }
+
+    async fn put_files(
+        &self,
+        _: &TtrpcContext,
+        request: PutFilesRequest,
+    ) -> ttrpc::Result<Nothing> {
+        for file in &request.files {
+            let contents = String::from_utf8_lossy(&file.contents);
+            self.0.note(format!("put {}: {contents}", request.volume))?;
+        }
+        // Long enough for what does not wait for the answer to be seen.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         Ok(Nothing::default())
     }
 
@@ -346,7 +274,7 @@ pub(crate) async fn guest() -> (Arc<Guest>, Gate, Arc<Fake>, Server) {
     let pid = i32::try_from(machine.pid()).expect("pid");
     let (fake, server) = tokio::join!(
         async {
-            let stream = machine.agent().await.expect("connection");
+            let stream = machine.agent(None).await.expect("connection");
             let (agent, _) = Agent::greet(stream).await.expect("greeting");
             Guest::new(machine, agent, None)
         },

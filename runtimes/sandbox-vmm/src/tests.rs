@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use trefoil_core::{
     Container, ErrorKind, ExecConfig, Input, Output, Process, Result, Stdio, TerminalSize,
 };
 
-use crate::agent::Agent;
 use crate::container::{GuestContainer, Parts};
+use crate::content::share::Shared;
 use crate::guest::Guest;
-use crate::share::Shared;
-use crate::size::Size;
+use crate::guest::agent::Agent;
+use crate::machine::size::Size;
 use crate::testing::{Gate, Manners, guest, machine};
 
 pub(crate) const SIZE: Size = Size {
@@ -40,6 +41,7 @@ pub(crate) async fn container(
     stdio: Stdio,
 ) -> Result<GuestContainer> {
     let parts = Parts {
+        name: "c".into(),
         id: id.into(),
         spec: spec(),
         stdio,
@@ -93,7 +95,7 @@ async fn an_agent_that_says_something_else_is_not_served() {
         let mut agent = gate.connect(1024);
         agent.write_all(words.as_bytes()).expect("write");
         drop(agent);
-        let stream = machine.agent().await.expect("connection");
+        let stream = machine.agent(None).await.expect("connection");
         let error = Agent::greet(stream).await.err().expect(why).to_string();
         assert!(error.contains(why), "{error}");
     }
@@ -104,6 +106,40 @@ async fn a_guest_that_connects_again_is_turned_away() {
     let (_guest, gate, _fake, _server) = guest().await;
     let again = gate.connect(1024);
     assert_eq!(all(again).await, b"");
+}
+
+/// Answers each connection with its port.
+#[derive(Debug)]
+struct Greeter;
+
+#[async_trait::async_trait]
+impl crate::Listener for Greeter {
+    fn port(&self) -> u32 {
+        1027
+    }
+
+    async fn serve(&self, mut connection: UnixStream) {
+        connection.write_all(b"broker").expect("write");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn connections_to_a_listeners_port_are_served_and_none_before_the_agents() {
+    let (machine, gate) = machine();
+    let early = gate.connect(1027);
+    let mut agent = gate.connect(1024);
+    agent.write_all(b"ready").expect("write");
+    let mut heard = machine
+        .agent(Some(Arc::new(Greeter)))
+        .await
+        .expect("connection");
+    let mut line = [0; 5];
+    heard.read_exact(&mut line).expect("line");
+    assert_eq!(&line, b"ready");
+    assert_eq!(all(early).await, b"");
+    for (port, answer) in [(1027, &b"broker"[..]), (1024, b""), (1028, b"")] {
+        assert_eq!(all(gate.connect(port)).await, answer, "{port}");
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -294,7 +330,7 @@ async fn a_vmm_that_dies_takes_everything_along_at_once() {
     // SAFETY: it is our child, which is not reaped yet.
     unsafe { libc::kill(pid, libc::SIGKILL) };
     let reason = timeout(SOON, guest.ended()).await.expect("in time");
-    assert_eq!(reason, "the machine was killed");
+    assert_eq!(reason, "the VMM was killed");
     all_is_over(&guest, &container, &*exec).await;
 }
 

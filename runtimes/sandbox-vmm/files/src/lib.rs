@@ -10,6 +10,7 @@
 //! our own.
 
 pub mod capabilities;
+pub mod exit;
 pub mod fuse;
 mod message;
 pub mod parent;

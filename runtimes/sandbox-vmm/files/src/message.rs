@@ -6,11 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::exit::Exit;
+use crate::exit::HungUp;
 use crate::tree::Shown;
 
 /// What the server says over the control socket. It answers nothing there.
-pub type Message = trefoil_jail::Message<(), Exit>;
+pub type Message = trefoil_jail::Message<(), HungUp>;
 
 /// Who the server is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,25 +3,10 @@
 //! CNI leaves interfaces, addresses, routes and neighbours in the pod's network namespace, as it
 //! would for a container. [`host::attach`] reads them, puts a tap next to each interface and has the
 //! kernel redirect every frame that one receives to the other's cable. So the tap is the cable's end,
-//! the namespace's own network stack sees none of it, and the guest takes its place: [`guest::apply`]
-//! makes there what was read, under the same names and hardware addresses.
+//! the namespace's own network stack sees none of it, and the guest takes its place: its agent
+//! [makes](trefoil_netlink::apply()) there what was read, under the same names and hardware addresses.
 //!
 //! All of it is netlink, in a few messages of our own making: no helper program runs.
 
-mod error;
 pub mod forward;
-pub mod guest;
 pub mod host;
-mod model;
-mod namespace;
-mod netlink;
-mod read;
-mod sysctl;
-#[cfg(test)]
-mod testing;
-
-pub use error::{Error, Result};
-pub use model::{
-    Address, Hop, Interface, Ipv6, Kind, MOST_ADDRESSES, MOST_HOPS, MOST_INTERFACES,
-    MOST_NEIGHBOURS, MOST_ROUTES, MOST_RULES, Neighbour, Network, Route, Rule,
-};

@@ -8,6 +8,7 @@
 //! `docs/microvm.md` has the table.
 
 mod devices;
+mod level;
 mod linux;
 mod mounts;
 mod pod;
@@ -36,6 +37,8 @@ pub(crate) struct Pod<'a> {
     /// Whether a container of the pod has a pid namespace of its own, as they all have where the pod's
     /// processes don't see each other.
     pub apart: bool,
+    /// Whether its guest compares what it is sent with what the pod's author has written down.
+    pub compares: bool,
 }
 
 /// A tree or a file of the host's that a container is to have.
@@ -79,6 +82,9 @@ pub(crate) fn translate(
         .set_domainname(None)
         .set_hooks(None)
         .set_annotations(None);
+    if pod.compares {
+        level::configuration(&mut guest);
+    }
     Ok(guest)
 }
 
@@ -100,6 +106,8 @@ pub(crate) fn process(process: &Process) -> Result<Process> {
     }
     let mut process = process.clone();
     process.set_apparmor_profile(None).set_selinux_label(None);
+    // It means the same in any guest.
+    level::process(&mut process);
     Ok(process)
 }
 

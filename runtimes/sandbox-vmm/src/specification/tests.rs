@@ -16,6 +16,7 @@ const POD: Pod<'_> = Pod {
     pid: 4711,
     lone: false,
     apart: false,
+    compares: false,
 };
 
 /// A container's configuration as CRI makes it.

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::client::exit::Exit;
+use crate::client::exit::{Exit, Stop};
 use crate::devices::Failure;
 use crate::devices::interrupt::Interrupt;
 use crate::devices::serial::Serial;
@@ -15,7 +15,7 @@ use crate::layout::{DEVICE_SIZE, DEVICES};
 use crate::metrics::Shared;
 
 /// The first port of the serial line, of eight.
-const SERIAL: u16 = 0x3f8;
+pub const SERIAL: u16 = 0x3f8;
 /// The keyboard controller's status and commands, by which a PC is reset.
 const KEYBOARD: u16 = 0x64;
 /// The command that pulses the processor's reset line.
@@ -112,8 +112,8 @@ impl Bus {
         for &byte in bytes {
             match (port, &self.serial) {
                 (SERIAL..=0x3ff, Some(serial)) => lock(serial).write(register(port), byte),
-                (KEYBOARD, _) if byte == RESET => return Err(Exit::Reset),
-                (POWER, _) if byte == POWER_OFF => return Err(Exit::PoweredOff),
+                (KEYBOARD, _) if byte == RESET => return Err(Exit::Done(Stop::Reset)),
+                (POWER, _) if byte == POWER_OFF => return Err(Exit::Done(Stop::PoweredOff)),
                 _ => {}
             }
         }
@@ -131,15 +131,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How the machine ends when a device's host side failed.
 pub fn failed(device: &str, why: &Failure) -> Exit {
-    let (doing, why) = match why {
-        Failure::Host { doing, why } => ((*doing).to_owned(), why.to_string()),
-        Failure::Guest(broken) => ("serve the guest".to_owned(), broken.to_string()),
+    let failure = match why {
+        Failure::Host { doing, why } => trefoil_jail::Failure::new(*doing, why),
+        Failure::Guest(broken) => trefoil_jail::Failure::new("serve the guest", broken),
     };
-    Exit::Internal {
-        part: device.to_owned(),
-        doing,
-        why,
-    }
+    failure.of(format!("{device} device")).into()
 }
 
 #[cfg(any(test, fuzzing))]
@@ -155,8 +151,14 @@ mod tests {
     #[test]
     fn ports_end_the_machine_in_their_ways() {
         let bus = Bus::new(Vec::new(), None, Shared::map(None).expect("metrics"));
-        assert_eq!(bus.port_out(KEYBOARD, &[RESET]), Err(Exit::Reset));
-        assert_eq!(bus.port_out(POWER, &[POWER_OFF]), Err(Exit::PoweredOff));
+        assert_eq!(
+            bus.port_out(KEYBOARD, &[RESET]),
+            Err(Exit::Done(Stop::Reset))
+        );
+        assert_eq!(
+            bus.port_out(POWER, &[POWER_OFF]),
+            Err(Exit::Done(Stop::PoweredOff))
+        );
         assert_eq!(bus.port_out(POWER, &[0]), Ok(()));
         let mut bytes = [1; 4];
         bus.port_in(KEYBOARD, &mut bytes[..1]);

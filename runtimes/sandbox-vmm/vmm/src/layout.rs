@@ -28,6 +28,8 @@ pub const DEVICE_SIZE: u64 = 0x1000;
 pub const MAX_DEVICES: usize = 40;
 /// The interrupt line of the first device: the lower ones are the machine's.
 pub const FIRST_LINE: u32 = 5;
+/// The serial line's interrupt line, as on a PC.
+pub const SERIAL_LINE: u32 = 4;
 /// How many lines there are for devices: what is left of the I/O APIC's 24, as KVM has it.
 const LINES: u32 = 24 - FIRST_LINE;
 
@@ -52,12 +54,16 @@ pub const PAGE_TABLES: u64 = 0x9000;
 pub const COMMAND_LINE: u64 = 0x2_0000;
 /// The longest command line, its terminating zero included, as x86's Linux takes it.
 pub const COMMAND_LINE_SIZE: usize = 2048;
+/// The ACPI tables, for a guest that has those.
+pub const ACPI_TABLES: u64 = 0x9_e000;
+/// How much room there is for them, in bytes.
+pub const ACPI_SIZE: usize = 0x1000;
 /// The MultiProcessor tables.
 pub const MP_TABLE: u64 = 0x9_f000;
 /// What points to them: in the last KiB of base memory, where Linux looks for it.
 pub const MP_POINTER: u64 = 0x9_fc00;
 /// Where RAM that a kernel may use ends below 1 MiB.
-pub const LOW_END: u64 = MP_TABLE;
+pub const LOW_END: u64 = ACPI_TABLES;
 /// Where a kernel is put.
 pub const KERNEL: u64 = 0x10_0000;
 

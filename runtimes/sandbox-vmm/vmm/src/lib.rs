@@ -47,13 +47,9 @@ pub unsafe fn serve() -> ExitCode {
             machine::run(&configuration, descriptors, &mut control, began)
         }
         Err(Failure::Gone) => Exit::Killed,
-        Err(why) => Exit::Internal {
-            part: "machine".into(),
-            doing: "begin".into(),
-            why: why.to_string(),
-        },
+        Err(why) => trefoil_jail::Failure::new("begin", why).into(),
     };
-    if let Exit::Internal { .. } = exit {
+    if let Exit::Failed(_) = exit {
         eprintln!("trefoil-vmm: {exit}");
     }
     ExitCode::from(u8::try_from(control.end(exit)).unwrap_or(1))

@@ -1,8 +1,8 @@
 //! The shim's side: starting the server, and what it shares.
 
+mod changes;
 mod extent;
-mod place;
-mod told;
+mod root;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -15,13 +15,13 @@ pub use trefoil_jail::Start;
 use trefoil_jail::{Child, control};
 use trefoil_os::{apart, detached, lock};
 
+pub use crate::exit::{Exit, HungUp};
 pub use crate::message::Flush;
 use crate::message::{Change, Launch};
-use crate::server::exit::Exit;
 use crate::tree::{self, Shown, Source, Tree};
+use changes::ChangeSocket;
 use extent::Extent;
-use place::Place;
-use told::Told;
+use root::Root;
 use volumes::Volumes;
 
 /// How many files a server may hold open at most: as many descriptors as a process may have by
@@ -51,7 +51,7 @@ pub struct Jail {
 /// A pod's file server. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    process: Mutex<Child<(), Exit>>,
+    process: Mutex<Child<(), HungUp>>,
     pid: u32,
     pidfd: OwnedFd,
     names: Mutex<BTreeSet<String>>,
@@ -61,8 +61,8 @@ pub struct Server {
 /// All that a thread needs to share a tree.
 #[derive(Debug)]
 struct Reach {
-    told: Told,
-    place: Place,
+    changes: ChangeSocket,
+    root: Root,
     /// Locked by threads that share, which may wait for each other.
     volumes: Mutex<Volumes>,
 }
@@ -75,8 +75,8 @@ struct Reach {
 pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
     const DOING: &str = "start the file server";
     let (front_end, theirs) = UnixStream::pair().context(|| DOING)?;
-    let (told, changes) = control::pair().context(|| DOING)?;
-    let process = Child::start("the file server", start).context(|| DOING)?;
+    let (ours, changes) = control::pair().context(|| DOING)?;
+    let process = Child::start(start).context(|| DOING)?;
     let launch = Launch {
         uid: jail.uid,
         gid: jail.gid,
@@ -94,8 +94,8 @@ pub fn start(start: &Start<'_>, jail: &Jail) -> Result<(Server, UnixStream)> {
         pidfd: process.pidfd().try_clone_to_owned().context(|| DOING)?,
         names: Mutex::default(),
         reach: Arc::new(Reach {
-            told: Told::new(told),
-            place: Place::of(process.pid())?,
+            changes: ChangeSocket::new(ours),
+            root: Root::of(process.pid())?,
             volumes: Mutex::default(),
         }),
         process: Mutex::new(process),
@@ -119,11 +119,11 @@ impl Server {
         lock(&self.process).kill();
     }
 
-    /// How it ended, in a sentence, if it has; then it is reaped, too. Does not wait.
-    pub fn ended(&self) -> Result<Option<String>> {
-        let exit = lock(&self.process).try_wait();
-        let exit = exit.context(|| "look after the file server")?;
-        Ok(exit.map(|exit| exit.to_string()))
+    /// How it ended, if it has; then it is reaped, too. Does not wait.
+    pub fn ended(&self) -> Result<Option<Exit>> {
+        lock(&self.process)
+            .try_wait()
+            .context(|| "look after the file server")
     }
 
     /// Shows a tree to the guest, as `name` in the root of what is shared. A name is 1 to 128 of
@@ -152,7 +152,7 @@ impl Server {
     /// not answered before it is done.
     pub async fn hurry(&self, on: bool) -> Result<()> {
         let reach = Arc::clone(&self.reach);
-        let outcome = apart(THREAD, move || reach.told.tell(&Change::Hurry(on))).await;
+        let outcome = apart(THREAD, move || reach.changes.tell(&Change::Hurry(on))).await;
         outcome.map_err(|why| why.context("have nobody wait for a filesystem that hangs"))
     }
 
@@ -207,18 +207,18 @@ impl Reach {
     }
 
     fn show(&self, name: &str, shown: Shown, mount: detached::Tree) -> Result<()> {
-        self.told.tell(&Change::Add(name.to_owned(), shown))?;
-        let outcome = self.place.put(mount, name);
+        self.changes.tell(&Change::Add(name.to_owned(), shown))?;
+        let outcome = self.root.put(mount, name);
         if outcome.is_err() {
             // What went wrong before is to be told.
-            let _ = self.told.tell(&Change::Remove(name.to_owned()));
+            let _ = self.changes.tell(&Change::Remove(name.to_owned()));
         }
         outcome
     }
 
     fn unshare(&self, name: &str) -> Result<()> {
-        self.place.remove(name)?;
-        self.told.tell(&Change::Remove(name.to_owned()))
+        self.root.remove(name)?;
+        self.changes.tell(&Change::Remove(name.to_owned()))
     }
 
     fn share_volume(&self, tree: Tree) -> Result<String> {

@@ -2,7 +2,8 @@
 
 use std::ffi::CStr;
 
-use super::tables::Tables;
+use super::inodes::Inode;
+use super::tables::{Files, Tables};
 use super::trees::{Belongs, Names, Top};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{Opcode, ReadIn, WriteIn};
@@ -35,6 +36,17 @@ pub struct Asked {
     pub remote: bool,
     /// It can be answered before it is done: whoever does it does not touch the guest's memory any more.
     pub early: bool,
+}
+
+impl Asked {
+    /// Whether it can't be done any more, now that a tree is gone.
+    pub fn is_lost(&self, tree: u32, files: &Files) -> bool {
+        if self.domain == Domain::Tree(tree) {
+            return true;
+        }
+        let is_open = |node| files.locked().inodes.get(node).is_ok_and(Inode::is_open);
+        self.tree == tree && !is_open(self.node)
+    }
 }
 
 /// Looks at a request.

@@ -1,5 +1,6 @@
 //! What is known of a file, and changing it.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -43,7 +44,13 @@ impl Status {
 
 /// Asks the kernel.
 pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
-    let found = ask(file, libc::STATX_BASIC_STATS | libc::STATX_MNT_ID)?;
+    status_below(file, c"")
+}
+
+/// Asks the kernel for what has that name in a directory. No link is followed.
+pub fn status_below(directory: BorrowedFd<'_>, name: &CStr) -> Outcome<Status> {
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+    let found = ask(directory, name, mask)?;
     let device = libc::makedev(found.stx_dev_major, found.stx_dev_minor);
     // As the kernel packs it for its users since there are more than 255 of each.
     let rdev = libc::makedev(found.stx_rdev_major, found.stx_rdev_minor) as u32;
@@ -75,11 +82,11 @@ pub fn status(file: BorrowedFd<'_>) -> Outcome<Status> {
 }
 
 /// Asks the kernel for what is in the mask.
-fn ask(file: BorrowedFd<'_>, mask: libc::c_uint) -> Outcome<rustix::fs::Statx> {
+fn ask(file: BorrowedFd<'_>, name: &CStr, mask: libc::c_uint) -> Outcome<rustix::fs::Statx> {
     // Not the C library's function: to the standard library that is one which may be missing, and so it is
     // in what is linked statically and optimised as a whole. rustix makes the system call itself.
     let flags = Flags::EMPTY_PATH | Flags::NO_AUTOMOUNT | Flags::SYMLINK_NOFOLLOW;
-    rustix::fs::statx(file, c"", flags, StatxFlags::from_bits_retain(mask))
+    rustix::fs::statx(file, name, flags, StatxFlags::from_bits_retain(mask))
         .map_err(|why| Errno::from_raw(why.raw_os_error()))
 }
 
@@ -116,8 +123,8 @@ impl Passthrough {
         let inode = self.inode(request.header.nodeid)?;
         let changes = inode.belongs.shown.changes;
         let found = match getattr_flags & GETATTR_FH {
-            0 => ask(inode.file.as_fd(), MASK)?,
-            _ => ask(self.handle(fh)?.as_fd(), MASK)?,
+            0 => ask(inode.file.as_fd(), c"", MASK)?,
+            _ => ask(self.handle(fh)?.as_fd(), c"", MASK)?,
         };
         StatxOut {
             attr_valid: super::seconds(changes),

@@ -92,24 +92,23 @@ impl Passthrough {
             open_flags,
         } = request.take()?;
         let name = request.name()?;
-        let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inode(parent)?;
+        let inode = self.inode(request.header.nodeid)?;
         let (belongs, device) = (inode.belongs, inode.key.device);
         let how = OFlag::from_bits_retain((flags & PASSED).cast_signed())
             | OFlag::O_CREAT
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let (entry, opened) = match openat(inode.file, name, how, permissions(mode)) {
+        let (entry, opened) = match openat(&inode.file, name, how, permissions(mode)) {
             Ok(opened) => {
                 let file = open_again(opened.as_fd(), libc::O_PATH)?;
-                (self.told(parent, name, file)?, opened)
+                (self.told(&inode, name, file)?, opened)
             }
             // It was not there when the guest looked.
             Err(Errno::EEXIST) if flags & libc::O_EXCL.cast_unsigned() == 0 => {
-                let entry = self.entry(parent, name)?;
+                let entry = self.entry(&inode, name)?;
                 let opened = self.open_existing(entry.nodeid, flags, open_flags);
                 let opened = opened.inspect_err(|_| self.forget_one(entry.nodeid, 1))?;
                 (entry, opened)
@@ -137,18 +136,17 @@ impl Passthrough {
         let CreateIn {
             flags, mode, umask, ..
         } = request.take()?;
-        let parent = request.header.nodeid;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let inode = self.inode(parent)?;
+        let inode = self.inode(request.header.nodeid)?;
         let (belongs, device) = (inode.belongs, inode.key.device);
         let exclusive = flags & libc::O_EXCL.cast_unsigned();
         let how = OFlag::from_bits_retain((flags & PASSED | exclusive).cast_signed())
             | OFlag::O_TMPFILE
             | OFlag::O_CLOEXEC;
-        let opened = openat(inode.file, c".", how, permissions(mode))?;
+        let opened = openat(&inode.file, c".", how, permissions(mode))?;
         let file = open_again(opened.as_fd(), libc::O_PATH)?;
-        self.told(parent, c"", file)?.put(&mut self.said);
+        self.told(&inode, c"", file)?.put(&mut self.said);
         self.say_opened(opened, belongs, device, flags)?
             .put(&mut self.said);
         Ok(Answer::Said)
@@ -166,7 +164,7 @@ impl Passthrough {
         let mut body = to.clone();
         body.skip(OutHeader::SIZE);
         body.truncate(size);
-        let count = transfer(libc::SYS_preadv2, handle.as_fd(), body.iovecs(), offset, 0)?;
+        let count = transfer(libc::preadv2, handle.as_fd(), body.iovecs(), offset, 0)?;
         Ok(Answer::Content(count))
     }
 
@@ -174,7 +172,7 @@ impl Passthrough {
     fn read_apart(&mut self, file: BorrowedFd<'_>, offset: u64, size: usize) -> Outcome<Answer> {
         self.said.resize(size.min(MOST_BYTES as usize), 0);
         let mut said = std::mem::take(&mut self.said);
-        let count = transfer_apart(libc::SYS_preadv2, file, &mut said, offset, 0);
+        let count = transfer_apart(libc::preadv2, file, &mut said, offset, 0);
         self.said = said;
         let count = count?;
         self.said.truncate(count);
@@ -211,11 +209,11 @@ impl Passthrough {
             true => {
                 let mut bytes = vec![0; size.min(MOST_BYTES as usize)];
                 body.read(&mut bytes).map_err(|_| Errno::EINVAL)?;
-                transfer_apart(libc::SYS_pwritev2, handle.as_fd(), &mut bytes, offset, how)?
+                transfer_apart(libc::pwritev2, handle.as_fd(), &mut bytes, offset, how)?
             }
             false => {
                 let file = handle.as_fd();
-                transfer(libc::SYS_pwritev2, file, body.iovecs(), offset, how)?
+                transfer(libc::pwritev2, file, body.iovecs(), offset, how)?
             }
         };
         let size = u32::try_from(count).map_err(|_| Errno::EIO)?;
@@ -349,7 +347,7 @@ impl Passthrough {
 
 /// Moves bytes between a file and memory of ours.
 fn transfer_apart(
-    call: libc::c_long,
+    call: Transfer,
     file: BorrowedFd<'_>,
     bytes: &mut [u8],
     offset: u64,
@@ -372,9 +370,18 @@ fn signed(number: u64) -> Outcome<i64> {
     i64::try_from(number).map_err(|_| Errno::EINVAL)
 }
 
+/// `preadv2` or `pwritev2`.
+type Transfer = unsafe extern "C" fn(
+    libc::c_int,
+    *const libc::iovec,
+    libc::c_int,
+    libc::off_t,
+    libc::c_int,
+) -> libc::ssize_t;
+
 /// Moves bytes between a file and memory: the guest's, or ours that nobody else uses.
 fn transfer(
-    call: libc::c_long,
+    call: Transfer,
     file: BorrowedFd<'_>,
     iovecs: &[libc::iovec],
     offset: u64,
@@ -384,25 +391,15 @@ fn transfer(
 }
 
 fn transfer_at(
-    call: libc::c_long,
+    call: Transfer,
     file: BorrowedFd<'_>,
     iovecs: &[libc::iovec],
     offset: i64,
     flags: libc::c_int,
 ) -> Outcome<usize> {
+    let count = libc::c_int::try_from(iovecs.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the buffers are ours, or lie in the guest's memory, which stays mapped as long as they
-    // live; it is shared with the guest, so nobody here relies on what is in it. On this machine an offset is
-    // one argument; the second half of it is nothing.
-    let moved = unsafe {
-        libc::syscall(
-            call,
-            file.as_raw_fd(),
-            iovecs.as_ptr(),
-            iovecs.len(),
-            offset,
-            0,
-            flags,
-        )
-    };
+    // live; it is shared with the guest, so nobody here relies on what is in it.
+    let moved = unsafe { call(file.as_raw_fd(), iovecs.as_ptr(), count, offset, flags) };
     usize::try_from(Errno::result(moved)?).map_err(|_| Errno::EIO)
 }

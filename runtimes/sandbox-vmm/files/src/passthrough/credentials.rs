@@ -26,8 +26,8 @@ impl Credentials {
     pub fn new() -> Self {
         umask(Mode::empty());
         Self {
-            uid: set_fs_id(libc::SYS_setfsuid, u32::MAX),
-            gid: set_fs_id(libc::SYS_setfsgid, u32::MAX),
+            uid: set_fs_id(libc::setfsuid, u32::MAX),
+            gid: set_fs_id(libc::setfsgid, u32::MAX),
             mask: 0,
             keeps_suid: true,
         }
@@ -40,8 +40,8 @@ impl Credentials {
             return Err(Errno::EINVAL);
         }
         if (uid, gid) != (self.uid, self.gid) {
-            self.gid = change_fs_id(libc::SYS_setfsgid, gid)?;
-            self.uid = change_fs_id(libc::SYS_setfsuid, uid)?;
+            self.gid = change_fs_id(libc::setfsgid, gid)?;
+            self.uid = change_fs_id(libc::setfsuid, uid)?;
             // The kernel takes it back with each change of ids.
             trefoil_jail::end_with_parent()?;
         }
@@ -67,13 +67,16 @@ impl Credentials {
     }
 }
 
+/// `setfsuid` or `setfsgid`.
+type SetId = unsafe extern "C" fn(u32) -> libc::c_int;
+
 /// Sets it, or with `u32::MAX` only tells it: the call can't fail, and answers what was before.
-fn set_fs_id(call: libc::c_long, id: u32) -> u32 {
+fn set_fs_id(call: SetId, id: u32) -> u32 {
     // SAFETY: the call takes a number.
-    unsafe { libc::syscall(call, id) as u32 }
+    unsafe { call(id) }.cast_unsigned()
 }
 
-fn change_fs_id(call: libc::c_long, id: u32) -> Outcome<u32> {
+fn change_fs_id(call: SetId, id: u32) -> Outcome<u32> {
     set_fs_id(call, id);
     match set_fs_id(call, u32::MAX) {
         now if now == id => Ok(now),

@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek64};
 
 use super::Passthrough;
+use super::inodes::Known;
 use super::kinds::Kind;
 use super::trees::Names;
 use crate::fuse::Outcome;
@@ -30,6 +31,34 @@ const LONGEST: usize = 280;
 struct Name<'a> {
     dirent: Dirent,
     name: &'a CStr,
+}
+
+/// What is told of a directory by one answer.
+struct Listing {
+    /// How long the answer may be, in bytes.
+    room: usize,
+    /// Where the next name is.
+    position: u64,
+    /// The directory, if the guest is to be told of the files, too.
+    above: Option<Known>,
+    /// Whether the guest knows the next file. It is taken for known if all before it were: who lists a
+    /// directory again knows most of its files, who lists it first none.
+    known: bool,
+}
+
+impl Listing {
+    /// What is told beside each name, in bytes.
+    fn beside_name(&self) -> usize {
+        match self.above {
+            Some(_) => EntryOut::SIZE,
+            None => 0,
+        }
+    }
+
+    /// How many bytes of what the kernel says of names there is room to tell of.
+    fn names_in(&self, room: usize) -> usize {
+        room * LEAST / (LEAST + self.beside_name())
+    }
 }
 
 impl Passthrough {
@@ -75,43 +104,61 @@ impl Passthrough {
         if at != Some(offset) {
             lseek64(directory, offset.cast_signed(), Whence::SeekSet)?;
         }
-        // About as many names as there is room to tell of.
-        let ratio = match plus {
-            true => (LEAST + EntryOut::SIZE).div_ceil(LEAST),
-            false => 1,
+        let mut listing = Listing {
+            room,
+            position: offset,
+            above: match plus {
+                true => Some(self.inode(request.header.nodeid)?),
+                false => None,
+            },
+            known: true,
         };
-        let mut bytes = vec![0; (room / ratio).max(LONGEST)];
-        let length = read_names(directory, &mut bytes)?;
-        let mut left = bytes.get(..length).unwrap_or_default();
-        let mut position = offset;
-        while let Some(name) = next(&mut left)? {
-            let needed = match plus {
-                true => EntryOut::SIZE,
-                false => 0,
-            } + padded(Dirent::SIZE + name.name.count_bytes());
-            if self.said.len() + needed > room {
-                // Not even the first one.
-                if position == offset {
-                    return Err(Errno::EINVAL);
-                }
+        let mut bytes = vec![0; listing.names_in(room).max(LONGEST)];
+        let mut read = read_names(directory, &mut bytes)?;
+        while read > 0 {
+            if !self.say_names(bytes.get(..read).unwrap_or_default(), &mut listing)? {
                 // What was read beyond is read again.
                 return Ok(Answer::Said);
             }
-            position = name.dirent.off;
-            self.say_name(request.header.nodeid, &name, plus);
+            let left = listing.names_in(room.saturating_sub(self.said.len()));
+            read = match bytes.get_mut(..left) {
+                Some(bytes) if left >= LEAST => match read_names(directory, bytes) {
+                    // The next name is longer than what there is room for.
+                    Err(Errno::EINVAL) => 0,
+                    read => read?,
+                },
+                _ => 0,
+            };
         }
         if let Some(handle) = self.tables().handles.get_mut(fh) {
-            handle.position = Some(position);
+            handle.position = Some(listing.position);
         }
         Ok(Answer::Said)
     }
 
-    fn say_name(&mut self, directory: u64, name: &Name<'_>, plus: bool) {
+    /// Tells of the names that the kernel has said. `false` if there is no room for all of them.
+    fn say_names(&mut self, mut names: &[u8], listing: &mut Listing) -> Outcome<bool> {
+        while let Some(name) = next(&mut names)? {
+            let needed = listing.beside_name() + padded(Dirent::SIZE + name.name.count_bytes());
+            if self.said.len() + needed > listing.room {
+                return match self.said.is_empty() {
+                    true => Err(Errno::EINVAL),
+                    false => Ok(false),
+                };
+            }
+            listing.position = name.dirent.off;
+            self.say_name(&name, listing);
+        }
+        Ok(true)
+    }
+
+    /// Tells of a name, and of its file if that is asked for.
+    fn say_name(&mut self, name: &Name<'_>, listing: &mut Listing) {
         let mut dirent = name.dirent;
-        if plus {
+        if let Some(above) = &listing.above {
             let entry = match name.name.to_bytes() {
                 b"." | b".." => EntryOut::default(),
-                _ => self.entry_below(directory, name.name),
+                _ => self.entry_below(above, name.name, &mut listing.known),
             };
             if entry.nodeid != 0 {
                 dirent.ino = entry.attr.ino;
@@ -125,13 +172,16 @@ impl Passthrough {
 
     /// What the guest is told of a file beside its name; nothing, if it is to look it up: where
     /// another mount begins, and where it is not there any more.
-    fn entry_below(&mut self, directory: u64, name: &CStr) -> EntryOut {
+    fn entry_below(&mut self, above: &Known, name: &CStr, known: &mut bool) -> EntryOut {
         // Trees are mounts, and one of them may hang.
-        let names = self.inode(directory).map(|inode| inode.names);
-        if names != Ok(Names::Files) {
+        if above.names != Names::Files {
             return EntryOut::default();
         }
-        let entry = self.entry(directory, name).unwrap_or_default();
+        if *known && let Some(entry) = self.known_entry(above, name) {
+            return entry;
+        }
+        let entry = self.entry(above, name).unwrap_or_default();
+        *known = false;
         if entry.attr.flags != 0 {
             self.forget_one(entry.nodeid, 1);
             return EntryOut::default();

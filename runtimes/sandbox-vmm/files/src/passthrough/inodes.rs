@@ -218,6 +218,18 @@ impl Inodes {
         }
     }
 
+    /// Remembers that the guest was told once more of a file that was come to in that tree before, and says
+    /// by what number. `None` if there is no such file.
+    pub fn remember_again(&mut self, key: &Key, tree: u32) -> Option<u64> {
+        let number = *self.known.get(key)?;
+        let known = self
+            .slots
+            .get_mut(number)
+            .filter(|known| known.is_in(tree))?;
+        known.lookups = known.lookups.saturating_add(1);
+        Some(number)
+    }
+
     /// Takes back that the guest was told of a file so many times. What is to be closed is handed out.
     pub fn forget(&mut self, number: u64, times: u64) -> Option<Inode> {
         if number == ROOT {
@@ -298,6 +310,20 @@ mod tests {
         assert_ne!(inodes.remember(inode(7, 1), 9), Ok(number));
         inodes.forget(ROOT, u64::MAX);
         inodes.get(ROOT).expect("the root stays");
+    }
+
+    #[test]
+    fn a_file_is_known_again_in_the_tree_that_it_was_come_to_in() {
+        let mut inodes = Inodes::new(inode(0, 0));
+        let number = inodes.remember(inode(7, 1), 9).expect("room");
+        let (known, unknown) = (inode(7, 1).key, inode(8, 1).key);
+        assert_eq!(inodes.remember_again(&known, 1), Some(number));
+        assert_eq!(inodes.remember_again(&known, 2), None);
+        assert_eq!(inodes.remember_again(&unknown, 1), None);
+        inodes.forget(number, 1);
+        inodes.get(number).expect("it was told of twice");
+        inodes.forget(number, 1);
+        assert_eq!(inodes.remember_again(&known, 1), None);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::attributes::{Status, status};
-use super::inodes::Inode;
+use super::attributes::{Status, status, status_below};
+use super::inodes::{Inode, Known};
 use super::trees::{Belongs, Names, Top};
 use super::{Passthrough, seconds};
 use crate::fuse::Outcome;
@@ -25,18 +25,14 @@ pub(super) const AS_IT_IS: OFlag = OFlag::O_PATH
 
 impl Passthrough {
     pub(super) fn lookup(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
-        let parent = request.header.nodeid;
-        let outcome = self.entry(parent, request.name()?);
+        let above = self.inode(request.header.nodeid)?;
+        let outcome = self.entry(&above, request.name()?);
         let entry = match outcome {
             // That there is none can be remembered, too.
-            Err(Errno::ENOENT)
-                if self.inode(parent)?.belongs.shown.changes == Changes::GuestOnly =>
-            {
-                EntryOut {
-                    entry_valid: seconds(Changes::GuestOnly),
-                    ..EntryOut::default()
-                }
-            }
+            Err(Errno::ENOENT) if above.belongs.shown.changes == Changes::GuestOnly => EntryOut {
+                entry_valid: seconds(Changes::GuestOnly),
+                ..EntryOut::default()
+            },
             outcome => outcome?,
         };
         entry.put(&mut self.said);
@@ -44,15 +40,37 @@ impl Passthrough {
     }
 
     /// Finds a file, and remembers that the guest is told of it.
-    pub(super) fn entry(&mut self, parent: u64, name: &CStr) -> Outcome<EntryOut> {
-        let above = self.inode(parent)?;
-        let file = openat(above.file, name, AS_IT_IS, Mode::empty())?;
-        self.told(parent, name, file)
+    pub(super) fn entry(&mut self, above: &Known, name: &CStr) -> Outcome<EntryOut> {
+        let file = openat(&above.file, name, AS_IT_IS, Mode::empty())?;
+        self.told(above, name, file)
+    }
+
+    /// As [`Self::entry`], of a file that the guest knows already: it is open, so that its number is nobody
+    /// else's, and need not be opened to be told apart.
+    pub(super) fn known_entry(&mut self, above: &Known, name: &CStr) -> Option<EntryOut> {
+        let belongs = above.belongs;
+        let Status { mut key, attr } = status_below(above.file.as_fd(), name).ok()?;
+        if above.names != Names::Files || key.mount != above.key.mount {
+            return None;
+        }
+        if belongs.filesystem != 0 {
+            key.mount = 0;
+        }
+        let mut tables = self.tables();
+        tables.check(self.epoch, belongs.tree).ok()?;
+        let nodeid = tables.inodes.remember_again(&key, belongs.tree)?;
+        let valid = seconds(belongs.shown.changes);
+        Some(EntryOut {
+            nodeid,
+            entry_valid: valid,
+            attr_valid: valid,
+            attr,
+            ..EntryOut::default()
+        })
     }
 
     /// Remembers that the guest is told of a file that was found by a name.
-    pub(super) fn told(&mut self, parent: u64, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
-        let above = self.inode(parent)?;
+    pub(super) fn told(&mut self, above: &Known, name: &CStr, file: OwnedFd) -> Outcome<EntryOut> {
         let Status { mut key, mut attr } = status(file.as_fd())?;
         let kind = attr.mode & libc::S_IFMT;
         let crosses = key.mount != above.key.mount;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use super::inodes::Known;
 use super::{Passthrough, place};
 use crate::fuse::Outcome;
 use crate::fuse::answer::Answer;
@@ -23,8 +24,8 @@ pub(super) fn permissions(mode: u32) -> Mode {
 
 impl Passthrough {
     /// Answers with what was just made.
-    pub(super) fn say_entry(&mut self, parent: u64, name: &CStr) -> Outcome<Answer> {
-        self.entry(parent, name)?.put(&mut self.said);
+    pub(super) fn say_entry(&mut self, above: &Known, name: &CStr) -> Outcome<Answer> {
+        self.entry(above, name)?.put(&mut self.said);
         Ok(Answer::Said)
     }
 
@@ -49,9 +50,9 @@ impl Passthrough {
         let (name, target) = (request.name()?, request.text()?);
         self.check_room()?;
         self.create_as(request, 0)?;
-        let parent = request.header.nodeid;
-        symlinkat(target, self.inode(parent)?.file, name)?;
-        self.say_entry(parent, name)
+        let above = self.inode(request.header.nodeid)?;
+        symlinkat(target, &above.file, name)?;
+        self.say_entry(&above, name)
     }
 
     pub(super) fn mknod(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
@@ -62,10 +63,9 @@ impl Passthrough {
         let kind = SFlag::from_bits_truncate(mode & libc::S_IFMT);
         self.check_room()?;
         self.create_as(request, umask)?;
-        let parent = request.header.nodeid;
-        let directory = self.inode(parent)?.file;
-        mknodat(directory, name, kind, permissions(mode), rdev.into())?;
-        self.say_entry(parent, name)
+        let above = self.inode(request.header.nodeid)?;
+        mknodat(&above.file, name, kind, permissions(mode), rdev.into())?;
+        self.say_entry(&above, name)
     }
 
     pub(super) fn mkdir(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
@@ -73,9 +73,9 @@ impl Passthrough {
         let name = request.name()?;
         self.check_room()?;
         self.create_as(request, umask)?;
-        let parent = request.header.nodeid;
-        mkdirat(self.inode(parent)?.file, name, permissions(mode))?;
-        self.say_entry(parent, name)
+        let above = self.inode(request.header.nodeid)?;
+        mkdirat(&above.file, name, permissions(mode))?;
+        self.say_entry(&above, name)
     }
 
     pub(super) fn unlink(&mut self, request: &mut Request<'_>) -> Outcome<Answer> {
@@ -123,7 +123,8 @@ impl Passthrough {
         let (old, directory) = self.both(oldnodeid, parent)?;
         let follow = AtFlags::AT_SYMLINK_FOLLOW;
         linkat(AT_FDCWD, &*place(old.as_fd()), directory, name, follow)?;
-        self.say_entry(parent, name)
+        let above = self.inode(parent)?;
+        self.say_entry(&above, name)
     }
 
     /// Two files by one tree. Both are of one mount of the guest's, so that there is one: if it is not

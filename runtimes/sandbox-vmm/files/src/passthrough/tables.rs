@@ -4,11 +4,11 @@
 //! make all others wait.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
+use trefoil_os::lock;
 
-use super::asked::{Asked, Domain};
 use super::attributes;
 use super::inodes::{Inode, Inodes};
 use super::kinds::{Kind, Kinds};
@@ -199,7 +199,7 @@ impl Files {
 
     /// All of it, for this thread alone.
     pub fn locked(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A name is a tree from now on: in the root, or as `filesystem/name`.
@@ -235,14 +235,5 @@ impl Files {
         let devices = tables.inodes.devices();
         tables.kinds.keep(&devices);
         removed
-    }
-
-    /// Whether a request can't be done any more, now that a tree is gone.
-    pub fn is_lost(&self, tree: u32, asked: &Asked) -> bool {
-        if asked.domain == Domain::Tree(tree) {
-            return true;
-        }
-        let is_open = |node| self.locked().inodes.get(node).is_ok_and(Inode::is_open);
-        asked.tree == tree && !is_open(asked.node)
     }
 }

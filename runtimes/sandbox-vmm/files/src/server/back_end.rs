@@ -7,8 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use trefoil_os::lock;
 use trefoil_virtio::{Broken, Chain, Ram};
 use vhost::vhost_user::{BackendReqHandler, Error};
 #[cfg(test)]
@@ -58,7 +59,7 @@ impl BackEnd {
 
     /// Does what the front end asks for next.
     pub fn hear(&self) -> io::Result<Front> {
-        let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handler = lock(&self.handler);
         match handler.handle_request() {
             Ok(()) => Ok(Front::There),
             Err(Error::Disconnected | Error::SocketBroken(_)) => Ok(Front::Gone),
@@ -67,7 +68,7 @@ impl BackEnd {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// What the guest kicks, with the queues' numbers.

@@ -38,7 +38,7 @@ pub fn enter(launch: &Launch) -> Result<u32, Failure> {
         uid: launch.uid,
         gid: launch.gid,
         capabilities: KEPT,
-        threads: super::lead::THREADS as u32,
+        threads: super::leadership::THREADS as u32,
         limits: &[],
     };
     let mut files = 0;

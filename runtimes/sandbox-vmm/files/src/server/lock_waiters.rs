@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use trefoil_os::lock;
 
 use super::stalled::Waiting;
 use crate::passthrough::Asked;
@@ -47,7 +49,7 @@ impl Default for LockWaiters {
 
 impl LockWaiters {
     fn list(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.list)
     }
 
     /// Whether there is one.

@@ -6,8 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use trefoil_os::lock;
 
 use super::back_end::Job;
 use crate::passthrough::{Asked, Domain};
@@ -80,7 +82,7 @@ pub struct Stalled {
 
 impl Stalled {
     fn places(&self) -> MutexGuard<'_, HashMap<Domain, Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.places)
     }
 
     /// Whether there is one.

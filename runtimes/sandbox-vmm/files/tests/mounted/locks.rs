@@ -65,6 +65,8 @@ fn locks_of_what_was_opened_hold_everybody() {
         flock(file, common).expect("many can");
     }
     assert_eq!(flock(&files[0], exclusive), Err(Errno::EWOULDBLOCK));
+    // Who fails to change a lock has lost the one it had (flock(2)).
+    flock(&files[0], common).expect("taken again");
     // What is closed holds nothing, and a copy of what was opened is the same.
     let [first, second, third] = files;
     let copy = first.try_clone().expect("copy");

@@ -264,6 +264,44 @@ fn one_file_is_a_tree_too() {
     assert_eq!(fs::read_to_string(&at).expect("read"), "three");
 }
 
+#[test]
+fn what_is_listed_again_is_what_is_there_now() {
+    use std::os::unix::fs::{DirEntryExt, MetadataExt};
+    let tree = tempfile::tempdir().expect("tree");
+    let make = |name: &str, content: &str| fs::write(tree.path().join(name), content).expect(name);
+    for number in 0..100 {
+        make(&format!("file {number}"), "old");
+    }
+    let shared = Shared::new(&[("tree", tree.path(), Changes::Anybody)], MOST);
+    let at = shared.at().join("tree");
+    // As listing tells it, and as a look at each file does.
+    let listed = || {
+        let entries = fs::read_dir(&at).expect("list");
+        for entry in entries.map(|entry| entry.expect("entry")) {
+            let own = fs::metadata(tree.path().join(entry.file_name())).expect("there");
+            assert_eq!(entry.ino(), own.ino(), "{:?}", entry.file_name());
+            let told = entry.metadata().expect("known");
+            assert_eq!((told.ino(), told.len()), (own.ino(), own.len()));
+        }
+    };
+    listed();
+    for number in (0..100).step_by(3) {
+        make("new", "newer");
+        let old = tree.path().join(format!("file {number}"));
+        fs::rename(tree.path().join("new"), old).expect("replace");
+    }
+    listed();
+    fs::remove_file(tree.path().join("file 1")).expect("remove");
+    fs::create_dir(tree.path().join("file 1")).expect("another kind");
+    listed();
+    assert!(at.join("file 1").is_dir());
+    assert_eq!(
+        fs::read_to_string(at.join("file 3")).expect("read"),
+        "newer"
+    );
+    assert_eq!(fs::read_to_string(at.join("file 2")).expect("read"), "old");
+}
+
 /// As the kubelet changes a ConfigMap.
 #[test]
 fn what_the_host_changes_is_seen() {

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 use trefoil_core::{ErrorKind, Mount};
+use trefoil_files::exit::{Exit, HungUp};
 use trefoil_files::parent::{Flush, Jail, Server, Start, start};
-use trefoil_files::server::exit::Exit;
 use trefoil_files::server::filter;
 use trefoil_files::tree::{Changes, Source, Tree};
 use trefoil_jail::Control;
@@ -451,7 +451,7 @@ fn await_end(server: &Server) -> String {
     let limit = PollTimeout::try_from(Duration::from_secs(10)).expect("limit");
     let mut polled = [PollFd::new(server.pidfd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut polled, limit), Ok(1));
-    server.ended().expect("look").expect("ended")
+    server.ended().expect("look").expect("ended").to_string()
 }
 
 fn ends_with_vmm() {
@@ -563,7 +563,7 @@ pub fn call_what_is_forbidden() -> ! {
     install_in_all_threads(&filter).expect("install");
     confined.send(()).expect("tell");
     drop(other.join());
-    std::process::exit(control.end(Exit::Done))
+    std::process::exit(control.end(Exit::Done(HungUp)))
 }
 
 fn forbidden_call() {
@@ -571,7 +571,7 @@ fn forbidden_call() {
     let (server, _front_end) = started(FORBIDDEN, log.as_file());
     assert_eq!(
         await_end(&server),
-        "serving thread: call socketpair (53): its filter forbids it"
+        "file server: serving thread: call socketpair (53): its seccomp filter forbids it"
     );
     assert_eq!(
         fs::read_to_string(log.path()).expect("log"),

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{setsockopt, sockopt};
 use trefoil_bpf::Program;
 
-use crate::error::{Doing, Result};
-use crate::namespace;
+use trefoil_netlink::namespace;
+use trefoil_os::{Context, Result};
 
 /// What calls the program, and where it is attached.
 const TYPE_SK_LOOKUP: u32 = 30;
@@ -37,15 +37,14 @@ pub struct Listener {
 /// A kernel without what this takes, or the host's own namespace.
 pub fn listen(netns: BorrowedFd<'_>) -> Result<Listener> {
     let socket = namespace::within(netns, || {
-        let doing = || "listen in the pod's network namespace".to_owned();
-        let socket = bind().doing(doing)?;
-        socket.set_nonblocking(true).doing(doing)?;
+        let doing = || "listen in the pod's network namespace";
+        let socket = bind().context(doing)?;
+        socket.set_nonblocking(true).context(doing)?;
         Ok(socket)
     })?;
-    let steering = steer(netns, &socket).doing(|| {
+    let steering = steer(netns, &socket).context(|| {
         "take the connections to the pod's localhost, which takes the kernel's sk_lookup programs \
          (Linux 5.9, CONFIG_BPF_SYSCALL, CONFIG_BPF_STREAM_PARSER)"
-            .into()
     })?;
     Ok(Listener { socket, steering })
 }

@@ -1,20 +1,16 @@
 //! The host's side: what CNI made, and a tap next to each interface.
 
 mod redirect;
-pub(crate) mod tap;
+mod tap;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-
-use crate::error::{Doing, Error, Result};
-use crate::model::Network;
-use crate::namespace;
-use crate::netlink::Netlink;
-use crate::read::{self, Link};
+use trefoil_netlink::read::{self, Link};
+use trefoil_netlink::{Netlink, Network, namespace, unfit};
+use trefoil_os::{Context, Result};
 
 /// A pod's network with what its guest's machine is to be given.
 #[derive(Debug)]
@@ -70,7 +66,7 @@ pub fn attach(netns: BorrowedFd<'_>) -> Result<Attached> {
 pub fn clean_up(netns: &Path) -> Result<()> {
     let file = match File::open(netns) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        outcome => outcome.doing(|| format!("open the network namespace {}", netns.display()))?,
+        outcome => outcome.context(|| format!("open the network namespace {}", netns.display()))?,
     };
     if !namespace::is_one(file.as_fd()) {
         return Ok(());
@@ -80,8 +76,11 @@ pub fn clean_up(netns: &Path) -> Result<()> {
         for link in read::links(&mut netlink)? {
             match redirect::remove(&mut netlink, &link) {
                 // It has gone meanwhile, or it has no such thing.
-                Err(Error::Kernel { why, .. })
-                    if matches!(why.errno, Errno::ENODEV | Errno::ENOENT | Errno::EINVAL) => {}
+                Err(why)
+                    if matches!(
+                        why.raw_os_error(),
+                        Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
+                    ) => {}
                 outcome => outcome?,
             }
         }
@@ -98,12 +97,12 @@ fn joined(all: &[Link]) -> Result<Vec<&Link>> {
         }
         let Link { name, kind, .. } = link;
         if kind == "tun" {
-            return Err(Error::unfit(format!(
+            return Err(unfit(format!(
                 "{name} is a tap: another machine is joined to it, or was left over"
             )));
         }
         if link.hardware != libc::ARPHRD_ETHER || link.has(libc::IFF_NOARP) {
-            return Err(Error::unfit(format!(
+            return Err(unfit(format!(
                 "{name} (of kind {kind:?}) does not do Ethernet with ARP, which a guest's interface does"
             )));
         }

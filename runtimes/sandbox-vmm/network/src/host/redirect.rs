@@ -1,8 +1,8 @@
 //! Two interfaces whose cables are one: what the one receives, the other sends.
 
-use crate::error::{Doing, Result};
-use crate::netlink::{Message, Netlink};
-use crate::read::Link;
+use trefoil_netlink::read::Link;
+use trefoil_netlink::{Doing, Message, Netlink};
+use trefoil_os::Result;
 
 use super::tap::Tap;
 

@@ -8,10 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::error::{Doing, Result};
-use crate::netlink::{Message, Netlink};
-use crate::read::Link;
-use crate::sysctl;
+use trefoil_netlink::read::Link;
+use trefoil_netlink::{Doing, Message, Netlink, sysctl};
+use trefoil_os::{Context, Result};
 
 /// A tap, and by what the namespace knows it.
 pub(super) struct Tap {
@@ -31,8 +30,8 @@ pub(super) fn make(netlink: &mut Netlink, link: &Link) -> Result<Tap> {
             link.name
         )
     };
-    let file = open(&name).doing(doing)?;
-    let index = if_nametoindex(name.as_str()).doing(doing)?;
+    let file = open(&name).context(doing)?;
+    let index = if_nametoindex(name.as_str()).context(doing)?;
     sysctl::write(&name, "disable_ipv6", 1)?;
     let up = libc::IFF_UP.cast_unsigned();
     let request = Message::new(libc::RTM_NEWLINK, 0)
@@ -52,7 +51,7 @@ pub(super) fn make(netlink: &mut Netlink, link: &Link) -> Result<Tap> {
 }
 
 /// Opens a new tap in the namespace of the calling thread.
-pub(crate) fn open(name: &str) -> io::Result<File> {
+pub(super) fn open(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -6,12 +6,12 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 
 use super::*;
-use crate::guest;
-use crate::testing::{Namespace, eventually, open_tap};
+use trefoil_netlink::testing::{Namespace, eventually};
 
 const NODE: [&str; 2] = ["10.244.0.1", "fd00:244::1"];
 const POD: [&str; 2] = ["10.244.0.5", "fd00:244::5"];
@@ -106,7 +106,7 @@ fn talk(offloads: libc::c_uint) -> [usize; 2] {
     let (pod, node) = pod();
     let Attached { network, taps } = attach(pod.fd()).unwrap();
     let guest = Namespace::new();
-    let cable = guest.run(|| open_tap("virtio0"));
+    let cable = guest.run(|| OwnedFd::from(tap::open("virtio0").unwrap()));
     guest.ip("link set virtio0 address 0a:58:0a:f4:00:05");
     for tap in [&taps[0], &cable] {
         set_offloads(tap, offloads);
@@ -115,7 +115,7 @@ fn talk(offloads: libc::c_uint) -> [usize; 2] {
     std::thread::scope(|scope| {
         scope.spawn(|| relay.run([&taps[0], &cable]));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            guest.run(|| guest::apply(&network)).unwrap();
+            guest.run(|| trefoil_netlink::apply(&network)).unwrap();
             for (node_ip, pod_ip) in NODE.into_iter().zip(POD) {
                 for (server, ip, client) in [(&node, node_ip, &guest), (&guest, pod_ip, &node)] {
                     let listener = server.run(|| TcpListener::bind(address(ip, 0)).unwrap());
@@ -229,10 +229,7 @@ fn a_namespace_that_is_gone_needs_nothing() {
 fn the_host_is_not_touched() {
     let own = "/proc/self/ns/net";
     let error = attach(File::open(own).unwrap().as_fd()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot use the pod's network: it is the host's own"
-    );
+    assert_eq!(error.to_string(), "use the network: it is the host's own");
     assert!(clean_up(Path::new(own)).is_err());
 }
 

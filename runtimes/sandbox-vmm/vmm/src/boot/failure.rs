@@ -48,6 +48,9 @@ pub enum Failure {
     /// the command line holds a zero byte
     #[error("the kernel's command line holds a zero byte")]
     ZeroByte,
+    /// tell the kernel of its machine: {0}
+    #[error("tell the kernel of its machine: {0}")]
+    Acpi(#[from] trefoil_acpi::TooLong),
     /// begin at the kernel's entry: {0}
     #[error("begin at the kernel's entry: {0}")]
     Entry(crate::cpu::Failure),

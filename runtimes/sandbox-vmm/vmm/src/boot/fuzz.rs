@@ -9,7 +9,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::load;
+use super::{Description, load};
+use crate::client::configuration::Tables;
 use crate::devices::testing::script::Script;
 use crate::layout;
 use crate::memory::{self, Pages};
@@ -57,13 +58,21 @@ pub fn fuzz(bytes: &[u8]) {
     let mut initramfs = file(&kernel[..kernel.len().min(100)]);
     initramfs.set_len((how << 18) / 7).unwrap();
     let text = "x".repeat(how as usize * 10);
-    let cpus = how as u8 % 64 + 1;
+    let description = Description {
+        tables: match how & 8 {
+            0 => Tables::MultiProcessor,
+            _ => Tables::Acpi,
+        },
+        cpus: how as u8 % 64 + 1,
+        devices: how as usize % (layout::MAX_DEVICES + 1),
+        serial: how & 16 == 0,
+    };
     drop(load(
         &ram,
         &mut file(&kernel),
         Some(&mut initramfs),
         &text,
-        cpus,
+        &description,
     ));
     for region in ram.iter() {
         let length = region.len() as usize;
@@ -100,7 +109,7 @@ pub(super) fn elf(memory_size: u64) -> Vec<u8> {
 }
 
 /// A bzImage of one sector for its set-up and one behind it.
-fn bzimage() -> Vec<u8> {
+pub(super) fn bzimage() -> Vec<u8> {
     let mut bytes = vec![0; 0x600];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     // Sectors of set-up; in paragraphs, how long the rest is; where it begins.

@@ -3,8 +3,10 @@
 //! way to fill a machine's parts; [`Boot::fill`] is all of it.
 //!
 //! An ELF kernel is entered by its PVH note ([`pvh`]), a bzImage by its 64-bit entry
-//! ([`zero_page`]). Both find the processors and the interrupt lines in the tables of [`mp_table`].
+//! ([`zero_page`]). Both find the processors and the interrupt lines in the tables of [`mp_table`], or, if
+//! the guest is to have those, of [`acpi`].
 
+mod acpi;
 mod elf;
 mod failure;
 mod mp_table;
@@ -22,6 +24,7 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use trefoil_virtio::Ram;
 use vm_memory::{Address, Bytes, GuestAddress};
 
+use crate::client::configuration::{Configuration, Tables};
 use crate::cpu::registers::{self, Entry};
 use crate::layout;
 use crate::memory::enlarge;
@@ -37,8 +40,33 @@ pub struct Boot {
     pub initramfs: Option<File>,
     /// What the kernel is told.
     pub command_line: String,
+    /// What it can't find out by itself.
+    pub description: Description,
+}
+
+/// What a kernel is told of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// By which tables.
+    pub tables: Tables,
     /// How many processors there are.
     pub cpus: u8,
+    /// How many devices there are.
+    pub devices: usize,
+    /// Whether there is a serial line.
+    pub serial: bool,
+}
+
+impl Description {
+    /// Of the machine that a configuration is of.
+    pub fn of(configuration: &Configuration) -> Self {
+        Self {
+            tables: configuration.tables,
+            cpus: configuration.cpus.most,
+            devices: configuration.devices.len(),
+            serial: configuration.serial.is_some(),
+        }
+    }
 }
 
 impl Boot {
@@ -53,7 +81,7 @@ impl Boot {
             &mut self.kernel,
             self.initramfs.as_mut(),
             &self.command_line,
-            self.cpus,
+            &self.description,
         )?;
         match vcpus.first() {
             Some(first) => registers::set(first, ram, entry).map_err(Failure::Entry),
@@ -62,13 +90,13 @@ impl Boot {
     }
 }
 
-/// Loads all that the guest needs to begin, for `cpus` processors.
+/// Loads all that the guest needs to begin.
 pub fn load(
     ram: &Ram,
     kernel: &mut File,
     initramfs: Option<&mut File>,
     command_line: &str,
-    cpus: u8,
+    description: &Description,
 ) -> Result<Entry, Failure> {
     let mut magic = [0; 4];
     kernel.rewind().map_err(Failure::Read)?;
@@ -92,10 +120,16 @@ pub fn load(
         copy(ram, file, 0, address, length).map_err(fail)?;
     }
     write_command_line(ram, command_line)?;
-    mp_table::write(ram, cpus)?;
+    let tables = match description.tables {
+        Tables::MultiProcessor => {
+            mp_table::write(ram, description.cpus)?;
+            None
+        }
+        Tables::Acpi => Some(acpi::write(ram, description)?),
+    };
     match header {
-        Some(header) => zero_page::write(ram, header, placed, command_line.len())?,
-        None => pvh::write(ram, placed)?,
+        Some(header) => zero_page::write(ram, header, placed, command_line.len(), tables)?,
+        None => pvh::write(ram, placed, tables)?,
     }
     Ok(entry)
 }
@@ -181,12 +215,65 @@ mod tests {
         file
     }
 
+    fn description(tables: Tables) -> Description {
+        Description {
+            tables,
+            cpus: 2,
+            devices: 3,
+            serial: true,
+        }
+    }
+
+    #[test]
+    fn acpi_is_told_of_where_it_is_and_in_the_memory_map() {
+        const ACPI_DATA: u32 = 3;
+        let ram = make(32, Pages::Ordinary).expect("memory");
+        let read = |address, size| {
+            let mut bytes = vec![0; size];
+            let read = ram.read_slice(&mut bytes, GuestAddress(address));
+            read.expect("read");
+            bytes
+        };
+        let entry = |map: &[u8]| {
+            let number = |at: usize| u64::from_le_bytes(map[at..at + 8].try_into().expect("8"));
+            let kind = u32::from_le_bytes(map[16..20].try_into().expect("4"));
+            (number(0), number(8), kind)
+        };
+        let wanted = (layout::ACPI_TABLES, layout::ACPI_SIZE as u64, ACPI_DATA);
+        let pointer = layout::ACPI_TABLES.to_le_bytes();
+        let load = |kernel: &[u8]| {
+            let description = description(Tables::Acpi);
+            load(&ram, &mut file(kernel), None, "", &description).expect("load");
+            assert_eq!(read(layout::ACPI_TABLES, 8), b"RSD PTR ");
+        };
+
+        load(&elf(0x2000));
+        let info = read(layout::PVH_START_INFO, 56);
+        assert_eq!(info[32..40], pointer);
+        let map = u64::from_le_bytes(info[40..48].try_into().expect("8"));
+        let count = u64::from(u32::from_le_bytes(info[48..52].try_into().expect("4")));
+        assert_eq!(entry(&read(map + (count - 1) * 24, 24)), wanted);
+
+        load(&fuzz::bzimage());
+        assert_eq!(read(layout::BOOT_PARAMETERS + 0x70, 8), pointer);
+        let count = u64::from(read(layout::BOOT_PARAMETERS + 0x1e8, 1)[0]);
+        let last = layout::BOOT_PARAMETERS + 0x2d0 + (count - 1) * 20;
+        assert_eq!(entry(&read(last, 20)), wanted);
+    }
+
     #[test]
     fn an_elf_kernel_is_entered_where_its_note_says() {
         let ram = make(32, Pages::Ordinary).expect("memory");
         let mut kernel = file(&elf(0x2000));
         let mut image = file(&[7; 5000]);
-        let entry = load(&ram, &mut kernel, Some(&mut image), "quiet", 2).expect("load");
+        let entry = load(
+            &ram,
+            &mut kernel,
+            Some(&mut image),
+            "quiet",
+            &description(Tables::MultiProcessor),
+        )
+        .expect("load");
         assert_eq!(
             entry,
             Entry::Pvh {
@@ -207,7 +294,9 @@ mod tests {
     fn what_does_not_fit_or_is_no_kernel_is_said_in_words() {
         let ram = make(32, Pages::Ordinary).expect("memory");
         let load = |kernel: &[u8], image: &[u8], text: &str| {
-            load(&ram, &mut file(kernel), Some(&mut file(image)), text, 1)
+            let description = description(Tables::MultiProcessor);
+            let image = &mut file(image);
+            load(&ram, &mut file(kernel), Some(image), text, &description)
                 .expect_err("refused")
                 .to_string()
         };

@@ -10,6 +10,11 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryReg
 use crate::layout;
 use crate::memory::LARGE;
 
+/// Kinds of memory in a memory map (ACPI 6.5, 15: address range types): what a kernel may use, and ACPI's
+/// tables.
+pub(super) const RAM: u32 = 1;
+pub(super) const ACPI: u32 = 3;
+
 /// A range of bytes in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {

@@ -11,25 +11,25 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::GuestAddress;
 
 use super::failure::Failure;
-use super::place::{Placed, usable};
+use super::place::{ACPI, Placed, RAM, usable};
 use crate::layout::{COMMAND_LINE, PVH_START_INFO};
 use trefoil_virtio::Ram;
 
 const MAGIC: u32 = 0x336e_c578;
 /// The version with a memory map.
 const VERSION: u32 = 1;
-const RAM: u32 = 1;
 const MEMORY_MAP: u64 = PVH_START_INFO + 0x100;
 const MODULES: u64 = PVH_START_INFO + 0x800;
 
-/// Writes it all.
-pub fn write(ram: &Ram, initramfs: Option<Placed>) -> Result<(), Failure> {
-    let map: Vec<_> = usable(ram)
-        .iter()
-        .map(|range| hvm_memmap_table_entry {
+/// Writes it all. `acpi` is where the ACPI tables are, if there are any.
+pub fn write(ram: &Ram, initramfs: Option<Placed>, acpi: Option<Placed>) -> Result<(), Failure> {
+    let usable = usable(ram).into_iter().map(|range| (range, RAM));
+    let map: Vec<_> = usable
+        .chain(acpi.map(|range| (range, ACPI)))
+        .map(|(range, type_)| hvm_memmap_table_entry {
             addr: range.address,
             size: range.length,
-            type_: RAM,
+            type_,
             reserved: 0,
         })
         .collect();
@@ -47,6 +47,7 @@ pub fn write(ram: &Ram, initramfs: Option<Placed>) -> Result<(), Failure> {
         nr_modules: u32::try_from(modules.len()).unwrap_or(0),
         modlist_paddr: MODULES,
         cmdline_paddr: COMMAND_LINE,
+        rsdp_paddr: acpi.map_or(0, |tables| tables.address),
         memmap_paddr: MEMORY_MAP,
         memmap_entries: u32::try_from(map.len()).unwrap_or(0),
         ..Default::default()

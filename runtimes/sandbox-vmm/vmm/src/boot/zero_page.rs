@@ -8,20 +8,20 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::failure::Failure;
-use super::place::{Placed, usable};
+use super::place::{ACPI, Placed, RAM, usable};
 use crate::layout::{BOOT_PARAMETERS, COMMAND_LINE, PAGE_TABLES};
 use trefoil_virtio::Ram;
 
 /// A boot loader without a number of its own.
 const UNDEFINED_LOADER: u8 = 0xff;
-const RAM: u32 = 1;
 
-/// Writes the parameters and the page tables.
+/// Writes the parameters and the page tables. `acpi` is where the ACPI tables are, if there are any.
 pub fn write(
     ram: &Ram,
     mut header: setup_header,
     initramfs: Option<Placed>,
     command_line_length: usize,
+    acpi: Option<Placed>,
 ) -> Result<(), Failure> {
     let narrow = |value: u64| u32::try_from(value).unwrap_or(0);
     header.type_of_loader = UNDEFINED_LOADER;
@@ -34,13 +34,16 @@ pub fn write(
     }
     let mut parameters = boot_params {
         hdr: header,
+        acpi_rsdp_addr: acpi.map_or(0, |tables| tables.address),
         ..Default::default()
     };
-    for (number, range) in usable(ram).iter().enumerate() {
+    let usable = usable(ram).into_iter().map(|range| (range, RAM));
+    let map = usable.chain(acpi.map(|range| (range, ACPI)));
+    for (number, (range, kind)) in map.enumerate() {
         parameters.e820_table[number] = boot_e820_entry {
             addr: range.address,
             size: range.length,
-            r#type: RAM,
+            r#type: kind,
         };
         parameters.e820_entries += 1;
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Bus, Exit, Slot};
+use super::{Bus, Exit, Slot, Stop};
 use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
 use crate::devices::testing::Driver;
@@ -66,7 +66,7 @@ pub fn fuzz(bytes: &[u8]) {
                 let mut bytes = [script.number(1) as u8; 3];
                 bus.port_in(port, &mut bytes);
                 match bus.port_out(port, &bytes) {
-                    Ok(()) | Err(Exit::Reset | Exit::PoweredOff) => {}
+                    Ok(()) | Err(Exit::Done(Stop::Reset | Stop::PoweredOff)) => {}
                     Err(other) => panic!("{other}"),
                 }
             }

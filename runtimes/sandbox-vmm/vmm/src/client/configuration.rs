@@ -54,6 +54,17 @@ pub enum Pages {
     Huge,
 }
 
+/// The tables by which a kernel is told of its processors, interrupt lines and devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tables {
+    /// Intel's MultiProcessor tables, and the command line for devices.
+    #[default]
+    MultiProcessor,
+    /// ACPI's: for kernels under SEV-SNP and TDX, which look at no others.
+    Acpi,
+}
+
 /// The memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -146,8 +157,11 @@ pub struct Configuration {
     /// What it begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initramfs: Option<Handed>,
-    /// What it is told. The devices' places are added.
+    /// What it is told. The devices' places are added, unless there are tables for them.
     pub command_line: String,
+    /// By which tables it finds its processors and devices.
+    #[serde(default)]
+    pub tables: Tables,
     /// The processors.
     pub cpus: Cpus,
     /// The memory.
@@ -214,12 +228,15 @@ impl Configuration {
         Ok(())
     }
 
-    /// The command line with what the guest can't find out: where the devices are, and how many of
-    /// the processors to bring up.
+    /// The command line with what the guest can't find out: where the devices are, unless ACPI says so, and
+    /// how many of the processors to bring up.
     pub fn whole_command_line(&self) -> String {
         let mut words = self.command_line.trim().to_owned();
         if self.cpus.boot < self.cpus.most {
             words.push_str(&format!(" maxcpus={}", self.cpus.boot));
+        }
+        if self.tables == Tables::Acpi {
+            return words;
         }
         for number in 0..self.devices.len() {
             words.push_str(&format!(
@@ -251,6 +268,11 @@ mod tests {
             line.ends_with(" virtio_mmio.device=4K@0xc0027000:6"),
             "{line}"
         );
+        let told = Configuration {
+            tables: Tables::Acpi,
+            ..configuration.clone()
+        };
+        assert_eq!(told.whole_command_line(), "x".repeat(600));
         configuration.devices.push(Device::Rng);
         let why = configuration.check().expect_err("too many");
         assert_eq!(

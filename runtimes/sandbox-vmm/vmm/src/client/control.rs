@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 pub use trefoil_jail::control::{MOST_BYTES, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES};
 
-use super::exit::Exit;
+use super::exit::Stop;
 
 /// What the parent can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,4 +79,4 @@ pub struct Stats {
 }
 
 /// What the machine says.
-pub type Message = trefoil_jail::Message<Answer, Exit>;
+pub type Message = trefoil_jail::Message<Answer, Stop>;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use trefoil_jail::End;
+use trefoil_jail::Done;
 
 /// A virtual CPU's registers when it could not go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,11 +51,14 @@ impl fmt::Display for Registers {
     }
 }
 
-/// Why a machine runs no more.
+/// How a machine ended.
+pub type Exit = trefoil_jail::Exit<Stop>;
+
+/// Why a guest runs no more, where the VMM goes on until then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub enum Exit {
-    /// The guest, or the parent, powered it off.
+pub enum Stop {
+    /// The guest, or the parent, powered the machine off.
     PoweredOff,
     /// The guest asked for a restart, which it doesn't get.
     Reset,
@@ -64,71 +67,31 @@ pub enum Exit {
         /// Where it was. On AMD's processors KVM has reset the virtual CPU before it tells.
         registers: Option<Registers>,
     },
-    /// The parent killed it, or is gone.
-    Killed,
-    /// The VMM could not go on.
-    Internal {
-        /// What of it: a device, or "machine".
-        #[serde(with = "trefoil_jail::sentence")]
-        part: String,
-        /// What it was doing.
-        #[serde(with = "trefoil_jail::sentence")]
-        doing: String,
-        /// Why that failed.
-        #[serde(with = "trefoil_jail::sentence")]
-        why: String,
-    },
 }
 
-impl Exit {
-    /// The process's exit code, for a parent that has lost the control socket. A system call that
-    /// the filter forbids gives [`FORBIDDEN_CALL`](trefoil_jail::FORBIDDEN_CALL).
-    pub fn code(&self) -> i32 {
+impl Done for Stop {
+    const PROCESS: &'static str = "VMM";
+
+    fn code(&self) -> i32 {
         match self {
             Self::PoweredOff => 0,
-            Self::Internal { .. } => 1,
             Self::Reset => 11,
             Self::TripleFault { .. } => 12,
-            Self::Killed => 13,
         }
-    }
-}
-
-/// Ends that an exit code says all of, or as much as can be said.
-const WITHOUT_MORE: [Exit; 4] = [
-    Exit::PoweredOff,
-    Exit::Reset,
-    Exit::TripleFault { registers: None },
-    Exit::Killed,
-];
-
-impl End for Exit {
-    fn code(&self) -> i32 {
-        self.code()
     }
 
     fn of_code(code: i32) -> Option<Self> {
-        WITHOUT_MORE.into_iter().find(|exit| exit.code() == code)
-    }
-
-    fn killed() -> Self {
-        Self::Killed
-    }
-
-    fn internal(why: String) -> Self {
-        Self::Internal {
-            part: "machine".into(),
-            doing: "run".into(),
-            why,
-        }
-    }
-
-    fn is_internal(&self) -> bool {
-        matches!(self, Self::Internal { .. })
+        [
+            Self::PoweredOff,
+            Self::Reset,
+            Self::TripleFault { registers: None },
+        ]
+        .into_iter()
+        .find(|stop| stop.code() == code)
     }
 }
 
-impl fmt::Display for Exit {
+impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PoweredOff => write!(f, "the machine was powered off"),
@@ -139,8 +102,6 @@ impl fmt::Display for Exit {
             Self::TripleFault { registers: None } => {
                 write!(f, "the guest could not handle a fault")
             }
-            Self::Killed => write!(f, "the machine was killed"),
-            Self::Internal { part, doing, why } => write!(f, "{part}: {doing}: {why}"),
         }
     }
 }
@@ -169,13 +130,14 @@ mod tests {
 
     #[test]
     fn an_exit_code_says_as_much_as_it_can() {
-        for exit in WITHOUT_MORE {
-            assert_eq!(Exit::of_code(exit.code()), Some(exit));
+        for (code, stop) in [
+            (0, Stop::PoweredOff),
+            (11, Stop::Reset),
+            (12, Stop::TripleFault { registers: None }),
+        ] {
+            assert_eq!(stop.code(), code);
+            assert_eq!(Exit::of_code(code), Some(Exit::Done(stop)));
         }
-        assert_eq!(Exit::of_code(1), None);
-        assert_eq!(Exit::of_code(trefoil_jail::FORBIDDEN_CALL), None);
-        let internal = Exit::internal("of some reason".into());
-        assert!(internal.is_internal());
-        assert_eq!(Exit::of_code(internal.code()), None);
+        assert_eq!(Stop::of_code(13), None);
     }
 }

@@ -14,6 +14,6 @@ pub mod process;
 
 pub use configuration::Configuration;
 pub use control::{Message, Request};
-pub use exit::Exit;
+pub use exit::{Exit, Stop};
 pub use handing::{Full, Handing};
 pub use process::{Process, Said, Start, start};

@@ -12,7 +12,7 @@ use trefoil_jail::Child;
 pub use trefoil_jail::{Failure, Start};
 
 use super::control::{Answer, Attach, Message, Request};
-use super::exit::Exit;
+use super::exit::{Exit, Stop};
 
 /// The most requests that may be unanswered. There is room for their answers, so none is lost.
 const MOST_UNANSWERED: usize = 16;
@@ -23,7 +23,7 @@ pub type Said = trefoil_jail::Said<Message>;
 /// A machine's process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
-    child: Child<Answer, Exit>,
+    child: Child<Answer, Stop>,
     unanswered: usize,
 }
 
@@ -33,7 +33,7 @@ pub struct Process {
 /// What could not be done; then there is no process.
 pub fn start(start: &Start<'_>) -> Result<Process, Failure> {
     Ok(Process {
-        child: Child::start("the machine", start)?,
+        child: Child::start(start)?,
         unanswered: 0,
     })
 }
@@ -69,7 +69,7 @@ impl Process {
         self.ask(request, &[])
     }
 
-    /// Asks it to put a disk of these files into a place. The answer comes as to any request.
+    /// Asks it to put a disk of these files into a slot. The answer comes as to any request.
     ///
     /// # Errors
     /// As [`Process::request`].
@@ -78,7 +78,7 @@ impl Process {
     }
 
     fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        let fail = |why| Failure::new(format!("ask the machine to {request:?}"), why);
+        let fail = |why| Failure::new(format!("ask the VMM to {request:?}"), why);
         if self.unanswered >= MOST_UNANSWERED {
             return Err(fail(format!("{MOST_UNANSWERED} requests are unanswered")));
         }
@@ -102,7 +102,7 @@ impl Process {
         let said = self.child.receive()?;
         if let Said::Message(Message::Answer(_)) = &said {
             self.unanswered = self.unanswered.checked_sub(1).ok_or_else(|| {
-                Failure::new("receive from the machine", "it answers what nobody asked")
+                Failure::new("receive from the VMM", "it answers what nobody asked")
             })?;
         }
         Ok(said)

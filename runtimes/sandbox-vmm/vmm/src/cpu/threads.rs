@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Failure;
 use crate::bus::Bus;
-use crate::client::exit::{Exit, Registers};
+use crate::client::exit::{Exit, Registers, Stop};
 use crate::metrics::Shared;
 
 /// A virtual CPU's stack: its deepest calls are a device's activation.
@@ -73,7 +73,7 @@ impl AsFd for Ending {
     }
 }
 
-struct Crew {
+struct SharedState {
     order: AtomicU8,
     /// How many threads are out of the guest, waiting.
     waiting: Mutex<usize>,
@@ -85,7 +85,7 @@ struct Crew {
 
 /// The threads.
 pub struct Threads {
-    crew: Arc<Crew>,
+    shared: Arc<SharedState>,
     handles: Vec<JoinHandle<()>>,
 }
 
@@ -100,7 +100,7 @@ impl Threads {
         confine: impl Fn() -> Result<(), String> + Clone + Send + 'static,
     ) -> Result<Self, Failure> {
         handle_signal()?;
-        let crew = Arc::new(Crew {
+        let shared = Arc::new(SharedState {
             order: AtomicU8::new(Order::Pause as u8),
             waiting: Mutex::new(0),
             changed: Condvar::new(),
@@ -109,24 +109,20 @@ impl Threads {
             ending,
         });
         let mut threads = Self {
-            crew,
+            shared,
             handles: Vec::new(),
         };
         for (number, vcpu) in vcpus.into_iter().enumerate() {
-            let crew = Arc::clone(&threads.crew);
+            let shared = Arc::clone(&threads.shared);
             let confine = confine.clone();
             let handle = std::thread::Builder::new()
                 .name(format!("vcpu{number}"))
                 .stack_size(STACK)
                 .spawn(move || match confine() {
-                    Ok(()) => crew.run(vcpu),
+                    Ok(()) => shared.run(vcpu),
                     Err(why) => {
-                        crew.ending.end(Exit::Internal {
-                            part: "virtual CPU".into(),
-                            doing: "confine its thread".into(),
-                            why,
-                        });
-                        crew.wait_while_paused();
+                        shared.ending.end(failed("confine its thread", why));
+                        shared.wait_while_paused();
                     }
                 })
                 .map_err(|why| Failure::new("start a virtual CPU's thread", why))?;
@@ -138,19 +134,19 @@ impl Threads {
 
     /// Lets the guest run.
     pub fn resume(&self) {
-        self.crew.command(Order::Run);
+        self.shared.command(Order::Run);
     }
 
     /// Stops the guest; when this returns, no virtual CPU runs.
     pub fn pause(&self) {
-        self.crew.command(Order::Pause);
+        self.shared.command(Order::Pause);
         self.signal();
         self.await_all();
     }
 
     /// Ends the threads; when this returns, nobody touches a device's registers any more.
     pub fn stop(self) {
-        self.crew.command(Order::Stop);
+        self.shared.command(Order::Stop);
         self.signal();
         for handle in self.handles {
             // A thread that panicked has ended as well.
@@ -167,9 +163,9 @@ impl Threads {
     }
 
     fn await_all(&self) {
-        let waiting = self.crew.lock_waiting();
+        let waiting = self.shared.lock_waiting();
         drop(
-            self.crew
+            self.shared
                 .changed
                 .wait_while(waiting, |waiting| *waiting < self.handles.len())
                 .unwrap_or_else(PoisonError::into_inner),
@@ -177,7 +173,7 @@ impl Threads {
     }
 }
 
-impl Crew {
+impl SharedState {
     fn lock_waiting(&self) -> std::sync::MutexGuard<'_, usize> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,9 +251,9 @@ impl Crew {
             Ok(VcpuExit::IoOut(port, bytes)) => return self.bus.port_out(port, bytes),
             Ok(VcpuExit::Shutdown) => {
                 let registers = registers(vcpu);
-                return Err(Exit::TripleFault {
+                return Err(Exit::Done(Stop::TripleFault {
                     registers: (!registers.are_of_reset()).then_some(registers),
-                });
+                }));
             }
             Ok(VcpuExit::InternalError) => internal_error(vcpu),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
@@ -276,12 +272,18 @@ impl Crew {
             Err(why) => why.to_string(),
         };
         exits.other.add(1);
-        Err(Exit::Internal {
-            part: "virtual CPU".into(),
-            doing: "run the guest".into(),
-            why: format!("{what}; {}", registers(vcpu)),
-        })
+        Err(failed(
+            "run the guest",
+            format!("{what}; {}", registers(vcpu)),
+        ))
     }
+}
+
+/// How the machine ends when a virtual CPU can't go on.
+fn failed(doing: &str, why: String) -> Exit {
+    trefoil_jail::Failure::new(doing, why)
+        .of("virtual CPU")
+        .into()
 }
 
 /// What KVM could not emulate, as far as it says.

@@ -24,7 +24,7 @@ pub struct Events {
 const HELD: u8 = 1;
 
 /// What [`Events::turn`] leaves to its caller: which of the caller's own tokens are ready.
-pub type Own = Vec<u32>;
+pub type Tokens = Vec<u32>;
 
 impl Events {
     /// A loop that watches nothing yet.
@@ -56,7 +56,7 @@ impl Events {
     pub fn turn(
         &self,
         devices: &[Arc<Mutex<Transport>>],
-        own: &mut Own,
+        own: &mut Tokens,
         limit: EpollTimeout,
     ) -> Result<(), (&'static str, Failure)> {
         own.clear();

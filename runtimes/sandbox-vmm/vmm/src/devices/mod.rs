@@ -17,8 +17,6 @@ pub mod rng;
 pub mod serial;
 #[cfg(any(test, fuzzing))]
 pub mod testing;
-#[cfg(test)]
-mod tests_of_queue;
 pub mod transport;
 pub mod vacant;
 pub mod vsock;

@@ -21,7 +21,7 @@ use nix::sys::epoll::EpollTimeout;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::{Events, Own};
+use super::events::{Events, Tokens};
 use super::interrupt::Interrupt;
 use super::transport::{Parts, Transport};
 use super::{Device, Failure};
@@ -321,7 +321,7 @@ impl Driver {
     pub fn turn(&self) -> Result<(), (&'static str, Failure)> {
         let limit = EpollTimeout::from(0u8);
         self.events
-            .turn(&[Arc::clone(&self.device)], &mut Own::new(), limit)
+            .turn(&[Arc::clone(&self.device)], &mut Tokens::new(), limit)
     }
 
     /// Kicks a queue and lets the loop run until a chain of it comes back; panics after 5 s.
@@ -343,7 +343,7 @@ impl Driver {
         let began = Instant::now();
         let millis = EpollTimeout::try_from(limit).unwrap();
         self.events
-            .turn(&[Arc::clone(&self.device)], &mut Own::new(), millis)
+            .turn(&[Arc::clone(&self.device)], &mut Tokens::new(), millis)
             .unwrap();
         began.elapsed() >= limit
     }

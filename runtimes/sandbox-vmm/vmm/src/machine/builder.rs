@@ -7,11 +7,11 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use trefoil_jail::Failure;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::descriptors::Descriptors;
 use super::devices;
-use super::failure::Failure;
 use crate::bus::{Bus, Slot};
 use crate::client::configuration::Configuration;
 use crate::cpu::cpuid::{Template, Topology};
@@ -24,9 +24,6 @@ use crate::devices::transport::{INTERRUPT_ACKNOWLEDGE, Parts, QUEUE_NOTIFY, Tran
 use crate::layout;
 use crate::memory::Memory;
 use crate::metrics::{self, Counter, DeviceMetrics, Shared};
-
-/// The serial line's interrupt.
-const SERIAL_LINE: u32 = 4;
 
 /// A machine's parts.
 pub(super) struct Machine {
@@ -220,7 +217,7 @@ fn event(vm: &VmFd, line: u32, doing: &str) -> Result<EventFd, Failure> {
 }
 
 fn make_serial(vm: &VmFd, output: OwnedFd) -> Result<Serial, Failure> {
-    let line = event(vm, SERIAL_LINE, "make the serial line's interrupt")?;
+    let line = event(vm, layout::SERIAL_LINE, "make the serial line's interrupt")?;
     Serial::new(File::from(output), line).map_err(Failure::at("make the serial line"))
 }
 

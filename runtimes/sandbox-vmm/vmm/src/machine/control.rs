@@ -150,25 +150,27 @@ mod tests {
     use super::*;
     use crate::client::configuration::Configuration;
     use crate::client::control::{Attach, Detach, Stats};
-    use crate::client::exit::Registers;
+    use crate::client::exit::{Registers, Stop};
 
     fn an_exit() -> impl Strategy<Value = Exit> {
         prop_oneof![
-            Just(Exit::PoweredOff),
-            Just(Exit::Reset),
+            Just(Exit::Done(Stop::PoweredOff)),
+            Just(Exit::Done(Stop::Reset)),
             Just(Exit::Killed),
-            Just(Exit::TripleFault { registers: None }),
-            any::<[u64; 4]>().prop_map(|[rip, cr2, efer, idt_base]| Exit::TripleFault {
-                registers: Some(Registers {
+            Just(Exit::Done(Stop::TripleFault { registers: None })),
+            any::<[u64; 4]>().prop_map(|[rip, cr2, efer, idt_base]| {
+                let registers = Some(Registers {
                     rip,
                     cr2,
                     efer,
                     idt_base,
                     ..Registers::default()
-                })
+                });
+                Exit::Done(Stop::TripleFault { registers })
             }),
-            ["[^\\p{Cc}]{0,500}", "[^\\p{Cc}]{0,20}", "[^\\p{Cc}]{0,20}"]
-                .prop_map(|[part, doing, why]| Exit::Internal { part, doing, why }),
+            ["[^\\p{Cc}]{0,500}", "[^\\p{Cc}]{0,20}", "[^\\p{Cc}]{0,20}"].prop_map(
+                |[part, doing, why]| trefoil_jail::Failure::new(doing, why).of(part).into()
+            ),
         ]
     }
 
@@ -296,8 +298,8 @@ mod tests {
         let answer = Message::Answer(Answer::Done(Stats { paused: true }));
         assert!(control.send(&answer));
         assert_eq!(hear(&ours), answer);
-        assert_eq!(control.end(Exit::Reset), 11);
-        assert_eq!(hear(&ours), Message::Ended(Exit::Reset));
+        assert_eq!(control.end(Exit::Done(Stop::Reset)), 11);
+        assert_eq!(hear(&ours), Message::Ended(Exit::Done(Stop::Reset)));
         assert!(packet::is_gone(&ours));
     }
 

@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::failure::Failure;
+use trefoil_jail::Failure;
+
 use crate::client::configuration::Handed;
 
 /// The descriptors that came along, each to be taken once.

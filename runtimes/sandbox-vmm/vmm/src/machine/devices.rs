@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 
+use trefoil_jail::Failure;
+
 use super::descriptors::Descriptors;
-use super::failure::Failure;
 use crate::client::configuration::Device as Wanted;
 use crate::devices::Device;
 use crate::devices::block::{self, Block};

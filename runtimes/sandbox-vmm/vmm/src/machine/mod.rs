@@ -8,20 +8,20 @@ mod builder;
 pub mod control;
 mod descriptors;
 mod devices;
-mod failure;
 pub mod slots;
 mod supervisor;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use crate::boot::Boot;
+use trefoil_jail::Failure;
+
+use crate::boot::{Boot, Description};
 use crate::client::configuration::Configuration;
 use crate::client::exit::Exit;
 use builder::{Machine, mark};
 use control::Control;
 use descriptors::Descriptors;
-use failure::Failure;
 
 /// Makes the machine, closes the jail, runs the guest, and answers how it ended.
 pub fn run(
@@ -56,7 +56,7 @@ fn start(
         kernel,
         initramfs,
         command_line: configuration.whole_command_line(),
-        cpus: configuration.cpus.most,
+        description: Description::of(configuration),
     };
     boot.fill(machine.memory.view(), &machine.vcpus)
         .map_err(Failure::at("load the guest"))?;

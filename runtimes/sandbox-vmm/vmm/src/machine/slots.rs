@@ -1,4 +1,4 @@
-//! Disks that come and go while the guest runs, each in a place that was kept for it.
+//! Disks that come and go while the guest runs, each in a slot that was kept for it.
 //!
 //! The interrupts, the events for kicks and the registers are there from the start, as all else that
 //! takes a system call which the jail has no more. A disk that comes is a few descriptors and what is
@@ -16,21 +16,21 @@ use crate::devices::vacant::Vacant;
 
 /// What one device of the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Slot {
     /// A device that stays.
     Fixed,
-    /// A place without a disk.
+    /// A slot without a disk.
     Free,
-    /// A place with one.
+    /// A slot with one.
     Taken,
 }
 
 /// Why a disk can't come or go.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// device {0} is no place for a disk
-    #[error("device {0} is no place for a disk")]
-    NoPlace(u8),
+    /// device {0} is no slot for a disk
+    #[error("device {0} is no slot for a disk")]
+    NoSlot(u8),
     /// device {0} has a disk already
     #[error("device {0} has a disk already")]
     Taken(u8),
@@ -52,33 +52,33 @@ pub enum Error {
 
 /// The machine's devices, by whether disks come and go there.
 pub(crate) struct Slots {
-    places: Vec<(Place, Arc<Mutex<Transport>>)>,
+    slots: Vec<(Slot, Arc<Mutex<Transport>>)>,
 }
 
 impl Slots {
     /// Of the configuration's devices and what was made of each.
     pub fn new(configured: &[Device], made: &[Arc<Mutex<Transport>>]) -> Self {
-        let places = configured.iter().map(|device| match device {
-            Device::Slot => Place::Free,
-            _ => Place::Fixed,
+        let slots = configured.iter().map(|device| match device {
+            Device::Slot => Slot::Free,
+            _ => Slot::Fixed,
         });
         Self {
-            places: places.zip(made.iter().cloned()).collect(),
+            slots: slots.zip(made.iter().cloned()).collect(),
         }
     }
 
-    fn place(&mut self, number: u8) -> Result<&mut (Place, Arc<Mutex<Transport>>), Error> {
-        match self.places.get_mut(usize::from(number)) {
-            None | Some((Place::Fixed, _)) => Err(Error::NoPlace(number)),
-            Some(place) => Ok(place),
+    fn slot(&mut self, number: u8) -> Result<&mut (Slot, Arc<Mutex<Transport>>), Error> {
+        match self.slots.get_mut(usize::from(number)) {
+            None | Some((Slot::Fixed, _)) => Err(Error::NoSlot(number)),
+            Some(slot) => Ok(slot),
         }
     }
 
-    /// Puts a disk into a place.
+    /// Puts a disk into a slot.
     pub fn attach(&mut self, wanted: &Attach, files: Vec<OwnedFd>) -> Result<(), Error> {
         let number = wanted.device;
-        let (place, transport) = self.place(number)?;
-        if *place == Place::Taken {
+        let (slot, transport) = self.slot(number)?;
+        if *slot == Slot::Taken {
             return Err(Error::Taken(number));
         }
         let options = block::Options {
@@ -96,23 +96,23 @@ impl Slots {
         if !transport.replace(Box::new(disk)) {
             return Err(Error::Queues(number));
         }
-        *place = Place::Taken;
+        *slot = Slot::Taken;
         Ok(())
     }
 
-    /// Takes the disk out of a place, whatever the guest still does with it: nothing of it is read or
+    /// Takes the disk out of a slot, whatever the guest still does with it: nothing of it is read or
     /// written after that.
     pub fn detach(&mut self, wanted: &Detach) -> Result<(), Error> {
         let number = wanted.device;
-        let (place, transport) = self.place(number)?;
-        if *place == Place::Free {
+        let (slot, transport) = self.slot(number)?;
+        if *slot == Slot::Free {
             return Err(Error::Free(number));
         }
         let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
         if !transport.replace(Box::new(Vacant::new(block::QUEUES))) {
             return Err(Error::Queues(number));
         }
-        *place = Place::Free;
+        *slot = Slot::Free;
         Ok(())
     }
 }
@@ -132,8 +132,8 @@ mod tests {
     const KIND: u64 = 8;
     const BLOCK: u32 = 2;
 
-    /// A driver that looks at a place, and the place.
-    fn place() -> (Driver, Slots) {
+    /// A driver that looks at a slot, and the slot.
+    fn slot() -> (Driver, Slots) {
         let driver = Driver::start(Box::new(Vacant::new(block::QUEUES)), 0);
         let slots = Slots::new(&[Device::Slot], std::slice::from_ref(&driver.device));
         (driver, slots)
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_disk_comes_goes_and_another_comes() {
-        let (mut driver, mut slots) = place();
+        let (mut driver, mut slots) = slot();
         assert_eq!(driver.read(KIND), 0);
         for (byte, read_only) in [(1, true), (2, false), (3, true)] {
             let wanted = attach(0, read_only);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_changes_nothing() {
-        let (driver, mut slots) = place();
+        let (driver, mut slots) = slot();
         let null = File::open("/dev/null").expect("open");
         let why = slots.attach(&attach(0, true), vec![null.into()]);
         let why = why.expect_err("no disk").to_string();
@@ -216,16 +216,16 @@ mod tests {
         assert!(why.to_string().contains("made of 2 files"), "{why}");
         for device in [1, 255] {
             let why = slots.attach(&attach(device, true), vec![disk(1).into()]);
-            assert!(matches!(why, Err(Error::NoPlace(_))), "{why:?}");
+            assert!(matches!(why, Err(Error::NoSlot(_))), "{why:?}");
             let why = slots.detach(&Detach { device });
-            assert!(matches!(why, Err(Error::NoPlace(_))), "{why:?}");
+            assert!(matches!(why, Err(Error::NoSlot(_))), "{why:?}");
         }
         assert_eq!(driver.read(KIND), 0);
 
         let rng = Driver::start(Box::new(Rng::new()), 0);
         let mut slots = Slots::new(&[Device::Rng], std::slice::from_ref(&rng.device));
         let why = slots.attach(&attach(0, true), vec![disk(1).into()]);
-        assert!(matches!(why, Err(Error::NoPlace(0))), "{why:?}");
+        assert!(matches!(why, Err(Error::NoSlot(0))), "{why:?}");
         // Even one who has got it wrong can't put a disk behind another's queues.
         let mut slots = Slots::new(&[Device::Slot], std::slice::from_ref(&rng.device));
         let why = slots.attach(&attach(0, true), vec![disk(1).into()]);

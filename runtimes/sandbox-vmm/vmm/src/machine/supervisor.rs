@@ -4,18 +4,18 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::epoll::EpollTimeout;
+use trefoil_jail::Failure;
 
 use super::builder::{Machine, mark};
 use super::control::Control;
-use super::failure::Failure;
 use super::slots::Slots;
 use crate::bus;
 use crate::client::configuration::{Configuration, Device};
 use crate::client::control::{Answer, Message, Request, Stats};
-use crate::client::exit::Exit;
+use crate::client::exit::{Exit, Stop};
 use crate::cpu::threads::{Ending, Threads};
 use crate::devices::block::MOST_WORKERS;
-use crate::devices::events::{Events, Own};
+use crate::devices::events::{Events, Tokens};
 use crate::devices::transport::Transport;
 use crate::jail::{self, seccomp};
 
@@ -102,7 +102,7 @@ pub(super) fn run(
     };
     let exit = supervisor.serve();
     threads.stop();
-    if exit == Exit::PoweredOff {
+    if exit == Exit::Done(Stop::PoweredOff) {
         shut_down(&devices)?;
     }
     Ok(exit)
@@ -123,7 +123,7 @@ fn shut_down(devices: &[Arc<Mutex<Transport>>]) -> Result<(), Failure> {
 impl Supervisor<'_> {
     /// The loop, until something ends the machine.
     fn serve(&mut self) -> Exit {
-        let mut own = Own::new();
+        let mut own = Tokens::new();
         loop {
             let turn = self.events.turn(self.devices, &mut own, EpollTimeout::NONE);
             if let Err((device, why)) = turn {
@@ -162,7 +162,7 @@ impl Supervisor<'_> {
                 Request::Stats => {}
                 Request::Attach(wanted) => outcome = self.slots.attach(wanted, descriptors),
                 Request::Detach(wanted) => outcome = self.slots.detach(wanted),
-                Request::PowerOff => return Some(Exit::PoweredOff),
+                Request::PowerOff => return Some(Exit::Done(Stop::PoweredOff)),
                 Request::Kill => return Some(Exit::Killed),
             }
             // A parent that does not read its answers misses them.

@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::exit;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trefoil_vmm::control::{Answer, Message, Request, Stats};
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 use trefoil_vmm::jail::seccomp::{self, Thread};
 use trefoil_vmm::jail::{self, Jail};
 use trefoil_vmm::machine::control::{Control, Failure};
@@ -44,7 +46,7 @@ fn obedient() -> ! {
     loop {
         match control.receive() {
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            Ok(Some((Request::PowerOff, _))) => exit(control.end(Exit::PoweredOff)),
+            Ok(Some((Request::PowerOff, _))) => exit(control.end(Exit::Done(Stop::PoweredOff))),
             Ok(Some((Request::Kill, _))) | Err(Failure::Gone) => exit(control.end(Exit::Killed)),
             Ok(Some(request)) => {
                 paused = match request.0 {
@@ -100,7 +102,7 @@ fn looking() -> ! {
     });
     let mut file = File::from(files.into_iter().next().expect("a file"));
     file.write_all(seen.to_string().as_bytes()).expect("write");
-    exit(control.end(Exit::PoweredOff))
+    exit(control.end(Exit::Done(Stop::PoweredOff)))
 }
 
 /// Ends as it is told, whatever it says.
@@ -153,12 +155,23 @@ fn parent() -> ! {
 pub struct Jailed {
     pub jail: Jail,
     pub events: bool,
-    pub crash: bool,
+    pub then: Then,
 }
 
-/// Enters the jail, and either crashes or makes a call that its filter forbids.
+/// What it does in there.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    /// Makes a call that its filter forbids.
+    Trespass,
+    /// Touches memory that is not there.
+    Crash,
+    /// Waits to be powered off.
+    Obey,
+}
+
+/// Enters the jail, and does there what it is told.
 fn jailed() -> ! {
-    let control = control();
+    let mut control = control();
     let (role, _) = control.launch::<Jailed>().expect("launch");
     jail::enter(&role.jail, 1).expect("enter");
     let thread = match role.events {
@@ -168,10 +181,23 @@ fn jailed() -> ! {
     let filter = seccomp::compile(thread).expect("compile");
     seccomp::install(&filter).expect("install");
     control.send(&Message::Running);
-    if role.crash {
+    match role.then {
+        Then::Trespass => drop(File::open("/")),
         // SAFETY: it is not: nothing is there, which the processor says.
-        unsafe { std::ptr::dangling_mut::<u8>().write_volatile(1) };
+        Then::Crash => unsafe { std::ptr::dangling_mut::<u8>().write_volatile(1) },
+        Then::Obey => await_power_off(&mut control),
     }
-    drop(File::open("/"));
-    exit(control.end(Exit::PoweredOff))
+    exit(control.end(Exit::Done(Stop::PoweredOff)))
+}
+
+/// Waits as the VMM's loop may, whatever signals come.
+fn await_power_off(control: &mut Control) {
+    loop {
+        let mut polled = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        // A signal ends it early.
+        let _ = poll(&mut polled, PollTimeout::NONE);
+        if let Ok(Some((Request::PowerOff, _))) = control.receive() {
+            return;
+        }
+    }
 }

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 use trefoil_vmm::control::{Answer, MOST_DESCRIPTORS, MOST_LAUNCH_BYTES, Message, Request, Stats};
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 use trefoil_vmm::jail::Jail;
 use trefoil_vmm::process::{self, Process, Said, Start};
 
-use crate::roles::Jailed;
+use crate::roles::{Jailed, Then};
 
 pub const TRIALS: &[(&str, fn())] = &[
     ("what_a_machine_is_given", what_a_machine_is_given),
@@ -39,6 +39,10 @@ pub const TRIALS: &[(&str, fn())] = &[
     ("a_kill_is_told", a_kill_is_told),
     ("a_crash_is_told", a_crash_is_told),
     ("a_forbidden_call_is_named", a_forbidden_call_is_named),
+    (
+        "a_signal_from_outside_is_no_forbidden_call",
+        a_signal_from_outside_is_no_forbidden_call,
+    ),
     ("a_crash_in_the_jail_is_told", a_crash_in_the_jail_is_told),
     (
         "words_that_do_not_fit_are_not_believed",
@@ -107,7 +111,7 @@ fn what_a_machine_is_given() {
     };
     let mut process = process::start(&start).expect("start");
     process.launch(&json!({}), &[file.as_fd()]).expect("launch");
-    assert_eq!(end_of(&mut process), Exit::PoweredOff);
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::PoweredOff));
     drop(leak);
     blocked.thread_unblock().expect("unblock");
 
@@ -152,9 +156,12 @@ fn requests_are_answered() {
     assert_eq!(process.receive().expect("receive"), Said::Nothing);
     assert_eq!(process.try_wait().expect("wait"), None);
     process.request(&Request::PowerOff).expect("request");
-    assert_eq!(end_of(&mut process), Exit::PoweredOff);
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::PoweredOff));
     // And ever after.
-    assert_eq!(process.try_wait().expect("wait"), Some(Exit::PoweredOff));
+    assert_eq!(
+        process.try_wait().expect("wait"),
+        Some(Exit::Done(Stop::PoweredOff))
+    );
     assert_eq!(process.receive().expect("receive"), Said::Gone);
     process
         .request(&Request::Stats)
@@ -175,8 +182,8 @@ fn a_missing_program_is_an_error() {
 
 fn what_is_no_program_is_an_error() {
     for (program, expected) in [
-        ("/dev/null", "run the machine's program: EACCES"),
-        ("/proc/self/status", "run the machine's program: EACCES"),
+        ("/dev/null", "run the VMM's program: EACCES"),
+        ("/proc/self/status", "run the VMM's program: EACCES"),
     ] {
         let why = failure_of(&Start {
             program: Some(Path::new(program)),
@@ -185,10 +192,7 @@ fn what_is_no_program_is_an_error() {
         assert!(why.starts_with(expected), "{why}");
     }
     let why = failure_of(&start(&["a\0b"]));
-    assert!(
-        why.starts_with("prepare the machine's arguments: "),
-        "{why}"
-    );
+    assert!(why.starts_with("prepare the VMM's arguments: "), "{why}");
 }
 
 /// The root of any hierarchy of cgroups that can be written to.
@@ -231,10 +235,7 @@ fn a_missing_cgroup_is_an_error() {
             cgroups: &cgroups,
             ..start(&["sleeping"])
         });
-        let expected = format!(
-            "put the machine's process into {}: No such",
-            cgroup.display()
-        );
+        let expected = format!("put the VMM's process into {}: No such", cgroup.display());
         assert!(why.starts_with(&expected), "{why}");
     }
     assert_eq!(children(), 0);
@@ -253,14 +254,14 @@ fn a_launch_may_be_too_big() {
     let why = process.launch(&long, &[]).expect_err("too long");
     assert_eq!(
         why.to_string(),
-        "launch the machine: its configuration has 65538 bytes, more than 65536"
+        "launch the VMM: its configuration has 65538 bytes, more than 65536"
     );
     let log = start(&[]).log;
     let many = vec![log; MOST_DESCRIPTORS + 1];
     let why = process.launch(&json!({}), &many).expect_err("too many");
     assert_eq!(
         why.to_string(),
-        "launch the machine: it needs 201 descriptors, more than 200"
+        "launch the VMM: it needs 201 descriptors, more than 200"
     );
     // And the largest that there may be arrives.
     let mut process = process;
@@ -279,10 +280,10 @@ fn the_real_program_says_what_is_wrong() {
     let mut process = process::start(&start).expect("start");
     process.launch(&json!({ "kvm": 0 }), &[]).expect("launch");
     match end_of(&mut process) {
-        Exit::Internal { part, why, .. } => {
-            assert_eq!(part, "machine");
+        exit @ Exit::Failed(_) => {
+            let why = exit.to_string();
             assert!(
-                why.starts_with("read the configuration: missing field"),
+                why.starts_with("VMM: begin: read the configuration: missing field"),
                 "{why}"
             );
         }
@@ -303,68 +304,79 @@ fn a_kill_is_told() {
 
 fn why_of(configuration: &Value) -> String {
     match end_of(&mut launched("ending", configuration)) {
-        Exit::Internal { why, .. } => why,
+        exit @ Exit::Failed(_) => exit.to_string(),
         other => panic!("{other:?}"),
     }
 }
 
 fn a_crash_is_told() {
     let why = why_of(&json!({ "crash": true }));
-    assert_eq!(why, "its process was ended by SIGSEGV");
-    let why = why_of(&json!({ "say": "powered-off", "crash": true }));
-    assert_eq!(why, "its process was ended by SIGSEGV");
+    assert_eq!(why, "VMM: run: its process was ended by SIGSEGV");
+    let why = why_of(&json!({ "say": { "done": "powered-off" }, "crash": true }));
+    assert_eq!(why, "VMM: run: its process was ended by SIGSEGV");
     let why = why_of(&json!({ "code": 77 }));
     assert_eq!(
         why,
-        "its process ended with code 77, and said nothing that fits"
+        "VMM: run: its process ended with code 77, and said nothing that fits"
     );
 }
 
-/// Starts a role in the jail: what it writes to its log, and how it ends.
-fn jailed(events: bool, crash: bool) -> (String, Exit) {
-    let log = tempfile::NamedTempFile::new().expect("file");
+/// Starts a role in the jail, which writes to this log.
+fn jail(events: bool, then: Then, log: &File) -> Process {
     let start = Start {
-        log: log.as_file().as_fd(),
+        log: log.as_fd(),
         ..start(&["jailed"])
     };
-    let mut process = process::start(&start).expect("start");
+    let process = process::start(&start).expect("start");
     let jail = Jail {
         uid: 70_019,
         gid: 70_019,
         descriptors: 10,
         file_size: 1 << 20,
     };
-    let role = Jailed {
-        jail,
-        events,
-        crash,
-    };
+    let role = Jailed { jail, events, then };
     process.launch(&role, &[]).expect("launch");
-    let exit = end_of(&mut process);
+    process
+}
+
+/// The same until its end: what it writes to its log, and how it ends.
+fn jailed(events: bool, then: Then) -> (String, Exit) {
+    let log = tempfile::NamedTempFile::new().expect("file");
+    let exit = end_of(&mut jail(events, then, log.as_file()));
     (fs::read_to_string(log.path()).expect("read"), exit)
+}
+
+/// Whoever may signal the process could end it by other signals; this one is told of by the filter alone.
+fn a_signal_from_outside_is_no_forbidden_call() {
+    let log = tempfile::tempfile().expect("file");
+    let mut process = jail(true, Then::Obey, &log);
+    assert_eq!(hear(&mut process), Message::Running);
+    let pid = nix::unistd::Pid::from_raw(process.pid() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGSYS).expect("signal");
+    process.request(&Request::PowerOff).expect("request");
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::PoweredOff));
 }
 
 fn a_forbidden_call_is_named() {
     for (events, who) in [(true, "events"), (false, "vcpu")] {
-        let (said, exit) = jailed(events, false);
+        let (said, exit) = jailed(events, Then::Trespass);
         assert_eq!(
             said,
             format!("trefoil-vmm: the {who} thread may not call openat (257): killed\n")
         );
-        let expected = Exit::Internal {
-            part: format!("{who} thread"),
-            doing: "call openat (257)".into(),
-            why: "its filter forbids it".into(),
-        };
-        assert_eq!(exit, expected);
+        assert_eq!(
+            exit.to_string(),
+            format!("VMM: {who} thread: call openat (257): its seccomp filter forbids it")
+        );
     }
 }
 
 fn a_crash_in_the_jail_is_told() {
     for events in [true, false] {
-        match jailed(events, true) {
-            (_, Exit::Internal { why, .. }) => {
-                assert_eq!(why, "its process was ended by SIGSEGV");
+        match jailed(events, Then::Crash) {
+            (_, exit @ Exit::Failed(_)) => {
+                let why = exit.to_string();
+                assert_eq!(why, "VMM: run: its process was ended by SIGSEGV");
             }
             (said, other) => panic!("{other:?}; {said}"),
         }
@@ -372,13 +384,16 @@ fn a_crash_in_the_jail_is_told() {
 }
 
 fn words_that_do_not_fit_are_not_believed() {
-    let mut process = launched("ending", &json!({ "say": "powered-off", "code": 11 }));
-    assert_eq!(end_of(&mut process), Exit::Reset);
-    let mut process = launched("ending", &json!({ "say": "reset", "code": 0 }));
-    assert_eq!(end_of(&mut process), Exit::PoweredOff);
-    let mut process = launched("ending", &json!({ "say": "reset", "code": 11 }));
-    assert_eq!(hear(&mut process), Message::Ended(Exit::Reset));
-    assert_eq!(end_of(&mut process), Exit::Reset);
+    let mut process = launched(
+        "ending",
+        &json!({ "say": { "done": "powered-off" }, "code": 11 }),
+    );
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::Reset));
+    let mut process = launched("ending", &json!({ "say": { "done": "reset" }, "code": 0 }));
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::PoweredOff));
+    let mut process = launched("ending", &json!({ "say": { "done": "reset" }, "code": 11 }));
+    assert_eq!(hear(&mut process), Message::Ended(Exit::Done(Stop::Reset)));
+    assert_eq!(end_of(&mut process), Exit::Done(Stop::Reset));
 }
 
 fn nonsense_is_an_error() {
@@ -395,7 +410,7 @@ fn nonsense_is_an_error() {
             .receive_within(LIMIT)
             .expect_err("nonsense")
             .to_string();
-        assert!(why.starts_with("receive from the machine: "), "{why}");
+        assert!(why.starts_with("receive from the VMM: "), "{why}");
         assert!(why.contains(expected), "{why}");
     }
 }
@@ -406,7 +421,7 @@ fn requests_may_be_too_many() {
         .find_map(|_| process.request(&Request::Stats).err())
         .expect("a refusal")
         .to_string();
-    assert_eq!(why, "ask the machine to Stats: 16 requests are unanswered");
+    assert_eq!(why, "ask the VMM to Stats: 16 requests are unanswered");
 }
 
 fn pidfd_of(pid: i32) -> OwnedFd {

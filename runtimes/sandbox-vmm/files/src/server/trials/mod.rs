@@ -23,9 +23,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::back_end::BackEnd;
 use super::changes::Changes;
-use super::crew::Crew;
-use super::hand::Hand;
-use super::lead::THREADS;
+use super::leadership::THREADS;
+use super::shared::Shared;
+use super::worker::Worker;
 use crate::fuse::wire::{
     EntryOut, InHeader, InitIn, Opcode, OpenOut, OutHeader, ReadIn, Spare, Wire,
 };
@@ -105,11 +105,11 @@ fn answer_all(mut device: File, root: OwnedFd, hangs: &AtomicBool) {
     }
 }
 
-/// A guest, whose requests a crew does.
+/// A guest, whose requests the threads do.
 struct Guest {
     ram: Arc<Ram>,
     kick: EventFd,
-    crew: Arc<Crew>,
+    shared: Arc<Shared>,
     _front_end: UnixStream,
     parent: OwnedFd,
     sent: u16,
@@ -155,18 +155,18 @@ impl Guest {
             kick.try_clone().expect("copy"),
             call,
         );
-        let crew = Arc::new(Crew::new(back_end, Changes::new(changes), files));
+        let shared = Arc::new(Shared::new(back_end, Changes::new(changes), files));
         for number in 0..THREADS {
-            let crew = Arc::clone(&crew);
+            let shared = Arc::clone(&shared);
             std::thread::spawn(move || {
                 unshare(CloneFlags::CLONE_FS).expect("own umask");
-                Hand::new(crew, number).run()
+                Worker::new(shared, number).run()
             });
         }
         let mut guest = Self {
             ram,
             kick,
-            crew,
+            shared,
             _front_end: front_end,
             parent,
             sent: 0,
@@ -335,7 +335,7 @@ impl Guest {
 
     fn await_calm(&self) {
         let begun = Instant::now();
-        while self.crew.is_stalled() {
+        while self.shared.is_stalled() {
             assert!(begun.elapsed() < SOON, "it still hangs");
             std::thread::sleep(Duration::from_millis(5));
         }

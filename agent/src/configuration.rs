@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{
     Hook, Hooks, Linux, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
 };
+#[cfg(not(feature = "confidential"))]
 use trefoil_agent_common::share;
-use trefoil_agent_protocol::{COPY_SOURCE, SHARE_SOURCE};
 use trefoil_core::{Error, Result};
 
-use crate::{devices, names, sysctls, volumes};
+#[cfg(not(feature = "confidential"))]
+use crate::names;
+use crate::refusal::refused;
+use crate::{devices, sysctls};
 
 /// No configuration is longer, in bytes: as much as one message holds.
 const LONGEST: usize = 4 << 20;
@@ -27,12 +30,15 @@ const FILE_SYSTEMS: &[&str] = &[
 /// Where POSIX shared memory is, which belongs to the pod as System V's does.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// Reads a container's configuration, and makes it what a container of this name is made from once the
-/// volumes that it names are held.
+/// Says where in the guest is what the source of a bind mount names.
+pub(crate) type Place<'a> = dyn FnMut(&str) -> Result<PathBuf> + 'a;
+
+/// Reads a container's configuration, and makes it what a container of this name is made from once there is
+/// something at the places that `volume` has told.
 ///
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`], with the field that is not to be.
-pub(crate) fn read(container: &str, json: &[u8]) -> Result<(Spec, Vec<volumes::Name>)> {
+pub(crate) fn read(container: &str, json: &[u8], volume: &mut Place<'_>) -> Result<Spec> {
     let mut spec: Spec = parse("configuration", json)?;
     check_top(&spec)?;
     let linux = spec
@@ -44,9 +50,8 @@ pub(crate) fn read(container: &str, json: &[u8]) -> Result<(Spec, Vec<volumes::N
     // The guest's kernel knows no labels: they are the host's, for the VMM's process.
     linux.set_mount_label(None);
     let has_ipc = has(linux, LinuxNamespaceType::Ipc);
-    let mut volumes = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
-        volumes.extend(place(mount, has_ipc)?);
+        place(mount, has_ipc, volume)?;
     }
     if let Some(process) = spec.process_mut() {
         process.set_apparmor_profile(None);
@@ -57,7 +62,7 @@ pub(crate) fn read(container: &str, json: &[u8]) -> Result<(Spec, Vec<volumes::N
     root.set_path("rootfs".into());
     root.set_readonly(read_only);
     spec.set_root(Some(root));
-    Ok((spec, volumes))
+    Ok(spec)
 }
 
 /// Reads limits that a container is to have from now on.
@@ -74,6 +79,7 @@ pub(crate) fn read_resources(json: &[u8]) -> Result<LinuxResources> {
 ///
 /// # Errors
 /// [`trefoil_core::ErrorKind::InvalidArgument`] if it has no name.
+#[cfg(not(feature = "confidential"))]
 pub(crate) fn shared(name: &str) -> Result<PathBuf> {
     Ok(Path::new(share::PLACE).join(names::check("share", name)?))
 }
@@ -87,10 +93,6 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
     }
     serde_json::from_slice(json)
         .map_err(|why| Error::invalid(format!("the {what} can't be read: {why}")))
-}
-
-pub(crate) fn refused(field: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("the configuration's {field} is refused: {why}"))
 }
 
 fn refuse_if(is_there: bool, field: &str, why: &str) -> Result<()> {
@@ -181,31 +183,17 @@ fn check_resources(resources: &LinuxResources) -> Result<()> {
     Ok(())
 }
 
-/// What the source of a bind mount names.
-fn volume(source: &str) -> Result<volumes::Name> {
-    if let Some(name) = source.strip_prefix(SHARE_SOURCE) {
-        return volumes::Name::new(name, false);
-    }
-    match source.strip_prefix(COPY_SOURCE) {
-        Some(name) => volumes::Name::new(name, true),
-        None => Err(Error::invalid(format!(
-            "its source {source:?} is not shared with the guest"
-        ))),
-    }
-}
-
-/// Gives a mount its place in the guest. Answers with the volume that has to be held for that.
-fn place(mount: &mut Mount, has_ipc: bool) -> Result<Option<volumes::Name>> {
+/// Gives a mount its place in the guest.
+fn place(mount: &mut Mount, has_ipc: bool, volume: &mut Place<'_>) -> Result<()> {
     let destination = mount.destination().display().to_string();
     let field = format!("mount at {destination}");
     let kind = mount.typ().as_deref().unwrap_or_default();
     let binds = |option: &String| option == "bind" || option == "rbind";
     if kind == "bind" || mount.options().iter().flatten().any(binds) {
         let source = mount.source().as_ref().and_then(|source| source.to_str());
-        let name = volume(source.unwrap_or_default());
-        let name = name.map_err(|why| refused(&field, why))?;
-        mount.set_source(Some(name.place()));
-        return Ok(Some(name));
+        let place = volume(source.unwrap_or_default());
+        mount.set_source(Some(place.map_err(|why| refused(&field, why))?));
+        return Ok(());
     }
     if !FILE_SYSTEMS.contains(&kind) {
         return Err(refused(field, format_args!("its type is {kind:?}")));
@@ -216,7 +204,7 @@ fn place(mount: &mut Mount, has_ipc: bool) -> Result<Option<volumes::Name>> {
         let options = ["rbind", "nosuid", "noexec", "nodev"].map(str::to_owned);
         mount.set_options(Some(options.into()));
     }
-    Ok(None)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -226,6 +214,7 @@ mod tests {
     use trefoil_core::ErrorKind;
 
     use super::*;
+    use crate::volumes;
 
     /// As containerd's CRI makes it, after the host's part has taken out what belongs to the host.
     fn sound() -> Value {
@@ -256,8 +245,12 @@ mod tests {
         })
     }
 
+    fn placed(source: &str) -> Result<PathBuf> {
+        Ok(volumes::Name::of_source(source)?.place())
+    }
+
     fn try_read(value: &Value) -> Result<Spec> {
-        read("c1", value.to_string().as_bytes()).map(|(spec, _)| spec)
+        read("c1", value.to_string().as_bytes(), &mut placed)
     }
 
     #[test]
@@ -395,7 +388,7 @@ mod tests {
 
     #[test]
     fn none_is_too_long() {
-        let why = read("c1", &vec![b' '; LONGEST + 1]).expect_err("too long");
+        let why = read("c1", &vec![b' '; LONGEST + 1], &mut placed).expect_err("too long");
         assert!(why.to_string().contains("4194305 bytes"), "{why}");
         assert!(read_resources(&vec![b' '; LONGEST + 1]).is_err());
     }
@@ -444,7 +437,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_break_it(json in prop::collection::vec(any::<u8>(), 0..256)) {
-            drop(read("c1", &json));
+            drop(read("c1", &json, &mut placed));
             drop(read_resources(&json));
         }
 

@@ -32,11 +32,11 @@ pub(crate) struct Containers {
     sandbox: Arc<dyn Sandbox>,
     volumes: Arc<Volumes>,
     /// A name is taken from when its container is begun; then there is none yet.
-    all: Mutex<HashMap<String, Option<Arc<Contained>>>>,
+    all: Mutex<HashMap<String, Option<Arc<PodContainer>>>>,
 }
 
 /// One of them.
-pub(crate) struct Contained {
+pub(crate) struct PodContainer {
     pub(crate) inner: Arc<dyn Container>,
     id: String,
     bundle: PathBuf,
@@ -78,14 +78,14 @@ impl Containers {
         volumes: Vec<volumes::Name>,
         root: impl FnOnce() -> Result<Root>,
         stdio: impl Future<Output = Result<Stdio>>,
-    ) -> Result<Arc<Contained>> {
+    ) -> Result<Arc<PodContainer>> {
         let mut reserved = Reserved::of(&self.all, id, "container")?;
         let bundle = Path::new(BUNDLES).join(id);
         let held = self.volumes.hold(volumes).await?;
         let made = self.make(id, &bundle, spec, root, stdio).await;
         match made {
             Ok((inner, root)) => {
-                let container = Contained::new(id, bundle, root, held, inner);
+                let container = PodContainer::new(id, bundle, root, held, inner);
                 reserved.keep(container.clone());
                 Ok(container)
             }
@@ -167,7 +167,7 @@ impl Containers {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is none, or not yet.
-    pub(crate) fn get(&self, id: &str) -> Result<Arc<Contained>> {
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<PodContainer>> {
         lock(&self.all)
             .get(id)
             .cloned()
@@ -211,7 +211,7 @@ fn remove(bundle: &Path) -> Result<()> {
     gone(fs::remove_dir(bundle))
 }
 
-impl Contained {
+impl PodContainer {
     fn new(
         id: &str,
         bundle: PathBuf,
@@ -272,7 +272,7 @@ impl Contained {
     /// Waits for a process's end; the name of one that was exec'd is free then.
     ///
     /// # Errors
-    /// As [`Contained::process`].
+    /// As [`PodContainer::process`].
     pub(crate) async fn wait(&self, name: &str) -> Result<ExitStatus> {
         let process = self.process(name)?;
         let status = process.wait().await;

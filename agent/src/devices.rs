@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use trefoil_core::Result;
 
-use crate::configuration::refused;
+use crate::refusal::refused;
 
 /// The major number of loop devices, and how many a container may have nodes of.
 const LOOP: i64 = 7;

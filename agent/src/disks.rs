@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use trefoil_agent_protocol::service::{Disk, Filesystem};
 use trefoil_core::{Context, Error, Result};
+#[cfg(not(feature = "confidential"))]
 use trefoil_os::detached;
 
 /// Where drivers are told of devices.
@@ -50,14 +51,51 @@ struct Partition {
     names: [u8; 128],
 }
 
-/// A disk that the kernel knows. Its driver leaves it when this is dropped; nothing may be mounted of it
-/// by then.
-pub(super) struct Driven {
+/// A disk that the kernel knows, of whatever content. Its driver leaves it when this is dropped; nothing may
+/// be mounted of it by then.
+pub(super) struct Bound {
     device: u32,
-    filesystem: &'static str,
-    options: &'static [&'static str],
+    /// What the kernel calls it.
+    name: String,
+}
+
+/// A disk with filesystems that are told of.
+pub(super) struct Driven {
+    bound: Bound,
+    #[cfg(not(feature = "confidential"))]
+    mounted_as: (&'static str, &'static [&'static str]),
     /// What can be mounted, in order.
     parts: Vec<PathBuf>,
+}
+
+impl Bound {
+    /// Has the kernel look at the disk of a device.
+    ///
+    /// # Errors
+    /// [`trefoil_core::ErrorKind::InvalidArgument`] if there is no such device; what the kernel says.
+    pub(super) fn find(device: u32) -> Result<Self> {
+        let doing = || format!("find the disk of device {device}");
+        if device >= MOST_DEVICES {
+            let why = format!("there are less than {MOST_DEVICES} devices");
+            return Err(Error::invalid(why).context(doing()));
+        }
+        tell("bind", device)?;
+        // From here on it is undone by dropping.
+        let mut bound = Self {
+            device,
+            name: String::new(),
+        };
+        bound.name = below(&Path::new(DEVICES).join(file_name(device)), "virtio")
+            .and_then(|virtio| below(&virtio.join("block"), ""))
+            .and_then(|block| Some(block.file_name()?.to_str()?.to_owned()))
+            .ok_or_else(|| Error::precondition("there is none").context(doing()))?;
+        Ok(bound)
+    }
+
+    /// All of the disk.
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/dev/{}", self.name).into()
+    }
 }
 
 impl Driven {
@@ -66,26 +104,22 @@ impl Driven {
     /// # Errors
     /// [`trefoil_core::ErrorKind::InvalidArgument`] if the description is none; what the kernel says.
     pub(super) fn find(disk: &Disk, writable: bool) -> Result<Self> {
-        let (filesystem, options) = check(disk, writable)?;
-        let device = disk.device;
-        tell("bind", device)?;
+        #[cfg(not(feature = "confidential"))]
+        let mounted_as = check(disk, writable)?;
+        #[cfg(feature = "confidential")]
+        check(disk, writable)?;
         // From here on it is undone by dropping.
         let mut driven = Self {
-            device,
-            filesystem,
-            options,
+            bound: Bound::find(disk.device)?,
+            #[cfg(not(feature = "confidential"))]
+            mounted_as,
             parts: Vec::new(),
         };
-        let doing = || format!("find the disk of device {device}");
-        let name = below(&Path::new(DEVICES).join(file_name(device)), "virtio")
-            .and_then(|virtio| below(&virtio.join("block"), ""))
-            .and_then(|block| Some(block.file_name()?.to_str()?.to_owned()))
-            .ok_or_else(|| Error::precondition("there is none").context(doing()))?;
-        let whole = PathBuf::from(format!("/dev/{name}"));
+        let (name, whole) = (&driven.bound.name, driven.bound.path());
         match disk.parts.as_slice() {
             [_] => driven.parts.push(whole),
             lengths => {
-                let opened = File::open(&whole).context(doing)?;
+                let opened = File::open(&whole).context(|| format!("open {}", whole.display()))?;
                 let mut start = 0;
                 for (number, &length) in (1..).zip(lengths) {
                     add(&opened, number, start, length)
@@ -99,29 +133,38 @@ impl Driven {
     }
 
     /// How many filesystems there are.
+    #[cfg(not(feature = "confidential"))]
     pub(super) fn count(&self) -> usize {
         self.parts.len()
+    }
+
+    /// The device of one of them.
+    #[cfg(feature = "confidential")]
+    pub(super) fn part(&self, number: usize) -> Option<&Path> {
+        self.parts.get(number).map(PathBuf::as_path)
     }
 
     /// Mounts one of them. Only what is mounted to be written can be.
     ///
     /// # Errors
     /// What the kernel says.
+    #[cfg(not(feature = "confidential"))]
     pub(super) fn mount(&self, number: usize, writable: bool, place: &Path) -> Result<()> {
-        let device = self.device;
+        let device = self.bound.device;
         let part = self.parts.get(number).ok_or_else(|| {
             Error::internal(format!("device {device} has no filesystem {number}"))
         })?;
-        let mut options = self.options.to_vec();
+        let (filesystem, options) = self.mounted_as;
+        let mut options = options.to_vec();
         if !writable {
             options.push("ro");
         }
-        let tree = detached::mount(self.filesystem, &part.display().to_string(), &options)?;
+        let tree = detached::mount(filesystem, &part.display().to_string(), &options)?;
         Ok(tree.attach(place)?)
     }
 }
 
-impl Drop for Driven {
+impl Drop for Bound {
     fn drop(&mut self) {
         if let Err(why) = tell("unbind", self.device) {
             log::warn!("{why}");
@@ -137,9 +180,6 @@ fn check(disk: &Disk, writable: bool) -> Result<(&'static str, &'static [&'stati
             disk.device
         )))
     };
-    if disk.device >= MOST_DEVICES {
-        return refused(format!("there are less than {MOST_DEVICES} devices"));
-    }
     let most = match writable {
         true => 1,
         false => MOST_PARTS,
@@ -168,8 +208,14 @@ fn check(disk: &Disk, writable: bool) -> Result<(&'static str, &'static [&'stati
     }
 }
 
+/// What the kernel calls a device: by its place in the ACPI tables where it has found it there, or else on the
+/// command line.
 fn file_name(device: u32) -> String {
-    format!("virtio-mmio.{device}")
+    let of_acpi = format!("LNRO0005:{device:02x}");
+    match Path::new(DEVICES).join(&of_acpi).exists() {
+        true => of_acpi,
+        false => format!("virtio-mmio.{device}"),
+    }
 }
 
 fn tell(what: &str, device: u32) -> Result<()> {
@@ -236,8 +282,8 @@ mod tests {
             written(&disk(kind, &[512, 512])).expect_err("two to write on");
         }
         written(&disk(Filesystem::EROFS, &[512])).expect_err("erofs to write on");
-        let mut far = disk(Filesystem::EXT4, &[512]);
-        far.device = MOST_DEVICES;
+        let why = Bound::find(MOST_DEVICES).map(drop).expect_err("no device");
+        assert_eq!(why.kind(), trefoil_core::ErrorKind::InvalidArgument);
         for wrong in [
             disk(Filesystem::EXT4, &[]),
             disk(Filesystem::EXT4, &[4096; 129]),
@@ -246,7 +292,6 @@ mod tests {
             disk(Filesystem::EXT4, &[u64::MAX - 511]),
             disk(Filesystem::EXT4, &[1 << 62, 1 << 62]),
             disk(Filesystem::NONE, &[512]),
-            far,
         ] {
             let why = read(&wrong).expect_err("no disk").to_string();
             assert!(why.starts_with("the disk of device "), "{why}");

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use trefoil_agent_protocol::FORWARD_PORT;
-use trefoil_core::{Context, Result};
+use trefoil_core::{Context, Error, Result};
 use trefoil_os::relay::{self, Stream};
 
 use crate::vsock::{Port, read_exactly};
@@ -25,21 +25,25 @@ const MOST: usize = 1024;
 /// What the host is answered.
 const CONNECTED: u8 = 0;
 const REFUSED: u8 = 1;
+const DENIED: u8 = 2;
 
-/// Takes the host's connections from now on. Must be called within the event loop.
+/// Takes the host's connections from now on, to the ports that `may` says nothing against. Must be called
+/// within the event loop.
 ///
 /// # Errors
 /// What listening fails with.
-pub(crate) fn serve() -> Result<()> {
+pub(crate) fn serve(may: impl Fn(u16) -> Result<()> + Send + Sync + 'static) -> Result<()> {
     let doing = || format!("listen on vsock port {FORWARD_PORT}");
     let port = Port::listen(FORWARD_PORT).context(doing)?;
     let room = Arc::new(Semaphore::new(MOST));
+    let may = Arc::new(may);
     tokio::spawn(port.serve(move |host| {
         let Ok(permit) = room.clone().try_acquire_owned() else {
             return;
         };
+        let may = may.clone();
         tokio::spawn(async move {
-            if let Err(why) = forward(host).await {
+            if let Err(why) = forward(host, &*may).await {
                 log::debug!("forward a connection: {why}");
             }
             drop(permit);
@@ -49,20 +53,29 @@ pub(crate) fn serve() -> Result<()> {
 }
 
 /// Serves one connection.
-async fn forward(host: OwnedFd) -> io::Result<()> {
+async fn forward(host: OwnedFd, may: &impl Fn(u16) -> Result<()>) -> io::Result<()> {
     let (host, port) = timeout(PATIENCE, read_exactly(host)).await??;
     let port = u16::from_le_bytes(port);
+    // Nothing has been written yet: there is room for one byte.
+    let answer = |answer| nix::unistd::write(&host, &[answer]);
+    if let Err(why) = may(port) {
+        answer(DENIED)?;
+        return Err(denied(&why));
+    }
     let connection = match dial(port).await {
         Ok(connection) => connection,
         Err(why) => {
-            nix::unistd::write(&host, &[REFUSED])?;
+            answer(REFUSED)?;
             return Err(why);
         }
     };
-    // Nothing has been written yet: there is room for one byte.
-    nix::unistd::write(&host, &[CONNECTED])?;
+    answer(CONNECTED)?;
     let there = Stream::new(OwnedFd::from(connection.into_std()?))?;
     relay_both(&Stream::new(host)?, &there).await
+}
+
+fn denied(why: &Error) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why.to_string())
 }
 
 /// Connects to whoever listens on a port of the pod's own.
@@ -101,6 +114,11 @@ mod tests {
         (ours.into(), theirs)
     }
 
+    /// A guest that believes its host.
+    fn any(_: u16) -> Result<()> {
+        Ok(())
+    }
+
     fn answer(address: &str) -> u16 {
         let listener = TcpListener::bind(address).expect("bind");
         let port = listener.local_addr().expect("address").port();
@@ -132,7 +150,7 @@ mod tests {
                 got.reverse();
                 (answered, got == sent)
             });
-            forward(agents).await.expect("forward");
+            forward(agents, &any).await.expect("forward");
             assert_eq!(peer.join().expect("peer"), ([CONNECTED], true));
         }
     }
@@ -145,17 +163,34 @@ mod tests {
         };
         let (agents, mut host) = pair();
         host.write_all(&port.to_le_bytes()).expect("port");
-        forward(agents).await.expect_err("refused");
+        forward(agents, &any).await.expect_err("refused");
         let mut got = Vec::new();
         host.read_to_end(&mut got).expect("read");
         assert_eq!(got, [REFUSED]);
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_is_denied_before_anybody_is_dialled() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let port = listener.local_addr().expect("address").port();
+        let (agents, mut host) = pair();
+        host.write_all(&port.to_le_bytes()).expect("port");
+        let may = |asked: u16| -> Result<()> { Err(Error::precondition(format!("not {asked}"))) };
+        let why = forward(agents, &may).await.expect_err("denied");
+        assert_eq!(why.to_string(), format!("not {port}"));
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).expect("read");
+        assert_eq!(got, [DENIED]);
+        let why = listener.accept().expect_err("nobody came");
+        assert_eq!(why.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_names_no_port_is_closed() {
         let (agents, mut host) = pair();
         host.write_all(&[1]).expect("half a port");
-        forward(agents).await.expect_err("too late");
+        forward(agents, &any).await.expect_err("too late");
         assert_eq!(host.read(&mut [0]).expect("read"), 0);
     }
 }

@@ -8,23 +8,34 @@
 //! Start reading at [`main`], then [`service`].
 
 mod clock;
+#[cfg(feature = "confidential")]
+mod confidential;
 mod configuration;
 mod connection;
 mod containers;
 mod devices;
 mod disks;
 mod forward;
+#[cfg(feature = "confidential")]
+mod gate;
 mod limits;
 mod logger;
 mod machine;
+#[cfg_attr(feature = "confidential", allow(dead_code))]
 mod mirror;
 mod names;
 mod pids;
+mod refusal;
+#[cfg(not(feature = "confidential"))]
 mod roots;
+#[cfg(feature = "confidential")]
+mod secrets;
 mod service;
 mod set_up;
 mod streams;
 mod sysctls;
+// The host shares nothing with a confidential guest: none of these are held in it.
+#[cfg_attr(feature = "confidential", allow(dead_code))]
 mod volumes;
 mod vsock;
 
@@ -42,11 +53,14 @@ use tokio::sync::Notify;
 use trefoil_agent_common::kernel_log;
 use trefoil_agent_protocol::HOST;
 use trefoil_agent_protocol::service::create_agent;
-use trefoil_core::{Context, Result, Runtime, SandboxConfig};
+use trefoil_core::{Context, Error, Result, Runtime, SandboxConfig};
+use trefoil_os::own_program;
 use trefoil_runc::{Launcher, Runc};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
+#[cfg(feature = "confidential")]
+use confidential::root as roots;
 use connection::Connection;
 use service::Pod;
 use streams::Streams;
@@ -67,7 +81,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     kernel_log::say_defects_of(NAME);
-    match trefoil_runc::own_program::run_read_only().and_then(|()| run(host)) {
+    match own_program::run_read_only()
+        .map_err(Error::from)
+        .and_then(|()| run(host))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say(format_args!("{why}"));
@@ -114,23 +131,38 @@ fn run(host: OwnedFd) -> Result<()> {
 }
 
 async fn serve(host: OwnedFd, launcher: Launcher) -> Result<()> {
+    #[cfg(feature = "confidential")]
+    let tee = confidential::tee::Tee::find()?;
+    #[cfg(feature = "confidential")]
+    say(format_args!("{}", tee.note()));
+    #[cfg(feature = "confidential")]
+    let author = confidential::Author::of(tee);
     let streams = Streams::default();
     streams.serve()?;
-    forward::serve()?;
     let runtime = Runc::new(launcher).relaying_output();
     let sandbox = runtime.create_sandbox(SandboxConfig::default()).await?;
     let power_off = Arc::new(Notify::new());
     let pod = Pod::new(sandbox, streams, power_off.clone());
+    #[cfg(feature = "confidential")]
+    let pod = gate::Gated::new(pod.of(author.clone()));
+    #[cfg(feature = "confidential")]
+    forward::serve(pod.forwards())?;
+    #[cfg(not(feature = "confidential"))]
+    forward::serve(|_| Ok(()))?;
     let (connection, ended) = Connection::new(host).context(|| "watch the host's connection")?;
     let only = futures::stream::once(std::future::ready(Ok(connection)));
     let mut server = Server::new()
         .add_listener(Listener::new(only))
         .register_service(create_agent(Arc::new(pod)));
     server.start().await.context(|| "serve the host")?;
+    #[cfg(feature = "confidential")]
+    let failed = author.failed();
+    #[cfg(not(feature = "confidential"))]
+    let failed = std::future::pending::<Error>();
     tokio::select! {
-        () = power_off.notified() => {}
+        () = power_off.notified() => Ok(()),
         // However it ended: a guest without a host is of no use to anyone.
-        _ = ended => {}
+        _ = ended => Ok(()),
+        why = failed => Err(why),
     }
-    Ok(())
 }

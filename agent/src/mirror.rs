@@ -39,7 +39,7 @@ pub(crate) fn bring(volume: &Path, copy: &Path) -> Result<bool> {
     if changed {
         let place = copy.join(&target);
         remove(&place)?;
-        let mut room = Room {
+        let mut room = CopyBudget {
             bytes: MOST_BYTES,
             files: MOST_FILES,
         };
@@ -137,12 +137,12 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// What may still be copied.
-struct Room {
+struct CopyBudget {
     bytes: u64,
     files: usize,
 }
 
-impl Room {
+impl CopyBudget {
     fn copy_directory(&mut self, from: &Path, to: &Path, depth: usize) -> Result<()> {
         let doing = || format!("copy {}", from.display());
         let depth = depth.checked_sub(1).ok_or_else(too_large)?;

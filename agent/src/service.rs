@@ -1,24 +1,34 @@
 //! What the host may ask: messages in, messages out; what they mean is the other modules' business.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use oci_spec::runtime::Process;
 use tokio::sync::Notify;
 use trefoil_agent_protocol::service::{
     AdjustClockRequest, Agent, ClockAnswer, ContainerRequest, CreateContainerRequest, ExecRequest,
     KernelLogAnswer, Nothing, ProcessEnded, ProcessRequest, ProcessStarted, ProcessesAnswer,
-    ResizeRequest, SetUpRequest, SignalRequest, StatsAnswer, UpdateRequest, VolumeRequest,
+    PutFilesRequest, ResizeRequest, SetUpRequest, SignalRequest, StatsAnswer, UpdateRequest,
+    VolumeRequest,
 };
 use trefoil_agent_protocol::status;
+#[cfg(not(feature = "confidential"))]
+use trefoil_core::ErrorKind;
 use trefoil_core::{Context, Error, Result, Sandbox, TerminalSize};
+#[cfg(feature = "confidential")]
+use trefoil_os::apart;
 use ttrpc::r#async::TtrpcContext;
 
-use crate::containers::{Contained, Containers};
+#[cfg(feature = "confidential")]
+use crate::confidential::Author;
+use crate::containers::{Containers, PodContainer};
 use crate::pids::PodPids;
 use crate::roots::Root;
 use crate::streams::Streams;
+use crate::volumes::Name;
 use crate::{clock, configuration, names, set_up};
 use trefoil_agent_common::kernel_log;
 
@@ -32,13 +42,25 @@ type Answer<T> = ttrpc::Result<T>;
 #[derive(Clone)]
 pub(crate) struct Pod {
     containers: Arc<Containers>,
-    streams: Streams,
+    pub(crate) streams: Streams,
     pids: Arc<PodPids>,
     /// Whether a set-up was begun, and whether it is done.
     begun: Arc<AtomicBool>,
     is_set_up: Arc<AtomicBool>,
     power_off: Arc<Notify>,
+    #[cfg(feature = "confidential")]
+    pub(crate) author: Arc<Author>,
 }
+
+/// What a container may be made of, beside what its request says.
+#[cfg(not(feature = "confidential"))]
+type Granted = ();
+#[cfg(feature = "confidential")]
+type Granted = trefoil_policy::GrantedRoot;
+
+/// What a confidential pod's policy binds of a request, so that the host has no choice of it: a process's
+/// variables, `NAME=value` each, or the paths of files. Sealed secrets are opened in nothing else.
+pub(crate) type Bound = Vec<String>;
 
 impl Pod {
     /// One that nothing has been asked of. `power_off` is notified when the host asks for the end.
@@ -50,7 +72,15 @@ impl Pod {
             begun: Arc::default(),
             is_set_up: Arc::default(),
             power_off,
+            #[cfg(feature = "confidential")]
+            author: Arc::default(),
         }
+    }
+
+    /// The same, whose author believes nothing of the host.
+    #[cfg(feature = "confidential")]
+    pub(crate) fn of(self, author: Arc<Author>) -> Self {
+        Self { author, ..self }
     }
 
     fn set_up(&self, request: &SetUpRequest) -> Result<()> {
@@ -72,30 +102,112 @@ impl Pod {
         }
     }
 
-    fn container(&self, id: &str) -> Result<Arc<Contained>> {
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<PodContainer>> {
         self.containers()?.get(id)
     }
 
-    async fn create(&self, request: CreateContainerRequest) -> Result<ProcessStarted> {
+    pub(crate) async fn create(
+        &self,
+        request: CreateContainerRequest,
+        granted: Granted,
+        bound: Bound,
+    ) -> Result<ProcessStarted> {
         let containers = self.containers()?;
         let id = names::check("container", &request.container)?;
-        let (mut spec, volumes) = configuration::read(id, &request.configuration)?;
+        let mut volumes = Vec::new();
+        let mut volume = |source: &str| self.place(id, source, &mut volumes);
+        let mut spec = configuration::read(id, &request.configuration, &mut volume)?;
         if let Some(linux) = spec.linux_mut() {
             self.pids.share_with(linux)?;
         }
-        let root = || Root::make(id, &request.rootfs);
+        if let Some(process) = spec.process_mut() {
+            self.unseal(process, &bound).await?;
+        }
+        let root = || self.root(&request, &granted);
         let stdio = self.streams.open(&request.streams);
         let container = containers.create(id, spec, volumes, root, stdio).await?;
         Ok(started(container.inner.init().pid()))
     }
 
-    async fn exec(&self, request: ExecRequest) -> Result<ProcessStarted> {
+    /// Where what the source of a mount names is; `volumes` are what has to be held for it to be there.
+    #[cfg(not(feature = "confidential"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "a confidential guest's depends on its pod"
+    )]
+    fn place(&self, _: &str, source: &str, volumes: &mut Vec<Name>) -> Result<PathBuf> {
+        let name = Name::of_source(source)?;
+        let place = name.place();
+        volumes.push(name);
+        Ok(place)
+    }
+
+    #[cfg(feature = "confidential")]
+    fn place(&self, container: &str, source: &str, _: &mut Vec<Name>) -> Result<PathBuf> {
+        self.author.pod()?.volume(container, source)
+    }
+
+    #[cfg(not(feature = "confidential"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "a confidential guest's depends on its pod"
+    )]
+    fn root(&self, request: &CreateContainerRequest, (): &Granted) -> Result<Root> {
+        Root::make(&request.container, &request.rootfs)
+    }
+
+    #[cfg(feature = "confidential")]
+    fn root(&self, request: &CreateContainerRequest, granted: &Granted) -> Result<Root> {
+        self.author.pod()?.root(request, granted.layers.as_deref())
+    }
+
+    #[cfg(not(feature = "confidential"))]
+    #[expect(clippy::unused_async, reason = "a confidential guest's waits")]
+    async fn put_files(&self, _: PutFilesRequest, _: Bound) -> Result<()> {
+        Err(Error::new(
+            ErrorKind::Unimplemented,
+            "put files into the guest: only a confidential one takes them",
+        ))
+    }
+
+    /// Makes a volume of files, with secrets in the place of those that are sealed and bound.
+    #[cfg(feature = "confidential")]
+    pub(crate) async fn put_files(&self, mut request: PutFilesRequest, bound: Bound) -> Result<()> {
+        let secrets = self.author.pod()?.secrets();
+        secrets.unseal_files(&mut request, &bound).await?;
+        let author = self.author.clone();
+        apart("files", move || author.pod()?.put_files(&request)).await
+    }
+
+    /// Puts secrets in the place of what is sealed of a process's environment.
+    #[cfg(feature = "confidential")]
+    async fn unseal(&self, process: &mut Process, bound: &[String]) -> Result<()> {
+        match process.env_mut() {
+            Some(environment) => {
+                let secrets = self.author.pod()?.secrets();
+                secrets.unseal_environment(environment, bound).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(feature = "confidential"))]
+    #[expect(clippy::unused_async, reason = "a confidential guest's waits")]
+    async fn unseal(&self, _: &mut Process, _: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) async fn exec(&self, request: ExecRequest, bound: Bound) -> Result<ProcessStarted> {
         let container = self.container(&request.container)?;
         let name = names::check("process", &request.process)?;
-        let process = trefoil_runc::parse_process(&request.configuration)
-            .map_err(|why| Error::invalid(format!("the process's configuration: {why}")))?;
+        let mut process = trefoil_spec::parse_process(&request.configuration)?;
+        self.unseal(&mut process, &bound).await?;
         let stdio = self.streams.open(&request.streams);
         Ok(started(container.exec(name, process, stdio).await?.pid()))
+    }
+
+    pub(crate) async fn delete(&self, container: &str) -> Result<()> {
+        self.containers()?.delete(container).await
     }
 
     async fn wait(&self, request: &ProcessRequest) -> Result<ProcessEnded> {
@@ -211,7 +323,15 @@ impl Agent for Pod {
         request: CreateContainerRequest,
     ) -> Answer<ProcessStarted> {
         let pod = self.clone();
-        carry_out(async move { pod.create(request).await }).await
+        #[cfg(not(feature = "confidential"))]
+        return carry_out(async move { pod.create(request, (), Bound::new()).await }).await;
+        // It is the gate that makes them.
+        #[cfg(feature = "confidential")]
+        answer(Err(Error::internal(format!(
+            "create container {}: it has not passed the gate of {}",
+            request.container,
+            pod.containers().map_or("no pod", |_| "the pod")
+        ))))
     }
 
     async fn start_container(
@@ -230,13 +350,13 @@ impl Agent for Pod {
         request: ContainerRequest,
     ) -> Answer<Nothing> {
         let pod = self.clone();
-        carry_out(async move { pod.containers()?.delete(&request.container).await }).await?;
+        carry_out(async move { pod.delete(&request.container).await }).await?;
         Ok(Nothing::default())
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<ProcessStarted> {
         let pod = self.clone();
-        carry_out(async move { Pod::exec(&pod, request).await }).await
+        carry_out(async move { Pod::exec(&pod, request, Bound::new()).await }).await
     }
 
     async fn wait(&self, _: &TtrpcContext, request: ProcessRequest) -> Answer<ProcessEnded> {
@@ -290,6 +410,13 @@ impl Agent for Pod {
         let pod = self.clone();
         let refresh = async move { pod.containers()?.refresh(&request.share).await };
         carry_out(refresh).await?;
+        Ok(Nothing::default())
+    }
+
+    async fn put_files(&self, _: &TtrpcContext, request: PutFilesRequest) -> Answer<Nothing> {
+        let pod = self.clone();
+        let put = async move { Pod::put_files(&pod, request, Bound::new()).await };
+        carry_out(put).await?;
         Ok(Nothing::default())
     }
 

@@ -73,13 +73,13 @@ fn set_clock(hosts: Duration) -> Result<()> {
         .context(|| "set the clock")
 }
 
-/// Makes the pod's interfaces, from the JSON of `trefoil-network`.
+/// Makes the pod's interfaces, from the JSON of `trefoil-netlink`.
 fn set_network(network: &[u8]) -> Result<()> {
     if network.is_empty() {
         return machine::loopback_up().context(|| "bring up the loopback interface");
     }
     let network = serde_json::from_slice(network).context(|| "read the pod's network")?;
-    trefoil_network::guest::apply(&network).context(|| "set up the pod's network")
+    trefoil_netlink::apply(&network).context(|| "set up the pod's network")
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use trefoil_agent_common::share;
-use trefoil_core::{Context, Result};
+use trefoil_agent_protocol::{COPY_SOURCE, SHARE_SOURCE};
+use trefoil_core::{Context, Error, Result};
 use trefoil_os::detached::{self, Depth, Tree};
 use trefoil_os::{apart, lock};
 
@@ -61,6 +62,22 @@ impl Name {
             text: name.to_owned(),
             copied,
         })
+    }
+
+    /// The one that the source of a bind mount names.
+    ///
+    /// # Errors
+    /// [`trefoil_core::ErrorKind::InvalidArgument`] if it is none.
+    pub(crate) fn of_source(source: &str) -> Result<Self> {
+        if let Some(name) = source.strip_prefix(SHARE_SOURCE) {
+            return Self::new(name, false);
+        }
+        match source.strip_prefix(COPY_SOURCE) {
+            Some(name) => Self::new(name, true),
+            None => Err(Error::invalid(format!(
+                "its source {source:?} is not shared with the guest"
+            ))),
+        }
     }
 
     /// Where it is held, if it is.

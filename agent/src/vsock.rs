@@ -1,4 +1,4 @@
-//! The guest's ports that the host connects to.
+//! The guest's ports that the host connects to, and the host's that the guest does.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -71,6 +71,29 @@ impl Port {
                 }
             }
         }
+    }
+}
+
+/// Connects to a port of the host's. The stream does not block. Must be called within the event loop.
+///
+/// # Errors
+/// What connecting fails with: nobody is there, say.
+#[cfg(feature = "confidential")]
+pub(crate) async fn dial(port: u32) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{connect, getsockopt, sockopt};
+
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    match connect(stream.as_raw_fd(), &VsockAddr::new(HOST, port)) {
+        Ok(()) => return Ok(stream),
+        Err(nix::Error::EINPROGRESS) => {}
+        Err(why) => return Err(why.into()),
+    }
+    let stream = watched::watched(stream, Interest::WRITABLE)?;
+    stream.writable().await?.retain_ready();
+    match getsockopt(stream.get_ref(), sockopt::SocketError)? {
+        0 => Ok(stream.into_inner()),
+        why => Err(io::Error::from_raw_os_error(why)),
     }
 }
 

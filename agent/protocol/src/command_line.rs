@@ -24,6 +24,19 @@ pub const TRIPLE_FAULT: &str = " reboot=t";
 /// What to append to [`COMMAND_LINE`] where the VMM gives a serial port.
 pub const CONSOLE: &str = " 8250.nr_uarts=1 console=ttyS0";
 
+/// What to append to [`COMMAND_LINE`] for a kernel that knows PCI, which no machine of ours has: it would look
+/// for it at the host's ports.
+pub const NO_PCI: &str = " pci=off";
+
+/// The word that says what protects a confidential guest: `simulated`, `snp` or `tdx` behind it. It is
+/// measured, as all of the command line is.
+pub const TEE: &str = "trefoil.tee=";
+
+/// The word that stands in for the registers of a report where the TEE is simulated: behind it the launch
+/// digest and the digest of the initdata, as hexadecimal digits with a comma between them. No TEE measures it, and
+/// nothing protects it.
+pub const SIMULATED_REPORT: &str = "trefoil.simulated=";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +45,6 @@ mod tests {
     fn the_command_line_is_words_with_one_space_between() {
         let whole = format!("{COMMAND_LINE}{CONSOLE}");
         assert!(whole.split(' ').all(|word| !word.is_empty()));
-        assert!(CONSOLE.starts_with(' '));
+        assert!([CONSOLE, NO_PCI].iter().all(|word| word.starts_with(' ')));
     }
 }

@@ -38,8 +38,8 @@ pub const HOST: u32 = 2;
 pub const STREAM_PORT: u32 = 1025;
 
 /// The guest's port by which its TCP ports are reached. The host connects and writes a port, two
-/// bytes, little endian; the agent answers one byte, 0 for connected and 1 for refused; what follows is
-/// the connection.
+/// bytes, little endian; the agent answers one byte, 0 for connected, 1 where nobody listens and 2 where the
+/// pod's policy denies it; what follows is the connection.
 pub const FORWARD_PORT: u32 = 1026;
 
 /// The tag of the virtio-fs device by which the host shares files.
@@ -56,8 +56,26 @@ pub const SHARE_SOURCE: &str = "share:";
 /// have a copy, of whose changes watchers hear.
 pub const COPY_SOURCE: &str = "copy:";
 
+/// The same of a volume that the service's `PutFiles` has made in a confidential guest.
+pub const FILES_SOURCE: &str = "files:";
+
+/// The same of a directory on a confidential guest's scratch disk.
+pub const SCRATCH_SOURCE: &str = "scratch:";
+
+/// The same of a filesystem in a confidential guest's memory.
+pub const MEMORY_SOURCE: &str = "memory:";
+
+/// The same of a file that is empty at first, another one for each container, on that disk.
+pub const EMPTY_FILE_SOURCE: &str = "empty-file:";
+
+/// The longest initdata, in bytes.
+pub const LONGEST_INITDATA: usize = 1 << 20;
+
 /// The port that the host listens on for an agent that has become ready.
 pub const READY_PORT: u32 = 1024;
+
+/// The port of the host's whose connections it carries to the broker of a confidential pod's secrets.
+pub const BROKER_PORT: u32 = 1027;
 
 /// Why a line is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,19 +6,53 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use containerd_shim::Flags;
-use containerd_shim::util::convert_to_timestamp;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::Message;
 use nix::sys::signal::Signal;
 use trefoil_core::{Context, Error, ExitStatus, Result};
 
 use crate::dispatch::Handler;
-use crate::start::{is_served, pod_of, socket_path};
+use crate::events::timestamp;
+use crate::pod::files;
+use crate::socket::{is_served, socket_path};
+use crate::start::pod_of;
 use crate::{record, runtimes};
+
+/// What a cleaning has found.
+pub struct Cleaned {
+    /// The pod.
+    pod: String,
+    /// The container's init process, if that is known.
+    pid: u32,
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// The first thing that could not be, if any.
+    pub failure: Option<Error>,
+}
 
 /// Serves containerd's `delete`: clears away, says on stderr what it removed, and answers with the
 /// exit status that the container's init must have had.
 pub fn delete(flags: &Flags, handler: &Handler) -> Result<()> {
+    let Cleaned {
+        pod,
+        pid,
+        removed,
+        failure,
+    } = clean_up(flags, handler)?;
+    if !removed.is_empty() {
+        eprintln!(
+            "trefoil: the shim of pod {pod} is gone; removed {}",
+            removed.join(", ")
+        );
+    }
+    match failure {
+        Some(why) => Err(why),
+        None => answer(pid),
+    }
+}
+
+/// Clears away what a container, or its whole pod, has left.
+pub fn clean_up(flags: &Flags, handler: &Handler) -> Result<Cleaned> {
     let bundle = match flags.bundle.as_str() {
         "" => std::env::current_dir().context(|| "find the bundle")?,
         given => given.into(),
@@ -53,6 +87,7 @@ pub fn delete(flags: &Flags, handler: &Handler) -> Result<()> {
                 outcomes.push(runtime.clean_up_container(id, container));
             }
         }
+        outcomes.push(files::clean_up(&bundle));
         outcomes.push(Ok(remove_socket(&record.address)));
     }
     // Whatever fails, the rest is tried.
@@ -65,16 +100,12 @@ pub fn delete(flags: &Flags, handler: &Handler) -> Result<()> {
             }
         }
     }
-    if !removed.is_empty() {
-        eprintln!(
-            "trefoil: the shim of pod {pod} is gone; removed {}",
-            removed.join(", ")
-        );
-    }
-    match failure {
-        Some(why) => Err(why),
-        None => answer(pid),
-    }
+    Ok(Cleaned {
+        pod,
+        pid,
+        removed,
+        failure,
+    })
 }
 
 fn remove_socket(address: &str) -> Vec<String> {
@@ -90,7 +121,7 @@ fn answer(pid: u32) -> Result<()> {
     let response = DeleteResponse {
         pid,
         exit_status: killed.code,
-        exited_at: Some(convert_to_timestamp(Some(SystemTime::now().into()))).into(),
+        exited_at: Some(timestamp(SystemTime::now())).into(),
         ..Default::default()
     };
     let bytes = response

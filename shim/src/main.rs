@@ -1,4 +1,5 @@
-//! `containerd-shim-trefoil-v2`, and two more names for it: what containerd starts, once per pod.
+//! `containerd-shim-trefoil-v2`, and two more names for it: what containerd starts, once per pod. By the
+//! name of `trefoil` it is what people call by hand ([`command`]).
 //!
 //! A pod's other processes are this binary too, under names that only its runtimes call it by. Beside
 //! those it has four faces: `start` (short-lived: finds or forks the pod's server and says where it
@@ -9,10 +10,13 @@
 //! [`serve`], [`service`].
 
 mod bootstrap;
+mod candidates;
+mod command;
 mod config;
+mod cri;
 mod delete;
 mod dispatch;
-mod footprint;
+mod events;
 mod info;
 mod kernel;
 mod logger;
@@ -21,8 +25,11 @@ mod record;
 mod runtimes;
 mod serve;
 mod service;
+mod socket;
 mod start;
 mod stdio;
+#[cfg(test)]
+mod trivial;
 
 use std::process::ExitCode;
 
@@ -46,6 +53,9 @@ fn run() -> Result<ExitCode> {
     let mut args = std::env::args_os();
     let name = args.next();
     let (program, action) = (name.as_deref().unwrap_or_default(), args.next());
+    if command::is_called(program) {
+        return Ok(command::run(action.as_deref(), args));
+    }
     for runtime in runtimes::PROVIDERS {
         // SAFETY: the process has just begun, and has opened nothing.
         if let Some(end) = unsafe { runtime.serve_as(program, action.as_deref()) } {
@@ -72,7 +82,7 @@ fn act(flags: &Flags, handler: &'static Handler) -> Result<()> {
         "start" => {
             check(flags)?;
             // The server, its helper and all that they make are this process's forks.
-            runtimes::own_program::run_read_only()?;
+            trefoil_os::own_program::run_read_only()?;
             start::start(flags, handler)
         }
         "delete" => {

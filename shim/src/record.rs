@@ -12,7 +12,7 @@ use serde_json::Value;
 use trefoil_core::{ContainerRecord, Context, Isolation, Result, record};
 use trefoil_os::lock;
 
-use crate::start::is_served;
+use crate::socket::is_served;
 
 const FILE: &str = "trefoil.json";
 

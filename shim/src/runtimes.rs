@@ -2,16 +2,22 @@
 
 use trefoil_core::{Isolation, Provider};
 
-/// Reading what containerd hands over in the runtime specification's form, and running from a read-only
-/// mount of the own program.
-pub use trefoil_runc::{load_spec, own_program, parse_process};
+use crate::config::Config;
+
+/// What is the same of all machines, whoever launches them.
+const MACHINES: trefoil_sandbox_vmm::MicroVms = trefoil_sandbox_vmm::MicroVms {
+    containers: trefoil_runc::features,
+};
 
 /// All runtimes, by rising isolation.
 pub static PROVIDERS: &[&dyn Provider] = &[
     &trefoil_runc::Namespaces,
-    &trefoil_sandbox_vmm::MicroVms {
-        containers: trefoil_runc::features,
-    },
+    &MACHINES,
+    #[cfg(not(test))]
+    &trefoil_confidential::Confidential { machines: MACHINES },
+    // In the place of the last one, so that all that the shim does for a runtime is tried without machines.
+    #[cfg(test)]
+    &crate::trivial::Trivial,
 ];
 
 /// The runtime of an isolation, if there is one.
@@ -30,10 +36,10 @@ pub fn provider_of_floor(floor: Isolation) -> Option<&'static dyn Provider> {
     PROVIDERS.iter().find(at_least).or(strongest).copied()
 }
 
-/// Why an isolation can't be had of this binary on this node, if it can't.
-pub fn unavailable(isolation: Isolation) -> Option<String> {
+/// Why an isolation can't be had of this binary on this node, as that is configured, if it can't.
+pub fn unavailable(isolation: Isolation, config: &Config) -> Option<String> {
     match provider(isolation) {
-        Some(provider) => provider.unavailable(),
+        Some(provider) => provider.unavailable(&config.settings(provider)),
         None => Some(not_built(isolation)),
     }
 }
@@ -41,6 +47,19 @@ pub fn unavailable(isolation: Isolation) -> Option<String> {
 /// That this binary has no such runtime.
 pub fn not_built(isolation: Isolation) -> String {
     format!("this build has no {isolation} runtime")
+}
+
+/// Whether an annotation is a runtime's own business.
+pub fn is_own(annotation: &str) -> bool {
+    owner(annotation).is_some()
+}
+
+/// The isolation whose runtime's own business an annotation is, if it is one's.
+pub fn owner(annotation: &str) -> Option<Isolation> {
+    let owner = PROVIDERS
+        .iter()
+        .find(|one| one.own_annotations().contains(&annotation));
+    owner.map(|one| one.isolation())
 }
 
 /// All keys that a pod may say by an annotation: the table, the key and the annotation.
@@ -70,11 +89,30 @@ mod tests {
             let found = provider(isolation).expect("it is in the list");
             assert_eq!(found.isolation(), isolation);
         }
-        assert!(provider(Isolation::Confidential).is_none());
-        let why = unavailable(Isolation::Confidential).expect("there is none");
+        let why = not_built(Isolation::Confidential);
         assert_eq!(why, "this build has no confidential runtime");
-        let floor = provider_of_floor(Isolation::Confidential).expect("the strongest");
+        let floor = provider_of_floor(Isolation::MicroVm).expect("there is one");
         assert_eq!(floor.isolation(), Isolation::MicroVm);
+    }
+
+    /// What no handler is told of can't be refused.
+    #[test]
+    fn every_handler_is_told_what_pods_say_to_any_runtime() {
+        let handlers = include_str!("../../deploy/containerd/trefoil.toml");
+        let passed = handlers
+            .lines()
+            .filter_map(|line| line.strip_prefix("pod_annotations = "));
+        let passed: Vec<_> = passed.collect();
+        assert_eq!(passed.len(), handlers.matches("\nruntime_type").count());
+        let machines = MACHINES;
+        let confidential = trefoil_confidential::Confidential { machines };
+        for name in confidential.own_annotations() {
+            let named = match name.strip_prefix("trefoil.dev/") {
+                Some(_) => "'trefoil.dev/*'".to_owned(),
+                None => format!("'{name}'"),
+            };
+            assert!(passed.iter().all(|all| all.contains(&named)), "{name}");
+        }
     }
 
     #[test]

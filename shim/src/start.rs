@@ -4,25 +4,21 @@
 //! the listening socket is handed over open, so containerd can connect before the server is ready.
 
 use std::fs::File;
-use std::io::BufReader;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufReader, ErrorKind};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use containerd_shim::Flags;
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use serde::Deserialize;
-use trefoil_core::settings::Settings;
-use trefoil_core::{Context, Error, Provider, Result, annotations};
+use trefoil_core::{Context, Error, Result, annotations};
 
+use crate::candidates::{self, Choice};
 use crate::config::{self, Config};
-use crate::dispatch::{self, Annotations, Handler};
+use crate::dispatch::{Annotations, Handler};
 use crate::serve::Task;
-use crate::{bootstrap, check_name, kernel, runtimes, serve};
-
-/// Longest path that fits a `sockaddr_un`, in bytes; one more is its end mark.
-const MAX_SOCKET_PATH: usize = 107;
+use crate::socket::{listen, socket_path};
+use crate::{bootstrap, check_name, kernel, serve};
 
 /// Annotations that name the pod a container belongs to, the first found counts. The first is what
 /// containerd's own shim honours outside Kubernetes.
@@ -35,18 +31,22 @@ struct Annotated {
     annotations: Annotations,
 }
 
-/// The annotations of the container with this bundle.
-fn annotations_in(bundle: &Path) -> Result<Annotations> {
+/// The annotations of the container with this bundle; `None` if the bundle is a sandbox's, which has no
+/// configuration.
+fn annotations_in(bundle: &Path) -> Result<Option<Annotations>> {
     let path = bundle.join("config.json");
-    let file = File::open(&path).context(|| format!("open {}", path.display()))?;
+    let file = match File::open(&path) {
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened.context(|| format!("open {}", path.display()))?,
+    };
     let config: Annotated = serde_json::from_reader(BufReader::new(file))
         .context(|| format!("read the annotations in {}", path.display()))?;
-    Ok(config.annotations)
+    Ok(Some(config.annotations))
 }
 
 /// Which pod the container with this bundle belongs to: itself, if nothing says otherwise.
 pub fn pod_of(bundle: &Path, id: &str) -> Result<String> {
-    pod_by(&annotations_in(bundle)?, id)
+    pod_by(&annotations_in(bundle)?.unwrap_or_default(), id)
 }
 
 fn pod_by(annotations: &Annotations, id: &str) -> Result<String> {
@@ -65,7 +65,10 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     kernel::check()?;
     let request = bootstrap::read(flags)?;
     let annotations = annotations_in(Path::new("."))?;
-    let pod = pod_by(&annotations, &request.opts.id)?;
+    let pod = match &annotations {
+        Some(annotations) => pod_by(annotations, &request.opts.id)?,
+        None => request.opts.id.clone(),
+    };
     let address = request.opts.socket_address(&handler.group(&pod));
     let answer = || {
         // containerd 1.6 looks here after a restart; later ones keep their own notes.
@@ -76,17 +79,16 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     let Some(listener) = listen(&address)? else {
         return answer();
     };
-    let decided = decide(handler, &annotations, &pod, &request.opts.id);
-    let outcome = decided.and_then(|(runtime, settings)| {
+    let choice = choose(handler, annotations.as_ref(), &pod, &request.opts.id);
+    let outcome = choice.and_then(|choice| {
         let task = Task {
             request: &request,
             handler,
             pod: &pod,
-            runtime,
-            settings,
+            choice,
             address: &address,
         };
-        let server = fork_server(&task, listener)?;
+        let server = fork_server(task, listener)?;
         answer().inspect_err(|_| {
             // Nobody will ever talk to this server.
             let _ = nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL);
@@ -98,13 +100,17 @@ pub fn start(flags: &Flags, handler: &'static Handler) -> Result<()> {
     outcome
 }
 
-/// Which runtime the pod gets that begins with the container `id`, and what is said to that.
-fn decide(
+/// Which runtime the pod gets that begins with the container `id`, and what is said to that. A sandbox's
+/// annotations come later.
+fn choose(
     handler: &Handler,
-    annotations: &Annotations,
+    annotations: Option<&Annotations>,
     pod: &str,
     id: &str,
-) -> Result<(&'static dyn Provider, Settings)> {
+) -> Result<Choice> {
+    let Some(annotations) = annotations else {
+        return Ok(Choice::Open(Config::load(&config::directory())?));
+    };
     let kind = annotations.get(annotations::CONTAINER_TYPE);
     if pod != id && kind.is_some_and(|kind| kind == "container") {
         // A pod begins with its own container, whose annotations are the ones that decide.
@@ -113,64 +119,11 @@ fn decide(
         )));
     }
     let config = Config::load(&config::directory())?;
-    let allowed = &config.allowed_annotations;
-    let decision = dispatch::decide(handler.floor, annotations, allowed, runtimes::unavailable)?;
-    let runtime = runtimes::provider(decision.isolation)
-        .ok_or_else(|| Error::internal(runtimes::not_built(decision.isolation)))?;
-    Ok((runtime, config.of_pod(runtime, &decision.settings)?))
+    let (provider, settings) = candidates::decide(handler.floor, annotations, &config)?;
+    Ok(Choice::Made(provider, settings))
 }
 
-/// The path in an address like `unix:///run/containerd/s/…`.
-pub fn socket_path(address: &str) -> &Path {
-    Path::new(address.strip_prefix("unix://").unwrap_or(address))
-}
-
-/// Whether a server listens at `address`.
-pub fn is_served(address: &str) -> bool {
-    UnixStream::connect(socket_path(address)).is_ok()
-}
-
-/// Listens at `address`; `None` if the pod's server is there already.
-fn listen(address: &str) -> Result<Option<UnixListener>> {
-    let path = socket_path(address);
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        return Err(Error::invalid(format!(
-            "listen at {}: the path is longer than the {MAX_SOCKET_PATH} bytes a socket's may be",
-            path.display()
-        )));
-    }
-    if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory)
-            .context(|| format!("make the socket directory {}", directory.display()))?;
-    }
-    // Whatever the mask that containerd runs with: nobody but root is served.
-    let bind = || {
-        let mask = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(path);
-        umask(mask);
-        bound
-    };
-    match bind() {
-        Err(why) if why.kind() == std::io::ErrorKind::AddrInUse => {
-            if is_served(address) {
-                return Ok(None);
-            }
-            // A server that was killed left its socket.
-            std::fs::remove_file(path)
-                .and_then(|()| bind())
-                .map(Some)
-                .context(|| format!("replace the dead socket {}", path.display()))
-        }
-        outcome => outcome
-            .map(Some)
-            .context(|| format!("listen at {}", path.display())),
-    }
-}
-
-fn fork_server(task: &Task<'_>, listener: UnixListener) -> Result<Pid> {
+fn fork_server(task: Task<'_>, listener: UnixListener) -> Result<Pid> {
     // All of this is inherited by the server and its helper.
     let cgroup = &task.request.shim_cgroup;
     containerd_shim::cgroup::set_cgroup_and_oom_score(std::process::id(), cgroup)
@@ -273,26 +226,5 @@ mod tests {
         let why = pod_of(&path, "self").expect_err("broken");
         std::fs::remove_dir_all(&path).expect("remove");
         assert!(why.to_string().contains("config.json"), "{why}");
-    }
-
-    #[test]
-    fn a_socket_is_roots_alone_whatever_the_mask() {
-        use std::os::unix::fs::MetadataExt;
-        let path = std::env::temp_dir().join(format!("start-socket-{}", std::process::id()));
-        let mask = umask(Mode::empty());
-        let listener = listen(&format!("unix://{}", path.display()));
-        let after = umask(mask);
-        let mode = std::fs::metadata(&path).map(|found| found.mode() & 0o7777);
-        std::fs::remove_file(&path).expect("remove");
-        assert!(listener.expect("listen").is_some());
-        assert_eq!(mode.expect("mode"), 0o600);
-        assert_eq!(after, Mode::empty());
-    }
-
-    #[test]
-    fn a_long_socket_path_is_refused_in_words() {
-        let address = format!("unix:///{}", "x".repeat(120));
-        let why = listen(&address).expect_err("too long");
-        assert!(why.to_string().contains("107 bytes"), "{why}");
     }
 }

@@ -24,7 +24,18 @@ const NAMES: [(&str, &str); 3] = [
     ),
 ];
 const CONFIDENTIAL: &str = NAMES[2].0;
-const LACKING: &str = "the pod is to be confidential, but this build has no confidential runtime";
+
+/// That a confidential pod was refused as it is on a node whose configuration names no TEE: for want of one, or
+/// of a launch under the one that the node has.
+fn assert_lacking(said: &str) {
+    let none = "this node has no TEE (neither SEV-SNP nor TDX), and its configuration does not name the simulated \
+                one (tee in [confidential])";
+    let unlaunched =
+        ["SEV-SNP", "TDX"].map(|tee| format!("this build can't launch guests under {tee} yet"));
+    let why = said.strip_prefix("the pod is to be confidential, but ");
+    let is_lacking = |why: &str| why == none || unlaunched.iter().any(|one| why == one);
+    assert!(why.is_some_and(is_lacking), "{said}");
+}
 
 /// An installation under a prefix of its own, and a bundle to start a pod in.
 struct Installed {
@@ -154,10 +165,31 @@ fn another_name_is_refused_whatever_it_is_to_do() {
 #[test]
 fn what_is_not_there_is_refused_and_not_replaced_by_less() {
     let installed = Installed::new("lacking");
-    assert_eq!(installed.refused(CONFIDENTIAL, &[], &["start"]), LACKING);
+    assert_lacking(&installed.refused(CONFIDENTIAL, &[], &["start"]));
     installed.annotate(r#"{"trefoil.dev/isolation": "confidential"}"#);
     for (name, _) in NAMES {
-        assert_eq!(installed.refused(name, &[], &["start"]), LACKING);
+        assert_lacking(&installed.refused(name, &[], &["start"]));
+    }
+}
+
+#[test]
+fn what_only_a_confidential_pod_says_is_refused_of_others() {
+    let installed = Installed::new("foreign");
+    let isolations = NAMES.iter().zip(["namespace", "microvm"]);
+    for annotation in [
+        "trefoil.dev/initdata",
+        "io.katacontainers.config.hypervisor.cc_init_data",
+    ] {
+        installed.annotate(&format!(r#"{{"{annotation}": "H4sI"}}"#));
+        for ((name, _), isolation) in isolations.clone() {
+            assert_eq!(
+                installed.refused(name, &[], &["start"]),
+                format!(
+                    "the annotation {annotation} is of confidential pods, but the pod is to be {isolation}"
+                )
+            );
+        }
+        assert_lacking(&installed.refused(CONFIDENTIAL, &[], &["start"]));
     }
 }
 
@@ -202,10 +234,7 @@ fn no_environment_lowers() {
         "ISOLATION",
     ] {
         let environment = [(name, "namespace"), ("_", NAMES[0].0)];
-        assert_eq!(
-            installed.refused(CONFIDENTIAL, &environment, &["start"]),
-            LACKING
-        );
+        assert_lacking(&installed.refused(CONFIDENTIAL, &environment, &["start"]));
     }
     // Nor does it say where the configuration is: this one would be refused.
     let other = installed.path("other");
@@ -219,10 +248,7 @@ fn no_environment_lowers() {
         "HOME",
     ] {
         let at = other.display().to_string();
-        assert_eq!(
-            installed.refused(CONFIDENTIAL, &[(name, &at)], &["start"]),
-            LACKING
-        );
+        assert_lacking(&installed.refused(CONFIDENTIAL, &[(name, &at)], &["start"]));
     }
 }
 
@@ -246,7 +272,7 @@ fn no_argument_lowers() {
         &["-bundle", "/nowhere", "start"],
         &["-socket", "/nowhere", "start"],
     ] {
-        assert_eq!(installed.refused(CONFIDENTIAL, &[], more), LACKING);
+        assert_lacking(&installed.refused(CONFIDENTIAL, &[], more));
     }
 }
 
@@ -287,5 +313,38 @@ fn no_configuration_lowers() {
     assert!(
         said.contains("the annotation trefoil.dev/isolation is not allowed by this node"),
         "{said}"
+    );
+}
+
+#[test]
+fn by_the_name_of_trefoil_it_has_subcommands() {
+    let installed = Installed::new("subcommands");
+    symlink(NAMES[0].0, installed.path("bin").join("trefoil")).expect("link");
+    let run = |arguments: &[&str]| {
+        installed
+            .command("trefoil")
+            .args(arguments)
+            .output()
+            .expect("run")
+    };
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    for (arguments, why) in [
+        (vec![], "no subcommand given"),
+        (vec!["start"], "unknown subcommand \"start\""),
+        (vec!["policy"], "no manifest given"),
+        (vec!["policy", "absent.yaml"], "read absent.yaml"),
+    ] {
+        let output = run(&arguments);
+        assert!(
+            !output.status.success() && told(&output).contains(why),
+            "{}",
+            told(&output)
+        );
+    }
+    let help = run(&["policy", "--help"]);
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert!(
+        help.status.success() && text.contains("--image-layout"),
+        "{text}"
     );
 }

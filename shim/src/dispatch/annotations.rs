@@ -85,7 +85,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Meaning)> {
 
 /// Whether there is an annotation of this name.
 pub fn is_known(name: &str) -> bool {
-    all().any(|(known, _)| known == name)
+    runtimes::is_own(name) || all().any(|(known, _)| known == name)
 }
 
 /// The names of all annotations there are, in one line.
@@ -93,7 +93,7 @@ pub fn names() -> String {
     all().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
-/// Those under [`PREFIX`] among `annotations`.
+/// Those under [`PREFIX`] among `annotations`, but for those that are a runtime's own business.
 ///
 /// # Errors
 /// One that there is not: a pod that asks for what nobody understands doesn't get something else.
@@ -102,7 +102,7 @@ pub fn known<'a>(
 ) -> Result<Vec<Known<'a>>, Refusal> {
     annotations
         .into_iter()
-        .filter(|(name, _)| name.starts_with(PREFIX))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !runtimes::is_own(name))
         .map(|(given, value)| {
             all()
                 .find(|(name, _)| name == given)
@@ -116,6 +116,29 @@ pub fn known<'a>(
                 })
         })
         .collect()
+}
+
+/// Holds the annotations of a pod that is to be `isolation` to be no other runtime's own: who asks for what
+/// only a confidential pod does doesn't get a pod that does nothing of it.
+///
+/// # Errors
+/// One that is.
+pub fn check_own<'a>(
+    isolation: Isolation,
+    annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), Refusal> {
+    for (name, _) in annotations {
+        let others = runtimes::owner(name).filter(|owner| *owner != isolation);
+        if let Some(of) = others {
+            let name = name.clone();
+            return Err(Refusal::OfOthers {
+                name,
+                of,
+                isolation,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The isolation that a value of [`ISOLATION`] names.

@@ -54,6 +54,16 @@ pub enum Refusal {
         /// What the annotation asks for.
         asked: Isolation,
     },
+    /// An annotation by which only pods of another isolation say something.
+    #[error("the annotation {name} is of {of} pods, but the pod is to be {isolation}")]
+    OfOthers {
+        /// The annotation.
+        name: String,
+        /// Whose pods say something by it.
+        of: Isolation,
+        /// What the pod is to be, or is.
+        isolation: Isolation,
+    },
     /// A value of another type than its annotation's.
     #[error("the annotation {name} is {value:?}; it must be {must}")]
     BadValue {
@@ -91,9 +101,10 @@ impl From<Refusal> for Error {
             | Refusal::UnknownIsolation { .. }
             | Refusal::BadValue { .. } => ErrorKind::InvalidArgument,
             Refusal::Unavailable { .. } => ErrorKind::Unimplemented,
-            Refusal::NotAllowed { .. } | Refusal::Lowered { .. } | Refusal::OfContainer { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Refusal::NotAllowed { .. }
+            | Refusal::Lowered { .. }
+            | Refusal::OfOthers { .. }
+            | Refusal::OfContainer { .. } => ErrorKind::FailedPrecondition,
         };
         Self::new(kind, refusal.to_string())
     }
@@ -139,6 +150,7 @@ pub fn decide(
             Meaning::Setting(table, key) => decision.settings.push(one.setting(table, key)?),
         }
     }
+    annotations::check_own(decision.isolation, annotations)?;
     match unavailable(decision.isolation) {
         None => Ok(decision),
         Some(why) => Err(Refusal::Unavailable {
@@ -155,8 +167,9 @@ pub fn decide(
 /// A container that asks for anything else.
 pub fn check_container<'a>(
     has: Isolation,
-    annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
+    annotations: impl IntoIterator<Item = (&'a String, &'a String)> + Clone,
 ) -> Result<(), Refusal> {
+    annotations::check_own(has, annotations.clone())?;
     for one in annotations::known(annotations)? {
         if !matches!(one.meaning, Meaning::Isolation) {
             continue;
@@ -203,11 +216,18 @@ mod tests {
         prop_oneof![
             6 => Just(ISOLATION.to_owned()),
             2 => prop::sample::select(names_of_settings()).prop_map(str::to_owned),
+            1 => prop::sample::select(runtimes_own()).prop_map(str::to_owned),
             1 => prop::sample::select(vec!["trefoil.dev/", "trefoil.dev/Isolation", "trefoil.dev/isolation ", "trefoil.dev"])
                 .prop_map(str::to_owned),
             1 => "trefoil\\.dev/[a-z-]{0,12}",
             2 => any::<String>(),
         ]
+    }
+
+    fn runtimes_own() -> Vec<&'static str> {
+        let providers = crate::runtimes::PROVIDERS.iter();
+        let own = providers.flat_map(|provider| provider.own_annotations());
+        own.copied().collect()
     }
 
     fn names_of_settings() -> Vec<&'static str> {
@@ -244,8 +264,10 @@ mod tests {
                     prop_assert_eq!(lacks(isolation), None);
                     let wanted = asked.cloned().unwrap_or_else(|| floor.to_string());
                     prop_assert_eq!(isolation.to_string(), wanted);
-                    let ours = annotations.keys().filter(|name| name.starts_with("trefoil.dev/"));
-                    prop_assert!(ours.into_iter().all(|name| is_known(name) && allowed.contains(name)));
+                    let (own, others): (Vec<_>, Vec<_>) = annotations.keys().partition(|name| crate::runtimes::is_own(name));
+                    prop_assert!(own.into_iter().all(|name| crate::runtimes::owner(name) == Some(isolation)));
+                    let mut ours = others.into_iter().filter(|name| name.starts_with("trefoil.dev/"));
+                    prop_assert!(ours.all(|name| is_known(name) && allowed.contains(name)));
                     let said = names_of_settings().into_iter().filter(|name| annotations.contains_key(*name));
                     prop_assert_eq!(settings.len(), said.count());
                     for one in settings {
@@ -265,6 +287,10 @@ mod tests {
                 }
                 Err(Refusal::NotAllowed { name }) => {
                     prop_assert!(!allowed.contains(name) && annotations.contains_key(name));
+                }
+                Err(Refusal::OfOthers { name, of, isolation }) => {
+                    prop_assert!(annotations.contains_key(&name) && isolation != of);
+                    prop_assert_eq!(crate::runtimes::owner(&name), Some(of));
                 }
                 Err(Refusal::BadValue { name, value, .. }) => {
                     prop_assert!(name != ISOLATION && annotations.get(name) == Some(&value));

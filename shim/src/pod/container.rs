@@ -8,14 +8,14 @@ use std::time::Duration;
 use containerd_shim_protos::events::task::{
     TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
+use containerd_shim_protos::types::mount::Mount as MountMessage;
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
 use trefoil_core::stats::Stats;
 use trefoil_core::{Error, ErrorKind, ExecConfig, ExitStatus, Result};
 use trefoil_os::lock;
 
 use super::process::{Status, Task};
-use crate::service::events::Publisher;
-use crate::service::timestamp;
+use crate::events::{Publisher, timestamp};
 use crate::stdio::{self, Streams};
 
 /// How long an ended process's output may take to be handed on before its streams are closed: a
@@ -328,7 +328,17 @@ impl Container {
     }
 }
 
-fn gone_is_fine(why: Error) -> Result<()> {
+/// A mount of a container's root, as it came.
+pub(super) fn mount(message: &MountMessage) -> trefoil_core::Mount {
+    trefoil_core::Mount {
+        kind: message.type_.clone(),
+        source: message.source.clone(),
+        target: message.target.clone(),
+        options: message.options.clone(),
+    }
+}
+
+pub(super) fn gone_is_fine(why: Error) -> Result<()> {
     match why.kind() {
         ErrorKind::NotFound => Ok(()),
         _ => Err(why),

@@ -4,69 +4,66 @@
 //! but for the events, which are containerd's own vocabulary for what happens to a pod.
 
 mod container;
+mod create;
+pub(crate) mod files;
+mod managed;
 mod pause;
 mod process;
 mod sandbox_config;
+mod sandbox_request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskIO};
-use containerd_shim_protos::types::mount::Mount as MountMessage;
-use oci_spec::runtime::Spec;
+use containerd_shim_protos::events::task::TaskDelete;
 use tokio::sync::{Notify, OnceCell};
-use trefoil_core::{
-    ContainerConfig, ContainerRecord, Error, ErrorKind, ExitStatus, Provider, Result, Runtime,
-    RuntimeOptions, Sandbox,
-};
+use trefoil_core::{Error, ExitStatus, Isolation, Result, Sandbox};
 use trefoil_os::lock;
 
 pub use container::Container;
-use pause::Pause;
+pub use create::CreateRequest;
+use managed::Managed;
+pub use managed::SandboxState;
 pub use process::Status;
+pub use sandbox_request::SandboxRequest;
 
-use crate::dispatch;
+use crate::candidates::{Candidates, Chosen};
+use crate::dispatch::Annotations;
+use crate::events::{Publisher, timestamp};
 use crate::record::Record;
-use crate::runtimes;
-use crate::service::events::Publisher;
-use crate::stdio::{self, Streams};
+
+/// How long a server waits to be asked for something: much longer than the slowest containerd takes to ask.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(120);
 
 /// A pod and what serves it.
 pub struct Pod {
     id: String,
     namespace: String,
-    provider: &'static dyn Provider,
-    runtime: Arc<dyn Runtime>,
+    /// Until the runtime has been chosen.
+    candidates: Mutex<Option<Candidates>>,
+    chosen: OnceLock<Chosen>,
     events: Publisher,
     record: Record,
     sandbox: OnceCell<Arc<dyn Sandbox>>,
+    /// The sandbox as containerd's Sandbox API has created it; otherwise its life is that of the containers.
+    managed: OnceLock<Managed>,
+    /// Held while the sandbox changes by a request.
+    changing: tokio::sync::Mutex<()>,
     /// `None` while a container of that name is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     /// Whether containerd has asked for the end. It may ask while containers are left, and never again.
     ending: AtomicBool,
     over: Notify,
+    /// Notified when something is asked to be made.
+    begun: Notify,
     /// Notified when a container has been made, or could not be.
     made: Notify,
     /// Notified when something has changed.
     changes: Arc<Notify>,
-}
-
-/// A container as containerd asks for it.
-pub struct CreateRequest {
-    /// Its name.
-    pub id: String,
-    /// Its directory.
-    pub bundle: String,
-    /// The mounts of its root, as they came.
-    pub rootfs: Vec<MountMessage>,
-    /// Where its init's streams go.
-    pub streams: Streams,
-    /// The handler's options.
-    pub options: RuntimeOptions,
 }
 
 impl Pod {
@@ -74,24 +71,63 @@ impl Pod {
     pub fn new(
         id: &str,
         namespace: &str,
-        (provider, runtime): (&'static dyn Provider, Arc<dyn Runtime>),
+        chosen: Option<Chosen>,
         events: Publisher,
         record: Record,
     ) -> Self {
         Self {
             id: id.to_owned(),
             namespace: namespace.to_owned(),
-            provider,
-            runtime,
+            candidates: Mutex::default(),
+            chosen: chosen.map_or_else(OnceLock::new, OnceLock::from),
             events,
             record,
             sandbox: OnceCell::new(),
+            managed: OnceLock::new(),
+            changing: tokio::sync::Mutex::default(),
             containers: Mutex::default(),
             ending: AtomicBool::new(false),
             over: Notify::new(),
+            begun: Notify::new(),
             made: Notify::new(),
             changes: Arc::default(),
         }
+    }
+
+    /// A pod among these runtimes: where the choice is open, it is made when the sandbox is created.
+    ///
+    /// # Errors
+    /// If the runtime that was chosen can't be had.
+    pub fn among(
+        id: &str,
+        namespace: &str,
+        candidates: Candidates,
+        events: Publisher,
+        record: Record,
+    ) -> Result<Self> {
+        let (chosen, candidates) = match candidates.is_open() {
+            true => (None, Some(candidates)),
+            false => (Some(candidates.choose(&Annotations::new())?), None),
+        };
+        let mut pod = Self::new(id, namespace, chosen, events, record);
+        pod.candidates = Mutex::new(candidates);
+        Ok(pod)
+    }
+
+    /// The containerd namespace that it is in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its isolation, once that is decided.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.chosen.get().map(|chosen| chosen.provider.isolation())
+    }
+
+    fn chosen(&self) -> Result<&Chosen> {
+        self.chosen.get().ok_or_else(|| {
+            Error::precondition(format!("the sandbox {} has not been created", self.id))
+        })
     }
 
     /// What is notified when a container or process has been made, started or deleted. Mere questions, which
@@ -105,141 +141,38 @@ impl Pod {
         self.over.notified().await;
     }
 
+    /// Resolves when nobody has asked for a container or the sandbox in [`FIRST_REQUEST`]. containerd asks as
+    /// soon as it knows where the server listens; if it dies before it has written that down, its successor
+    /// does not know of the server.
+    pub async fn forgotten(&self) {
+        let begun = tokio::time::timeout(FIRST_REQUEST, self.begun.notified());
+        if begun.await.is_ok() {
+            std::future::pending().await
+        }
+    }
+
     /// Ends the pod's server as soon as nothing is left for it to serve. containerd also asks for it when it
-    /// could not make a later container of the pod, whose others live on, and may be joined by more.
-    pub fn shut_down(&self) {
+    /// could not make a later container of the pod, whose others live on, and may be joined by more. A
+    /// sandbox of containerd's Sandbox API is served until it is shut down itself, by its own name.
+    ///
+    /// # Errors
+    /// If what is left of such a sandbox can't be removed.
+    pub async fn shut_down(&self, id: &str) -> Result<()> {
+        if self.managed.get().is_some() {
+            return match id == self.id {
+                true => self.shut_down_sandbox(id).await,
+                false => Ok(()),
+            };
+        }
         self.ending.store(true, Ordering::Relaxed);
         self.end_if_idle();
+        Ok(())
     }
 
     fn end_if_idle(&self) {
         if self.ending.load(Ordering::Relaxed) && self.containers().is_empty() {
             self.over.notify_one();
         }
-    }
-
-    /// Makes a container. When this fails nothing of it is left.
-    pub async fn create(&self, request: CreateRequest) -> Result<Arc<Container>> {
-        let id = request.id.clone();
-        self.reserve(&id)?;
-        let outcome = self.create_reserved(request).await;
-        match &outcome {
-            Ok(container) => self
-                .containers()
-                .insert(id.clone(), Some(container.clone())),
-            Err(_) => self.containers().remove(&id),
-        };
-        self.made.notify_waiters();
-        if outcome.is_err() {
-            self.end_if_idle();
-        }
-        outcome
-    }
-
-    async fn create_reserved(&self, request: CreateRequest) -> Result<Arc<Container>> {
-        let CreateRequest {
-            id,
-            bundle,
-            rootfs,
-            streams,
-            options,
-        } = request;
-        let path = std::path::PathBuf::from(&bundle);
-        let spec = runtimes::load_spec(&path.join("config.json"))
-            .map_err(|why| why.context(format!("create container {id}")))?;
-        let annotations = spec.annotations().iter().flatten();
-        dispatch::check_container(self.provider.isolation(), annotations)
-            .map_err(|why| Error::from(why).context(format!("create container {id}")))?;
-        let spec = Arc::new(spec);
-        self.record
-            .begin(&id, container_record(&path, &spec, &options))?;
-
-        let sandbox = self.sandbox(&path, &spec).await?;
-        let stdio = stdio::open(&streams, &self.namespace, &id).await?;
-        let created = match Pause::stand_in(&id, &spec, sandbox) {
-            Some(pause) => Ok(pause),
-            None => {
-                let config = ContainerConfig {
-                    id: id.clone(),
-                    bundle: path.clone(),
-                    spec,
-                    rootfs: rootfs.iter().map(mount).collect(),
-                    stdio,
-                    options,
-                };
-                sandbox.create_container(config).await
-            }
-        };
-        let created = match created {
-            Ok(created) => created,
-            Err(why) => {
-                self.record.end(&id)?;
-                return Err(why);
-            }
-        };
-        let pid = created.init().pid();
-        if let Err(why) = self.record.created(&id, pid) {
-            // Without a record a later cleaning would be blind: give up now, while we can see.
-            let _ = created.init().kill(libc::SIGKILL).await;
-            created.init().wait().await;
-            created.delete().await?;
-            return Err(why);
-        }
-        self.events.publish(TaskCreate {
-            container_id: id.clone(),
-            bundle,
-            rootfs,
-            io: Some(TaskIO {
-                stdin: streams.stdin.clone(),
-                stdout: streams.stdout.clone(),
-                stderr: streams.stderr.clone(),
-                terminal: streams.terminal,
-                ..Default::default()
-            })
-            .into(),
-            pid,
-            ..Default::default()
-        });
-        Ok(Container::new(
-            &id,
-            path,
-            streams,
-            created,
-            self.events.clone(),
-        ))
-    }
-
-    /// The pod's sandbox, made with the first container.
-    async fn sandbox(&self, bundle: &Path, spec: &Spec) -> Result<&Arc<dyn Sandbox>> {
-        self.sandbox
-            .get_or_try_init(|| async {
-                let config = sandbox_config::of(&self.id, &self.namespace, bundle, spec)?;
-                let record = self.provider.sandbox_record(&config)?;
-                let record = record.map(|record| (self.provider.isolation(), record));
-                self.record.sandbox(record)?;
-                let sandbox = match self.runtime.create_sandbox(config).await {
-                    Ok(sandbox) => sandbox,
-                    Err(why) => {
-                        self.record.sandbox(None)?;
-                        return Err(why);
-                    }
-                };
-                tokio::spawn(watch_sandbox(self.id.clone(), sandbox.clone()));
-                Ok(sandbox)
-            })
-            .await
-    }
-
-    fn reserve(&self, id: &str) -> Result<()> {
-        let mut containers = self.containers();
-        if containers.contains_key(id) {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("create container {id}: there is one of that name"),
-            ));
-        }
-        containers.insert(id.to_owned(), None);
-        Ok(())
     }
 
     /// The container of that name. One that is being made is waited for: a containerd that died meanwhile
@@ -261,6 +194,22 @@ impl Pod {
         self.containers().get(id).cloned().flatten()
     }
 
+    /// Resolves when no container is being made.
+    async fn none_in_making(&self) {
+        loop {
+            let made = self.made.notified();
+            if self.containers().values().all(Option::is_some) {
+                return;
+            }
+            made.await;
+        }
+    }
+
+    /// All containers that have been made.
+    fn made(&self) -> Vec<Arc<Container>> {
+        self.containers().values().flatten().cloned().collect()
+    }
+
     /// Removes a container whose init has ended or was never started. Returns its pid and how it ended.
     pub async fn delete(&self, id: &str) -> Result<(u32, ExitStatus)> {
         let container = self.container(id).await?;
@@ -271,10 +220,10 @@ impl Pod {
             container_id: id.to_owned(),
             pid,
             exit_status: status.code,
-            exited_at: Some(crate::service::timestamp(status.at)).into(),
+            exited_at: Some(timestamp(status.at)).into(),
             ..Default::default()
         });
-        if self.containers().is_empty() {
+        if self.managed.get().is_none() && self.containers().is_empty() {
             self.end().await?;
         }
         self.end_if_idle();
@@ -284,42 +233,14 @@ impl Pod {
     /// Ends the pod's sandbox, if there is one. May be called again.
     pub async fn end(&self) -> Result<()> {
         let Some(sandbox) = self.sandbox.get() else {
-            return Ok(());
+            return self.remove_files();
         };
         sandbox.delete().await?;
+        self.remove_files()?;
         self.record.sandbox(None)
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
         lock(&self.containers)
-    }
-}
-
-/// Says why a sandbox has ended by itself: its containers end with it, and their ends don't tell.
-async fn watch_sandbox(pod: String, sandbox: Arc<dyn Sandbox>) {
-    let reason = sandbox.ended().await;
-    log::error!("pod {pod} has ended by itself: {reason}");
-}
-
-/// What the container's cleaner must know.
-fn container_record(bundle: &Path, spec: &Spec, options: &RuntimeOptions) -> ContainerRecord {
-    let cgroups_path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().clone());
-    ContainerRecord {
-        bundle: bundle.to_owned(),
-        cgroups_path,
-        systemd_cgroup: options.systemd_cgroup,
-        pid: None,
-    }
-}
-
-fn mount(message: &MountMessage) -> trefoil_core::Mount {
-    trefoil_core::Mount {
-        kind: message.type_.clone(),
-        source: message.source.clone(),
-        target: message.target.clone(),
-        options: message.options.clone(),
     }
 }

@@ -229,6 +229,10 @@ mod tests {
             Some(7)
         }
 
+        async fn ping(&self) -> Result<()> {
+            Ok(())
+        }
+
         async fn stats(&self) -> Result<Option<Stats>> {
             Ok(Some(Stats::V2(Box::default())))
         }

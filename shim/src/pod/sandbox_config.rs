@@ -1,13 +1,16 @@
 //! What is known of a pod, from the configuration of its first container: under CRI its own, which holds
 //! its namespaces; for ctr the only one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use trefoil_core::{
-    Error, Limits, NodeNamespaces, Result, SandboxConfig, SandboxKind, annotations,
+    Error, IdMappings, Limits, NodeNamespaces, Result, SandboxConfig, SandboxKind, annotations,
 };
+use trefoil_spec::namespaces;
+
+use crate::runtimes;
 
 /// Annotations by which CRI tells a pod's limits: the sums of its containers'. Zero is no limit.
 /// Source: containerd, `internal/cri/annotations`.
@@ -24,11 +27,7 @@ mod annotation {
 pub fn of(id: &str, namespace: &str, bundle: &Path, spec: &Spec) -> Result<SandboxConfig> {
     let linux = spec.linux().as_ref();
     let process = spec.process().as_ref();
-    let all = linux.and_then(|linux| linux.namespaces().as_deref());
-    let of_kind = |kind| {
-        let mut all = all.unwrap_or_default().iter();
-        all.find(|namespace| namespace.typ() == kind)
-    };
+    let of_kind = |kind| namespaces::entry(spec, kind);
     let (kind, limits) = match spec.annotations() {
         Some(annotations) if annotations.contains_key(annotations::CONTAINER_TYPE) => {
             (SandboxKind::Pod, told_by_cri(annotations)?)
@@ -40,6 +39,9 @@ pub fn of(id: &str, namespace: &str, bundle: &Path, spec: &Spec) -> Result<Sandb
     };
     let label = process.and_then(|process| process.selinux_label().clone());
     Ok(SandboxConfig {
+        // The container's own configuration has them, and where it is.
+        id_mappings: IdMappings::default(),
+        owns_parent_cgroup: false,
         id: id.to_owned(),
         namespace: namespace.to_owned(),
         bundle: bundle.to_owned(),
@@ -57,13 +59,24 @@ pub fn of(id: &str, namespace: &str, bundle: &Path, spec: &Spec) -> Result<Sandb
         sysctls: linux
             .and_then(|linux| linux.sysctl().clone())
             .unwrap_or_default(),
-        cgroups_path: linux.and_then(|linux| linux.cgroups_path().clone()),
+        cgroups_path: trefoil_spec::cgroups_path(spec).map(Path::to_path_buf),
         limits,
         oom_score_adj: process
             .and_then(|process| process.oom_score_adj())
             .and_then(|score| i16::try_from(score).ok()),
         selinux_label: label.filter(|label| !label.is_empty()),
+        annotations: own(spec.annotations().iter().flatten()),
     })
+}
+
+/// Those of a pod's annotations that are a runtime's own business.
+pub fn own<'a>(
+    annotations: impl Iterator<Item = (&'a String, &'a String)>,
+) -> BTreeMap<String, String> {
+    annotations
+        .filter(|(name, _)| runtimes::is_own(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn told_by_cri(annotations: &HashMap<String, String>) -> Result<Limits> {

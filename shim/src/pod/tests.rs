@@ -1,5 +1,7 @@
 //! What may happen to a pod while a container of it is being made, with a runtime that takes its time.
 
+mod sandbox;
+
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
@@ -8,17 +10,38 @@ use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use trefoil_core::stats::Stats;
-use trefoil_core::{ExecConfig, Isolation, Process, SandboxConfig, TerminalSize};
+use trefoil_core::{
+    ContainerConfig, ErrorKind, ExecConfig, Process, Runtime, RuntimeOptions, SandboxConfig,
+    TerminalSize,
+};
 
 use super::*;
+use crate::runtimes;
+use crate::stdio::Streams;
 
 /// A runtime of which each container is made when somebody permits it, and whose processes run nothing.
-struct Slow {
+#[derive(Debug)]
+pub(crate) struct Slow {
     permits: Semaphore,
     /// The containers that there are.
     count: AtomicU32,
 }
 
+impl Slow {
+    /// One that makes so many containers at once.
+    pub(crate) fn permitting(containers: usize) -> Arc<dyn Runtime> {
+        Arc::new(SlowSandbox(Self::new(containers)))
+    }
+
+    fn new(containers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            permits: Semaphore::new(containers),
+            count: AtomicU32::new(0),
+        })
+    }
+}
+
+#[derive(Debug)]
 struct SlowSandbox(Arc<Slow>);
 
 struct Idle {
@@ -59,6 +82,10 @@ impl Sandbox for SlowSandbox {
 
     fn pid(&self) -> Option<u32> {
         None
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
     }
 
     async fn stats(&self) -> Result<Option<Stats>> {
@@ -178,17 +205,14 @@ impl Bench {
         std::fs::create_dir_all(&bundle).expect("a bundle");
         let configuration = r#"{"ociVersion": "1.1.0"}"#;
         std::fs::write(bundle.join("config.json"), configuration).expect("a configuration");
-        let runtime = Arc::new(Slow {
-            permits: Semaphore::new(0),
-            count: AtomicU32::new(0),
-        });
+        let runtime = Slow::new(0);
         let pod = Pod::new(
             name,
             "test",
-            (
-                runtimes::provider(Isolation::Namespace).expect("a runtime"),
-                Arc::new(SlowSandbox(runtime.clone())),
-            ),
+            Some(Chosen {
+                provider: runtimes::provider(Isolation::Namespace).expect("a runtime"),
+                runtime: Arc::new(SlowSandbox(runtime.clone())),
+            }),
             Publisher::new("/nowhere/containerd.sock.ttrpc", "test"),
             Record::new(bundle.clone(), name, "unix:///nowhere").expect("a record"),
         );
@@ -283,7 +307,7 @@ async fn the_end_waits_for_all_that_is_there_or_being_made() {
     bench.create("a").await.await.expect("made").expect("made");
     let making = bench.create("bad").await;
     // As containerd does when it could not make another one.
-    bench.pod.shut_down();
+    bench.pod.shut_down("a").await.expect("asked");
     let pod = bench.pod.clone();
     let over = tokio::spawn(async move { pod.over().await });
     // More may come while one is left.
@@ -303,7 +327,7 @@ async fn the_end_waits_for_all_that_is_there_or_being_made() {
 async fn the_end_comes_when_the_last_container_can_not_be_made() {
     let bench = Bench::new("no-container");
     let making = bench.create("bad").await;
-    bench.pod.shut_down();
+    bench.pod.shut_down("a").await.expect("asked");
     let pod = bench.pod.clone();
     let over = tokio::spawn(async move { pod.over().await });
     tokio::task::yield_now().await;
@@ -311,4 +335,25 @@ async fn the_end_comes_when_the_last_container_can_not_be_made() {
     bench.runtime.permits.add_permits(1);
     making.await.expect("tried").expect_err("not made");
     over.await.expect("over");
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_pod_is_forgotten_unless_something_is_asked_of_it() {
+    let patience = FIRST_REQUEST * 10;
+    let bench = Bench::new("forgotten");
+    let forgotten = tokio::time::timeout(patience, bench.pod.forgotten());
+    forgotten.await.expect("nobody has asked");
+
+    let bench = Bench::new("remembered");
+    let making = bench.create("bad").await;
+    bench.runtime.permits.add_permits(1);
+    making.await.expect("tried").expect_err("not made");
+    let forgotten = tokio::time::timeout(patience, bench.pod.forgotten());
+    forgotten.await.expect_err("somebody has asked");
+
+    let bench = Bench::new("begun");
+    bench.create_sandbox().await.expect("created");
+    let forgotten = tokio::time::timeout(patience, bench.pod.forgotten());
+    forgotten.await.expect_err("somebody has asked");
+    bench.pod.end().await.expect("ended");
 }

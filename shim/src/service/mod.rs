@@ -1,15 +1,13 @@
 //! containerd's Task service: messages in, messages out; what they mean is [`crate::pod`]'s business.
 
-pub mod events;
 mod metrics;
 mod options;
+mod sandbox;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
-use containerd_shim::util::convert_to_timestamp;
 use containerd_shim_protos::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
     CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
@@ -28,9 +26,11 @@ use oci_spec::runtime::LinuxResources;
 use serde::de::DeserializeOwned;
 use trefoil_core::{Context, Error, ErrorKind, ExitStatus, Result, TerminalSize};
 
+use crate::events::timestamp;
 use crate::pod::{CreateRequest, Pod, Status};
-use crate::runtimes;
 use crate::stdio::Streams;
+
+pub use sandbox::sandbox;
 
 type Services = HashMap<String, TtrpcService>;
 
@@ -45,11 +45,6 @@ pub fn v2(pod: &Arc<Pod>) -> Services {
         .into_values()
         .map(|service| ("containerd.task.v2.Task".to_owned(), service))
         .collect()
-}
-
-/// A time as messages carry it.
-pub fn timestamp(time: SystemTime) -> Timestamp {
-    convert_to_timestamp(Some(time.into()))
 }
 
 #[derive(Clone)]
@@ -157,8 +152,7 @@ impl Service {
             stdout: request.stdout,
             stderr: request.stderr,
         };
-        let spec = runtimes::parse_process(&request.spec.value)
-            .map_err(|why| Error::invalid(why.to_string()))?;
+        let spec = trefoil_spec::parse_process(&request.spec.value)?;
         container.add_exec(&request.exec_id, spec, streams)?;
         Ok(Empty::default())
     }
@@ -282,7 +276,14 @@ impl Service {
             .and_then(|container| container.task("").ok());
         ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: task.map_or(0, |task| task.pid()),
+            task_pid: task.map_or_else(
+                || {
+                    self.pod
+                        .sandbox_status(&request.id)
+                        .map_or(0, |status| status.pid)
+                },
+                |task| task.pid(),
+            ),
             version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         }
@@ -401,8 +402,8 @@ impl TaskService for Service {
         Ok(self.connection(&r))
     }
 
-    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
-        self.pod.shut_down();
-        Ok(Empty::default())
+    async fn shutdown(&self, _: &TtrpcContext, r: ShutdownRequest) -> Answer<Empty> {
+        let pod = self.pod.clone();
+        carry_out(&self.pod, async move { pod.shut_down(&r.id).await }).await
     }
 }

@@ -14,6 +14,7 @@ use containerd_shim_protos::events::task::{
 };
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
@@ -59,6 +60,11 @@ events! {
     TaskResumed "/tasks/resumed",
 }
 
+/// A time as messages carry it.
+pub fn timestamp(time: SystemTime) -> Timestamp {
+    convert_to_timestamp(Some(time.into()))
+}
+
 /// Takes events; clones share one queue.
 #[derive(Clone)]
 pub struct Publisher {
@@ -91,7 +97,7 @@ impl Publisher {
             Err(why) => return log::error!("encode an event of topic {}: {why}", E::TOPIC),
         };
         let envelope = Envelope {
-            timestamp: Some(convert_to_timestamp(Some(SystemTime::now().into()))).into(),
+            timestamp: Some(timestamp(SystemTime::now())).into(),
             namespace: self.namespace.to_string(),
             topic: E::TOPIC.into(),
             event: Some(Any {

@@ -16,8 +16,12 @@ pub enum Release {
     Machine,
     /// Debian 13's, from the same mirror, whichever the machine's own release is.
     Trixie,
+    /// The source packages of Debian 13, from the same mirror.
+    TrixieSource,
     /// What later releases have, made for Debian 13; the rest as there.
     TrixieBackports,
+    /// Whatever is newest, for what is to be tried with another version.
+    Sid,
 }
 
 impl Release {
@@ -25,8 +29,17 @@ impl Release {
     const fn suites(self) -> &'static [&'static str] {
         match self {
             Self::Machine => &[],
-            Self::Trixie => &["trixie"],
+            Self::Trixie | Self::TrixieSource => &["trixie"],
             Self::TrixieBackports => &["trixie-backports", "trixie"],
+            Self::Sid => &["sid"],
+        }
+    }
+
+    /// What a line of apt's sources calls such packages.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::TrixieSource => "deb-src",
+            Self::Machine | Self::Trixie | Self::TrixieBackports | Self::Sid => "deb",
         }
     }
 }
@@ -62,7 +75,7 @@ impl Apt {
         set("APT::Sandbox::User", "root");
         if let [first, ..] = release.suites() {
             let list = state.join("sources.list");
-            fs::write(&list, sources(release.suites())?)?;
+            fs::write(&list, sources(release)?)?;
             set("Dir::Etc::sourcelist", &list.display().to_string());
             set("Dir::Etc::sourceparts", "/dev/null");
             set("APT::Default-Release", first);
@@ -120,6 +133,25 @@ impl Apt {
         bail!("apt-get downloaded {package}, but left no file of it")
     }
 
+    /// Fetches a source package (`name`, or `name=version`) as it came from those who wrote it, without what
+    /// Debian changes, and answers the packed tree.
+    pub fn source(&self, package: &str) -> Result<PathBuf> {
+        let directory = self.state.join("source");
+        fs::create_dir_all(&directory)?;
+        output(
+            self.command("apt-get")
+                .args(["-qq", "source", "--download-only", "--tar-only", package])
+                .current_dir(&directory),
+        )?;
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.to_string_lossy().contains(".orig.tar.") {
+                return Ok(path);
+            }
+        }
+        bail!("apt-get downloaded the source of {package}, but left no file of it")
+    }
+
     /// Fetches packages and all they depend on, and answers their files.
     pub fn download_all(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         output(
@@ -140,8 +172,9 @@ impl Apt {
     }
 }
 
-/// Source lines for suites of Debian's, at the mirror that the machine's own sources name.
-fn sources(suites: &[&str]) -> Result<String> {
+/// Source lines for a release's suites, at the mirror that the machine's own sources name.
+fn sources(release: Release) -> Result<String> {
+    let (suites, kind) = (release.suites(), release.kind());
     let format = "$(REPO_URI)\t$(CREATED_BY)\t$(ORIGIN)\t$(LABEL)\t$(COMPONENT)";
     let targets = output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
     let targets = String::from_utf8_lossy(&targets);
@@ -157,7 +190,7 @@ fn sources(suites: &[&str]) -> Result<String> {
         bail!("apt's sources name no mirror of Debian to take packages of {suites:?} from");
     };
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let line = |suite| format!("deb [signed-by={keyring}] {mirror} {suite} main\n");
+    let line = |suite| format!("{kind} [signed-by={keyring}] {mirror} {suite} main\n");
     Ok(suites.iter().map(line).collect())
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
-use crate::program::{self, AGENT, INIT};
+use crate::program::{self, AGENT, CONFIDENTIAL_AGENT, INIT};
 
 const NAME: &str = "initramfs.img";
 
@@ -37,6 +37,14 @@ pub fn ensure() -> Result<PathBuf> {
 pub fn ensure_with(package: &str, name: &str) -> Result<PathBuf> {
     let init = program::read(&program::ensure(package)?)?;
     keep(name, pack(&init)?.finish())
+}
+
+/// The image of confidential guests, which are told of no program: the agent is in it.
+pub fn ensure_confidential() -> Result<PathBuf> {
+    let mut archive = pack(&program::read(&program::ensure(INIT)?)?)?;
+    let agent = program::read(&program::ensure(CONFIDENTIAL_AGENT)?)?;
+    archive.file("agent", 0o755, &agent)?;
+    keep("confidential.img", archive.finish())
 }
 
 /// The programs that are for guests.

@@ -78,12 +78,13 @@ pub fn ensure_with(features: &[Feature]) -> Result<Kernel> {
     Ok(Kernel::at(directory))
 }
 
-/// The default kernel, if the cache has it. Without the tools that build it nobody knows which that is.
-pub fn find() -> Result<Option<Kernel>> {
+/// A kernel with features beyond the default, if the cache has it. Without the tools that build it nobody
+/// knows which that is.
+pub fn find_with(features: &[Feature]) -> Result<Option<Kernel>> {
     let Ok(tools) = build::Tools::find() else {
         return Ok(None);
     };
-    let inputs = inputs(&Options::asked(&[])?, &tools);
+    let inputs = inputs(&Options::asked(features)?, &tools);
     Ok(cache::find("kernel", &inputs)?.map(Kernel::at))
 }
 

@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod cpio;
 pub mod debian;
+mod home;
 pub mod image;
 pub mod kernel;
 pub mod program;

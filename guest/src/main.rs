@@ -10,7 +10,7 @@ use trefoil_guest::{image, program};
 
 const USAGE: &str =
     "usage: guest kernel [--with debug|confidential|mitigations|ipsec]... [--verify]
-       guest image [--verify]
+       guest image [--confidential] [--verify]
        guest agent [--verify]
        guest shim";
 
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         ["kernel", options @ ..] => make_kernel(options),
         ["image"] => make_image(),
         ["image", "--verify"] => make_image().and_then(|()| verify(program::INIT)),
+        ["image", "--confidential"] => make_confidential_image(),
+        ["image", "--confidential", "--verify"] => make_confidential_image()
+            .and_then(|()| verify(program::INIT))
+            .and_then(|()| verify(program::CONFIDENTIAL_AGENT)),
         ["agent"] => make_agent(),
         ["shim"] => make_shim(),
         ["agent", "--verify"] => make_agent().and_then(|()| verify(program::AGENT)),
@@ -65,6 +69,11 @@ fn make_image() -> Result<()> {
     say_where(&image::ensure()?)
 }
 
+/// `guest image --confidential`
+fn make_confidential_image() -> Result<()> {
+    say_where(&image::ensure_confidential()?)
+}
+
 /// `guest agent`
 fn make_agent() -> Result<()> {
     say_where(&program::ensure(program::AGENT)?)
@@ -81,7 +90,7 @@ fn say_where(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of an image, its init is all that is built.
+/// Of an image, the programs in it are all that is built.
 fn verify(package: &str) -> Result<()> {
     match program::verify(package)? {
         Comparison::Identical => println!("{package}: a second build, elsewhere, is identical"),

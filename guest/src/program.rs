@@ -18,6 +18,10 @@ pub const INIT: &str = "trefoil-init";
 /// What makes containers in a guest, which it finds among its pod's files.
 pub const AGENT: &str = "trefoil-agent";
 
+/// The same for confidential guests, whose image holds it: the package, and the feature of it that makes the
+/// program another one.
+pub const CONFIDENTIAL_AGENT: &str = "trefoil-agent/confidential";
+
 /// The shim, which is for no guest, but which has most crates in common with the agent: built the same
 /// way in the same place, these are built once for both.
 pub const SHIM: &str = "containerd-shim-trefoil-v2";
@@ -90,13 +94,22 @@ fn target_directory() -> PathBuf {
 /// The program of a package, built from `source` with cargo's output in `target`.
 fn build(package: &str, source: &Path, target: &Path) -> Result<PathBuf> {
     let target = std::path::absolute(target)?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
+    let (package, feature) = match package.split_once('/') {
+        Some((package, feature)) => (package, Some(feature)),
+        None => (package, None),
+    };
+    // Cargo gives both programs one name, and the next build of either would replace the other's.
+    let target = match feature {
+        Some(feature) => target.join(feature),
+        None => target,
+    };
+    let mut build = run::cargo();
     build
         .current_dir(source)
         .args(["build", "--quiet", "--release", "--locked"])
         .args(["--package", package, "--target", TARGET, "--target-dir"])
         .arg(&target)
+        .args(feature.map(|feature| format!("--features={feature}")))
         .env("RUSTC_WRAPPER", checkout().join("guest/placeless-rustc.sh"))
         .env("TREFOIL_SOURCE", source)
         .env("TREFOIL_TARGET", &target)

@@ -4,7 +4,7 @@
 //! minute and one when it ends. What a piece of work took is kept in the cache, in `durations/NAME`.
 //!
 //! [`Progress::of`] wraps a function, [`doing`] names the step it is at (every program that
-//! [`run::output`] starts is one), and [`Progress::of_child`] wraps a program that shows
+//! [`output`](crate::run::output) starts is one), and [`Progress::of_child`] wraps a program that shows
 //! for itself what it does.
 
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{cache, run};
+use crate::home;
 
 /// How often a line in a log says how far it is.
 const IN_LOG: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ impl Progress {
                 }
             })
             .collect();
-        let record = cache::directory()
+        let record = home::directory()
             .ok()
             .map(|cache| cache.join("durations").join(file));
         Self {
@@ -157,7 +157,8 @@ impl Progress {
             drop(done);
             status
         });
-        let status = status.with_context(|| format!("starting `{}`", run::describe(command)))?;
+        let status =
+            status.with_context(|| format!("starting {}", command.get_program().display()))?;
         beside.end(started.elapsed(), status.success());
         Ok(status)
     }
@@ -357,9 +358,6 @@ mod tests {
         let status = progress(None, false).of_child(Command::new("sh").args(["-c", "exit 3"]));
         assert_eq!(status.unwrap().code(), Some(3));
         let missing = progress(None, false).of_child(&mut Command::new("no-such-program"));
-        assert_eq!(
-            missing.unwrap_err().to_string(),
-            "starting `no-such-program`"
-        );
+        assert_eq!(missing.unwrap_err().to_string(), "starting no-such-program");
     }
 }

@@ -15,6 +15,7 @@ mod e2e;
 mod field;
 mod fuzz;
 mod guest;
+mod layers;
 mod vmm;
 
 use std::process::ExitCode;
@@ -42,6 +43,11 @@ const PARTS: &[Part] = &[
         "vmm",
         "the VMM, its devices and files, with real guests",
         vmm::main,
+    ),
+    (
+        "layers",
+        "layers' root hashes, an author's and containerd's",
+        layers::main,
     ),
     ("guest", "the guest kernel and image, booted", guest::main),
     ("crates", "the crates' tests, in the test VM", crates::main),

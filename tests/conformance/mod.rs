@@ -2,9 +2,11 @@
 //!
 //!     trefoil-test conformance [--in-vm] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
 //!                 [--reports DIRECTORY] [--in-turn]
+//!     trefoil-test conformance --handler trefoil-sandbox [--focus REGEX | --part] [--reports DIRECTORY] [--in-turn]
 //!     trefoil-test conformance --suite client [--focus REGEX] [--reports DIRECTORY]
 //!
-//! The second is containerd's own suite of tests of its Go client, with `trefoil` beside stock.
+//! The second is of pods that containerd's Sandbox API makes (`trefoil-vm-sandbox` as `trefoil-vm`). The last
+//! is containerd's own suite of tests of its Go client, with `trefoil` beside stock.
 //!
 //! Here and without `--handler`, `trefoil` and stock both run, at once unless `--in-turn`, and ours
 //! must pass what stock passes. With one handler, what stock passes is all but what
@@ -68,6 +70,20 @@ const IN_VM: &[&str] = &[
     "should support attach",
     "support portforward .Conformance",
     "mapping with host port",
+];
+
+/// The specs whose subject is what a pod's own container does where there is one, and the sandbox elsewhere.
+const OF_SANDBOXES: &[&str] = &[
+    "basic operations on PodSandbox",
+    "should support DNS config",
+    "should support set hostname",
+    "should support HostNetwork is true",
+    "should support HostIpc",
+    "should support PodPID",
+    "should support HostPID",
+    "sysctls",
+    "should support NamespaceMode_POD",
+    "StopPodSandbox should not return an error if already stopped",
 ];
 
 /// How long critest may take: all of it with microVMs in a test VM on a machine that is busy otherwise took
@@ -137,9 +153,18 @@ fn options() -> Result<Options> {
             _ => bail!("unknown argument {argument:?}"),
         }
     }
-    let of_machines = options.handler == Some(Handler::TrefoilVm);
-    if options.part && (options.focus.is_some() || !of_machines) {
-        bail!("--part is for trefoil-vm, without --focus");
+    let has_part = options
+        .handler
+        .is_some_and(|handler| handler != Handler::Trefoil && handler.is_ours());
+    if options.part && (options.focus.is_some() || !has_part) {
+        bail!("--part is for trefoil-vm and handlers of the Sandbox API, without --focus");
+    }
+    if options.part
+        && options
+            .handler
+            .is_some_and(|handler| handler.usual() != handler)
+    {
+        options.focus = Some(OF_SANDBOXES.join("|"));
     }
     if options.suite == Suite::Client && (options.in_vm || options.handler.is_some()) {
         bail!("the client suite runs here, with both handlers");
@@ -151,7 +176,7 @@ pub fn main() -> Result<ExitCode> {
     let options = options()?;
     // What a machine boots is there in a test VM, and where it is asked for.
     let images = match options.handler {
-        Some(Handler::TrefoilVm) => Some(Images::ensure()?),
+        Some(handler) if handler.makes_machines() => Some(Images::ensure()?),
         _ => None,
     };
     if !test_vm::inside() && (options.in_vm || has_to_be_in_vm(images.as_ref())?) {
@@ -159,8 +184,11 @@ pub fn main() -> Result<ExitCode> {
     }
     fs::create_dir_all(&options.reports)?;
     let failed = match options.handler {
+        Some(Handler::TrefoilSandbox) if !test_vm::inside() => {
+            both(&options, Handler::TrefoilSandbox)?
+        }
         Some(handler) => one(&options, handler, images.as_ref())?,
-        None => both(&options)?,
+        None => both(&options, Handler::Trefoil)?,
     };
     if failed > 0 {
         bail!(
@@ -259,17 +287,18 @@ fn one(options: &Options, handler: Handler, images: Option<&Images>) -> Result<u
     compare(&stock, &report, List::of(handler).as_ref(), &again)
 }
 
-fn both(options: &Options) -> Result<usize> {
+/// A handler of ours with stock beside it.
+fn both(options: &Options, handler: Handler) -> Result<usize> {
     let (stock, ours) = if options.in_turn {
         (
             run(options, Handler::Runc, None)?,
-            run(options, Handler::Trefoil, None)?,
+            run(options, handler, None)?,
         )
     } else {
         // They mostly wait: side by side takes hardly longer than one of them.
         thread::scope(|scope| {
             let stock = scope.spawn(|| run(options, Handler::Runc, None));
-            let ours = run(options, Handler::Trefoil, None);
+            let ours = run(options, handler, None);
             let stock = stock
                 .join()
                 .map_err(|_| anyhow!("the thread for the stock handler died"))?;
@@ -281,7 +310,7 @@ fn both(options: &Options) -> Result<usize> {
         .into_iter()
         .map(|spec| (spec.name, spec.outcome))
         .collect();
-    let again = Again::new(options, Handler::Trefoil, None);
+    let again = Again::new(options, handler, None);
     compare(&stock, &ours, Some(&List::of_suite(options.suite)), &again)
 }
 

@@ -5,15 +5,21 @@
 //!     trefoil-test crates [argument of the test programs]...
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rig::cache;
 use rig::test_vm::{TestVm, show};
 use serde_json::Value;
+use trefoil_guest::run;
 
-const PACKAGES: [&str; 3] = ["trefoil-cgroups", "trefoil-runc", "trefoil-network"];
+const PACKAGES: [&str; 4] = [
+    "trefoil-cgroups",
+    "trefoil-runc",
+    "trefoil-netlink",
+    "trefoil-network",
+];
 
 /// They take a fraction of it.
 const LIMIT: Duration = Duration::from_secs(12 * 60);
@@ -48,8 +54,7 @@ struct TestProgram {
 /// Has cargo build the packages' tests, and say where they are. All packages are built: alone, these
 /// would be built with the features that they alone ask of their dependencies, and most of these again.
 fn test_programs() -> Result<Vec<TestProgram>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
+    let built = run::cargo()
         .args(["test", "--no-run", "--workspace"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())

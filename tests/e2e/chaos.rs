@@ -135,7 +135,7 @@ fn shim_killed(env: &Env) -> Result<()> {
     let pod = pod(env)?;
     let container = pod.start(&ContainerSpec::idle())?;
     // A guest's processes have no numbers here; its machine has one.
-    let pid = match env.handler {
+    let pid = match env.handler.usual() {
         Handler::TrefoilVm => process_of(&pod.id, "trefoil-vmm")?.try_into()?,
         _ => container.pid()?,
     };

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// How the erofs snapshotter is configured.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Erofs {
+pub enum Erofs {
     /// What is written goes to a disk.
     Disks,
     /// The same, and the handler's pods use it.
@@ -36,43 +36,44 @@ enum Erofs {
     Directories,
 }
 
-/// Snapshotters of disks, small ones.
-fn with_snapshotters(env: &Env, erofs: Erofs) -> Result<()> {
+/// Has the node's containerd use snapshotters of disks, small ones.
+///
+/// # Errors
+/// If it does not come back.
+pub fn with_snapshotters(env: &Env, erofs: Erofs) -> Result<()> {
     let at = env.rig.directory();
     let scratch = at.join("scratch.ext4");
     let size = match erofs {
         Erofs::Disks | Erofs::DisksOfPods => "64MiB",
         Erofs::Directories => "",
     };
+    // With trees `ctr run` has its containerd make a verity device of each layer, and waits for a name of it
+    // that udev gives, which the test VM has not.
+    let trees = match erofs {
+        Erofs::DisksOfPods => "auto",
+        Erofs::Disks | Erofs::Directories => "off",
+    };
     let mut more = format!(
         "version = 3\n\
          [plugins.'io.containerd.snapshotter.v1.blockfile']\n\
          scratch_file = '{}'\n\
          [plugins.'io.containerd.snapshotter.v1.erofs']\n\
-         default_size = '{size}'\n",
+         default_size = '{size}'\n\
+         dmverity_mode = '{trees}'\n",
         scratch.display()
     );
     if erofs == Erofs::DisksOfPods {
         more += "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.trefoil-vm]\n\
                  runtime_type = 'io.containerd.trefoil-vm.v2'\n\
                  snapshotter = 'erofs'\n";
-        // Not the differ that has mkfs.erofs read a tar: our images' have no owners, which it takes for
-        // none.
-        for snapshotter in ["overlayfs", "erofs"] {
-            more += &format!(
-                "[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n\
-                 platform = 'linux/amd64'\n\
-                 snapshotter = '{snapshotter}'\n\
-                 differ = 'walking'\n"
-            );
-        }
+        more += rig::confidential::HANDLER;
     }
     let file = at.join("conf.d/disks.toml");
     if fs::read_to_string(&file).is_ok_and(|now| now == more) {
         return Ok(());
     }
     if !scratch.exists() {
-        rig::erofs::install(&rig::erofs::ensure()?, &at.join("bin/mkfs.erofs"))?;
+        rig::erofs::configure(&env.rig)?;
         let mut make = env.rig.command("mkfs.ext4")?;
         make.arg("-q").arg(&scratch).arg("64M");
         command::run(&mut make, &[], LIMIT)?.success()?;

@@ -165,7 +165,8 @@ fn annotation_not_allowed(env: &Env) -> Result<()> {
 }
 
 fn confidential_is_lacking(env: &Env) -> Result<()> {
-    let lacking = "the pod is to be confidential, but this build has no confidential runtime";
+    // The node has no TEE, or this build can't launch under the one that it has.
+    let lacking = "the pod is to be confidential, but this ";
     let said = refused(&env.rig, Handler::TrefoilConfidential, PodSpec::default())?;
     expect(&said, lacking)?;
     for handler in [Handler::Trefoil, Handler::TrefoilVm] {

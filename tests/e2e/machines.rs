@@ -8,8 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rig::command;
+use nix::unistd::Pid;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
+use rig::{command, ptrace};
 
 use crate::e2e::streams::noise;
 use crate::e2e::{Body, Env, dispatch, same};
@@ -28,6 +29,7 @@ pub const TRIALS: &[(&str, Body)] = &[
     ("machines::crash_loop", crash_loop),
     ("machines::host_namespaces", host_namespaces),
     ("machines::boot_that_fails", boot_that_fails),
+    ("machines::forbidden_call", forbidden_call),
     ("machines::agent_that_fails", agent_that_fails),
     ("machines::agent_out_of_reach", agent_out_of_reach),
 ];
@@ -321,6 +323,31 @@ fn boot_that_fails(env: &Env) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// A process of a pod's that makes a call its seccomp filter forbids is the pod's end, and the shim says
+/// whose it was, and which.
+fn forbidden_call(env: &Env) -> Result<()> {
+    for (process, thread) in [
+        ("trefoil-vmm", "VMM: events"),
+        ("trefoil-files", "file server: serving"),
+    ] {
+        let pod = run(env, PodSpec::default())?;
+        let container = pod.start(&ContainerSpec::idle())?;
+        let main = i32::try_from(process_of(&pod.id, process)?)?;
+        ptrace::make_call(Pid::from_raw(main), libc::SYS_openat2)?;
+        same("exit code", container.ended()?.0, 137)?;
+        let expected = format!(
+            "pod {} has ended by itself: {thread} thread: call openat2 (437): its seccomp filter \
+             forbids it",
+            pod.id
+        );
+        command::until("the reason in the log", Duration::from_secs(20), || {
+            Ok(fs::read_to_string(env.rig.log())?.contains(&expected))
+        })?;
+        env.rig.remove_all()?;
+    }
+    Ok(())
 }
 
 /// What makes containers is a file of the node's: one that is missing or no program is named.

@@ -13,6 +13,7 @@
 
 mod chaos;
 mod clock;
+mod confidential;
 mod crowd;
 mod ctr;
 mod disks;
@@ -22,6 +23,7 @@ mod kills;
 mod machines;
 mod pods;
 mod privileged;
+mod sandboxes;
 mod sizes;
 mod streams;
 mod volumes;
@@ -69,6 +71,10 @@ impl Env {
 const BEYOND_STOCK: &[(&str, &str)] = &[
     (dispatch::PART, "the stock handler knows one isolation"),
     (
+        sandboxes::PART,
+        "no stock shim serves containerd's Sandbox API",
+    ),
+    (
         ctr::OWN_PROGRAM,
         "the stock shim's own program runs no container",
     ),
@@ -103,7 +109,7 @@ const BEYOND_STOCK: &[(&str, &str)] = &[
 ];
 
 /// What needs a KVM that boots Linux, whatever the handler.
-const NEED_MACHINES: &[&str] = &[dispatch::RAISES];
+const NEED_MACHINES: &[&str] = &[dispatch::RAISES, sandboxes::RAISES];
 
 /// What another kernel and cgroup v2 don't matter to, and why: asked of namespace containers on the machine
 /// below. What is left for the test VM is about limits and figures, freezing and killing, namespaces, mounts
@@ -164,19 +170,27 @@ fn elsewhere(name: &str, handler: Handler) -> bool {
     if name.starts_with(clock::PART) && !test_vm::inside() {
         return true;
     }
-    match handler {
+    match handler.usual() {
         Handler::Trefoil => {
             let same = SAME_EVERYWHERE.iter().flat_map(|(_, names)| *names);
             test_vm::inside() && same.into_iter().any(|of| name.starts_with(of))
         }
         // These are of our handlers, whichever the others are of; one of them makes a machine.
         Handler::TrefoilVm => name.starts_with(dispatch::PART) && !NEED_MACHINES.contains(&name),
-        Handler::Runc | Handler::TrefoilConfidential => false,
+        _ => false,
     }
 }
 
 /// What a microVM doesn't do, and why.
 const BEYOND_MACHINES: &[(&str, &str)] = &[
+    (
+        sandboxes::USERS,
+        "refused: a guest's users are none of the node's anyway",
+    ),
+    (
+        sandboxes::SHARED_PROCESSES,
+        "a guest's processes have no namespaces on the node",
+    ),
     (
         "pods::exit_by_signal",
         "a guest's processes have no numbers on the node",
@@ -218,7 +232,7 @@ pub fn main() -> Result<ExitCode> {
     let handler = options.handler;
     let mut arguments = Arguments::from_iter(options.rest.iter().cloned());
     // What a machine boots is there in a test VM, and where it is asked for.
-    let machines = handler == Handler::TrefoilVm || options.in_vm || guest::is_prebuilt();
+    let machines = handler.makes_machines() || options.in_vm || guest::is_prebuilt();
     let images = match arguments.list {
         false if machines => {
             // In a test VM there is no network to fetch it from.
@@ -310,6 +324,7 @@ impl About {
             ctr::TRIALS,
             chaos::TRIALS,
             dispatch::TRIALS,
+            sandboxes::TRIALS,
         ];
         let machines = [
             machines::TRIALS,
@@ -320,6 +335,7 @@ impl About {
             kills::TRIALS,
             crowd::TRIALS,
             hostile::TRIALS,
+            confidential::TRIALS,
             // The last, as they give containerd other snapshotters.
             disks::TRIALS,
         ];
@@ -367,7 +383,7 @@ fn again_in_vm(options: Options, images: &Images) -> Result<ExitCode> {
 
 /// Whether what a trial asks of this handler can be asked of the stock one beside it.
 fn has_stock(name: &str, handler: Handler) -> bool {
-    handler == Handler::Trefoil
+    handler.usual() == Handler::Trefoil
         && !beyond(Handler::Runc)
             .iter()
             .any(|(of, _)| name.starts_with(of))
@@ -381,13 +397,14 @@ fn beyond(handler: Handler) -> Vec<(&'static str, &'static str)> {
         hostile::PART,
         disks::PART,
         privileged::PART,
+        confidential::PART,
     ];
     let no_machines = parts.map(|part| (part, "it makes no machines"));
-    match handler {
+    match handler.usual() {
         Handler::Runc => [BEYOND_STOCK, &no_machines].concat(),
         Handler::Trefoil => no_machines.to_vec(),
         Handler::TrefoilVm => BEYOND_MACHINES.to_vec(),
-        Handler::TrefoilConfidential => Vec::new(),
+        _ => Vec::new(),
     }
 }
 

@@ -502,7 +502,7 @@ fn ten_containers(env: &Env) -> Result<()> {
 
 fn eight_at_once(env: &Env) -> Result<()> {
     // Eight machines that boot at once on one emulated processor take minutes.
-    let count = match env.handler {
+    let count = match env.handler.usual() {
         Handler::TrefoilVm if rig::test_vm::inside() && !env.by_name => 4,
         _ => 8,
     };

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use trefoil_guest::run;
 
 /// As cargo-fuzz has it: counters at each edge, with a table of where they are, and what is compared.
 const FLAGS: [&str; 7] = [
@@ -23,14 +24,21 @@ const FLAGS: [&str; 7] = [
     "-Zsanitizer=address",
 ];
 
-/// Where targets are: the namespace runtime's, the VMM's and the file server's.
-fn directories() -> [PathBuf; 3] {
-    ["runc", "sandbox-vmm/vmm", "sandbox-vmm/files"].map(|below| {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../runtimes")
-            .join(below)
-            .join("fuzz")
-    })
+/// The crates that have targets, from the repository's root; the namespace runtime's are the first.
+const CRATES: [&str; 7] = [
+    "runtimes/runc",
+    "runtimes/sandbox-vmm/vmm",
+    "runtimes/sandbox-vmm/files",
+    "agent/attestation",
+    "lib/policy",
+    "lib/verity",
+    "shim",
+];
+
+/// Where targets are.
+fn directories() -> [PathBuf; CRATES.len()] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    CRATES.map(|below| root.join(below).join("fuzz"))
 }
 
 /// Has cargo build all targets, and says where they are.
@@ -45,7 +53,7 @@ pub fn programs() -> Result<Vec<PathBuf>> {
 }
 
 /// Sees to it that all targets could be built, which takes a small part of building them: that the locked
-/// crates are the right ones, and that the VMM's and the file server's have what they call. What the
+/// crates are the right ones, and that all but the first have what they call. What the
 /// namespace runtime's is made of is among its crate's tests, and the lints see it there.
 pub fn check() -> Result<()> {
     let [runc, others @ ..] = directories();
@@ -82,8 +90,7 @@ fn succeed(cargo: &mut Command) -> Result<()> {
 
 /// cargo with a command for the targets in a directory.
 fn cargo(command: &str, directory: &Path) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut started = Command::new(cargo);
+    let mut started = run::cargo();
     started.args([command, "--locked"]).current_dir(directory);
     started
 }

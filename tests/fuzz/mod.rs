@@ -1,4 +1,4 @@
-//! The fuzz targets of the namespace runtime, the VMM and the file server, built once and run two at a time.
+//! The fuzz targets of the crates that `build.rs` lists, built once and run two at a time.
 //!
 //!     trefoil-test fuzz [--seconds N] [--runs N] [target]...    each until one of the two is reached
 //!     trefoil-test fuzz replay target FILE...                   an input again, with a backtrace

@@ -166,7 +166,7 @@ pub fn images_to_memory(images: &Images) -> Result<Images> {
     Ok(Images {
         kernel: to_memory(&images.kernel)?,
         image: to_memory(&images.image)?,
-        agent: images.agent.clone(),
+        ..images.clone()
     })
 }
 

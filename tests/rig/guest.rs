@@ -19,6 +19,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, listen, socket,
 };
 use trefoil_agent_protocol::{Log, READY_PORT, Ready, Request, command_line};
+use trefoil_guest::kernel::config::Feature;
 use trefoil_guest::{image, kernel, program};
 
 use crate::command;
@@ -26,7 +27,7 @@ use crate::qemu::Qemu;
 use crate::test_vm;
 use crate::transcript::Transcript;
 
-/// In a test VM: the guest's kernel, image and agent, as the host has built them.
+/// In a test VM: what is for guests, as the host has built it ([`Images::files`]).
 pub const PREBUILT: &str = "TREFOIL_GUEST";
 
 /// Whether they have been built by somebody else.
@@ -46,31 +47,46 @@ pub struct Images {
     pub image: PathBuf,
     /// What makes containers, for a guest to find among its files.
     pub agent: PathBuf,
+    /// The initramfs of confidential guests, which holds that as well.
+    pub confidential: PathBuf,
+    /// Their kernel.
+    pub confidential_kernel: PathBuf,
 }
+
+/// What the kernel of confidential guests has beyond the default.
+const CONFIDENTIAL: &[Feature] = &[Feature::Confidential];
 
 impl Images {
     /// Builds what isn't there yet.
     pub fn ensure() -> Result<Self> {
         match Self::prebuilt()? {
             Some(images) => Ok(images),
-            None => Self::around(kernel::ensure()?.vmlinux),
+            None => Self::around(
+                kernel::ensure()?.vmlinux,
+                kernel::ensure_with(CONFIDENTIAL)?.vmlinux,
+            ),
         }
     }
 
-    /// All of it, if the kernel is there: only that takes long.
+    /// All of it, if the kernels are there: only they take long.
     pub fn if_kernel() -> Result<Option<Self>> {
         if is_prebuilt() || test_vm::inside() {
             return Self::prebuilt();
         }
-        let kernel = kernel::find()?.map(|kernel| kernel.vmlinux);
-        kernel.map(Self::around).transpose()
+        let find = |features| Ok(kernel::find_with(features)?.map(|kernel| kernel.vmlinux));
+        let kernels: Result<_> = find(&[]).and_then(|kernel| Ok(kernel.zip(find(CONFIDENTIAL)?)));
+        kernels?
+            .map(|(kernel, confidential)| Self::around(kernel, confidential))
+            .transpose()
     }
 
-    fn around(kernel: PathBuf) -> Result<Self> {
+    fn around(kernel: PathBuf, confidential_kernel: PathBuf) -> Result<Self> {
         Ok(Self {
             kernel,
             image: image::ensure()?,
             agent: program::ensure(program::AGENT)?,
+            confidential: image::ensure_confidential()?,
+            confidential_kernel,
         })
     }
 
@@ -79,24 +95,37 @@ impl Images {
             return Ok(None);
         };
         let paths: Vec<PathBuf> = std::env::split_paths(&list).collect();
-        let Ok([kernel, image, agent]) = <[PathBuf; 3]>::try_from(paths) else {
-            bail!("{PREBUILT} does not name a kernel, an image and an agent");
+        let Ok([kernel, image, agent, confidential, confidential_kernel]) =
+            <[PathBuf; 5]>::try_from(paths)
+        else {
+            bail!(
+                "{PREBUILT} does not name a kernel, an image, an agent, a confidential image and its kernel"
+            );
         };
         Ok(Some(Self {
             kernel,
             image,
             agent,
+            confidential,
+            confidential_kernel,
         }))
     }
 
     /// All of them, to be where a test VM reads fast.
-    pub fn files(&self) -> [PathBuf; 3] {
-        [&self.kernel, &self.image, &self.agent].map(Clone::clone)
+    pub fn files(&self) -> [PathBuf; 5] {
+        [
+            &self.kernel,
+            &self.image,
+            &self.agent,
+            &self.confidential,
+            &self.confidential_kernel,
+        ]
+        .map(Clone::clone)
     }
 
     /// The variable that tells a test VM of these.
     pub fn variable(&self) -> Result<(String, String)> {
-        let list = std::env::join_paths([&self.kernel, &self.image, &self.agent])?;
+        let list = std::env::join_paths(self.files())?;
         Ok((PREBUILT.to_owned(), list.to_string_lossy().into_owned()))
     }
 }

@@ -137,6 +137,9 @@ impl Layer {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
+        // Spelled out: what is left empty is no number, which some readers of archives refuse.
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(size as u64);
         // Always the same, so that the digests are.
         header.set_mtime(1_700_000_000);

@@ -72,12 +72,7 @@ pub fn again_in_vm(name: &str, mut vm: TestVm, images: &Images) -> Result<ExitCo
     vm.environment.push(images.variable()?);
     vm.environment
         .push((VARIABLE.to_owned(), "here".to_owned()));
-    let Images {
-        kernel,
-        image,
-        agent,
-    } = images;
-    vm.hot.extend([kernel, image, agent].map(Clone::clone));
+    vm.hot.extend(images.files());
     let arguments: Vec<String> = part::arguments().collect();
     vm.run_again(name, &arguments)
 }

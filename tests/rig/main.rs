@@ -1,18 +1,33 @@
-//! `rig up`: a private containerd to try things on by hand, until interrupted.
+//! `rig up`: a private containerd to try things on by hand, until interrupted. `rig qemu`: what emulates the
+//! test VM, built if it isn't there.
 
 use std::fs;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 use rig::guest::Images;
+use rig::qemu::built::{self, Built};
 use rig::{Rig, containerd, guard};
 
 fn main() -> Result<()> {
     guard::take_part()?;
     match std::env::args().nth(1).as_deref() {
         Some("up") => up(),
-        _ => bail!("usage: rig up"),
+        Some("qemu") => qemu(),
+        _ => bail!("usage: rig up | qemu"),
     }
+}
+
+/// Builds what emulates the test VM. What isn't here to build it of is no failure: there is another.
+fn qemu() -> Result<()> {
+    match built::ensure()? {
+        Built::Program(program) => println!("{}", program.display()),
+        Built::Lacking(why) => {
+            let lines: Vec<_> = why.lines().map(str::trim).collect();
+            println!("skipped: the test VM's QEMU # {}", lines.join("; "));
+        }
+    }
+    Ok(())
 }
 
 fn up() -> Result<()> {

@@ -2,6 +2,8 @@
 //! image.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use trefoil_guest::{cache, cpio::Archive, image};
@@ -48,26 +50,57 @@ pub fn image() -> Result<std::path::PathBuf> {
     })
 }
 
+/// The directories of the root.
+const DIRECTORIES: &[&str] = &[
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    LIBRARY_DIRECTORY,
+    "lib64",
+    "proc",
+    "sys",
+    "tmp",
+    "volume",
+];
+
+/// The programs and libraries of the root: where each is, and where a Debian has it.
+fn programs() -> Vec<(String, String)> {
+    let mut all = vec![("bin/busybox".to_owned(), "usr/bin/busybox".to_owned())];
+    for library in LIBRARIES {
+        let path = format!("{LIBRARY_DIRECTORY}/{library}");
+        all.push((path.clone(), format!("usr/{path}")));
+    }
+    let loader = format!("usr/{LIBRARY_DIRECTORY}/{LOADER}");
+    all.push((format!("lib64/{LOADER}"), loader));
+    all
+}
+
+fn program(path: &str) -> Result<Vec<u8>> {
+    let path = images::root()?.join(path);
+    fs::read(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Makes the root in a directory, which is made.
+pub fn root_in(root: &Path) -> Result<()> {
+    for directory in DIRECTORIES {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    for (at, path) in programs() {
+        let at = root.join(at);
+        fs::write(&at, program(&path)?)?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o755))?;
+    }
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    Ok(())
+}
+
 fn add_root(archive: &mut Archive) -> Result<()> {
-    let debian = images::root()?;
-    let read = |path: &str| {
-        let path = debian.join(path);
-        fs::read(&path).with_context(|| format!("reading {}", path.display()))
-    };
     let root = format!("share/{ROOT}");
     archive.directory(&root, 0o755)?;
-    for directory in [
-        "bin",
-        "dev",
-        "etc",
-        "lib",
-        LIBRARY_DIRECTORY,
-        "lib64",
-        "proc",
-        "sys",
-        "tmp",
-        "volume",
-    ] {
+    for directory in DIRECTORIES {
         archive.directory(&format!("{root}/{directory}"), 0o755)?;
     }
     archive.file(
@@ -75,19 +108,11 @@ fn add_root(archive: &mut Archive) -> Result<()> {
         0o644,
         b"root:x:0:0::/:/bin/sh\n",
     )?;
-    archive.file(
-        &format!("{root}/bin/busybox"),
-        0o755,
-        &read("usr/bin/busybox")?,
-    )?;
     for applet in APPLETS {
         archive.symlink(&format!("{root}/bin/{applet}"), "busybox")?;
     }
-    for library in LIBRARIES {
-        let content = read(&format!("usr/{LIBRARY_DIRECTORY}/{library}"))?;
-        let path = format!("{root}/{LIBRARY_DIRECTORY}/{library}");
-        archive.file(&path, 0o755, &content)?;
+    for (at, path) in programs() {
+        archive.file(&format!("{root}/{at}"), 0o755, &program(&path)?)?;
     }
-    let loader = read(&format!("usr/{LIBRARY_DIRECTORY}/{LOADER}"))?;
-    archive.file(&format!("{root}/lib64/{LOADER}"), 0o755, &loader)
+    Ok(())
 }

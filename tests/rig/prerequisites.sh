@@ -38,6 +38,10 @@ need bison "the same" has bison
 need patch "the same" has patch
 need bc "the same" has bc
 need libelf-dev "the same" test -e /usr/include/gelf.h
+need ninja-build "building the test VM's QEMU" has ninja
+need python3-venv "the same" python3 -c 'import ensurepip'
+need libglib2.0-dev "the same" pkg-config --exists glib-2.0
+need zlib1g-dev "the same" test -e /usr/include/zlib.h
 
 # Go fetches the toolchain a module asks for by itself, from 1.21 on.
 go=$(PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin command -v go || true)

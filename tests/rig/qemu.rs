@@ -1,5 +1,5 @@
-//! The QEMU that makes the test VM and boots guests: of Debian 13's backports, on either release, so
-//! that a test means the same on both.
+//! The QEMU that boots guests, and makes the test VM where instructions are counted: of Debian 13's
+//! backports, on either release, so that a test means the same on both.
 //!
 //! Debian 13's own, 10.0, may lose an interrupt that another thread raises while an emulated CPU
 //! enters or leaves a guest of the test VM's: `vmrun` and an exit changed the word of pending
@@ -7,6 +7,10 @@
 //! and a processor that has lost one sleeps on.
 //!
 //! Nothing is installed: it is fetched with all it is linked with, and started by its own loader.
+//!
+//! Any other test VM has one that is built for it ([`built`]), or this one where that has not been done.
+
+pub mod built;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +37,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 pub struct Qemu {
     /// The program, and `lib` and `firmware` beside it.
     directory: PathBuf,
+    /// Another program in the place of the fetched one, linked with the machine's libraries.
+    built: Option<PathBuf>,
 }
 
 impl Qemu {
@@ -53,21 +59,40 @@ impl Qemu {
             fs::remove_dir_all(state)?;
             fs::remove_dir_all(root).context("removing the rest of QEMU's packages")
         })?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            built: None,
+        })
     }
 
-    /// All of it, to be put where it is read fast.
+    /// The one that emulates the test VM, where it has been built; else that of [`Qemu::ensure`].
+    pub fn emulator() -> Result<Self> {
+        let mut qemu = Self::ensure()?;
+        qemu.built = built::find()?;
+        if qemu.built.is_none() {
+            eprintln!(
+                "the test VM's QEMU isn't built (`rig qemu` does it); Debian's takes twice as long for guests"
+            );
+        }
+        Ok(qemu)
+    }
+
+    /// All of what was fetched, to be put where it is read fast.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// QEMU, without arguments.
     pub fn command(&self) -> Command {
-        let mut command = loader(&self.directory.join("lib"));
-        command
-            .arg(self.directory.join(PROGRAM))
-            .arg("-L")
-            .arg(self.directory.join("firmware"));
+        let mut command = match &self.built {
+            Some(program) => Command::new(program),
+            None => {
+                let mut command = loader(&self.directory.join("lib"));
+                command.arg(self.directory.join(PROGRAM));
+                command
+            }
+        };
+        command.arg("-L").arg(self.directory.join("firmware"));
         command
     }
 }

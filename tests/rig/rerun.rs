@@ -23,8 +23,10 @@ pub const MOST: usize = 3;
 /// The variable that says how many seconds the program may run.
 pub const VARIABLE: &str = "TREFOIL_STEP_SECONDS";
 
-/// How much of a message is told.
-const BRIEF: usize = 300;
+/// How much of a message is told, in characters: of its beginning, where it says what failed, and of its end,
+/// where it says why.
+const BEGINNING: usize = 160;
+const END: usize = 300;
 
 /// When the program began; the first call decides.
 pub fn began() -> Instant {
@@ -178,7 +180,13 @@ impl Stock {
 /// In one line, and not a long one.
 fn brief(message: &str) -> String {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(BRIEF).collect()
+    let length = line.chars().count();
+    if length <= BEGINNING + END {
+        return line;
+    }
+    let beginning: String = line.chars().take(BEGINNING).collect();
+    let end: String = line.chars().skip(length - END).collect();
+    format!("{beginning} … {end}")
 }
 
 #[cfg(test)]
@@ -232,6 +240,15 @@ mod tests {
              stock was not asked"
         );
         assert!(reruns.flaky().is_empty());
+    }
+
+    #[test]
+    fn a_long_message_is_told_by_its_beginning_and_its_end() {
+        assert_eq!(brief("it\nfailed"), "it failed");
+        let told = brief(&format!("`{}` ended with 125: no memory", "ö".repeat(1000)));
+        assert!(told.starts_with("`öö"), "{told}");
+        assert!(told.ends_with(" ended with 125: no memory"), "{told}");
+        assert_eq!(told.chars().count(), BEGINNING + END + 3);
     }
 
     #[test]

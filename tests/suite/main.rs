@@ -21,6 +21,7 @@ mod crates;
 #[cfg(test)]
 mod examples;
 mod graph;
+mod interrupt;
 mod outcome;
 mod run;
 mod schedule;
@@ -95,6 +96,7 @@ fn main() -> Result<ExitCode> {
         steps.len(),
         limit.as_secs()
     );
+    interrupt::watch()?;
     let clock = Clock::start(limit);
     let whole = match (part.is_empty(), check) {
         (true, true) => Some("make check"),

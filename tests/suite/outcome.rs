@@ -60,8 +60,8 @@ pub fn numbers(passed: usize, failed: usize, flaky: usize, skipped: usize) -> St
 
 impl Failures {
     /// How much is kept of why something failed.
-    const LINES: usize = 4;
-    const LENGTH: usize = 400;
+    const LINES: usize = 8;
+    const LENGTH: usize = 1200;
 
     /// Takes in one line more.
     pub fn read(&mut self, line: &str) {

@@ -12,7 +12,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use trefoil_guest::run;
 
+use crate::interrupt::{self, Group};
 use crate::outcome::{Outcome, count};
 use crate::screen::Screen;
 use crate::slowest::Slowest;
@@ -84,6 +86,7 @@ fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) ->
     let mut child = command(step, limit)
         .spawn()
         .with_context(|| format!("starting {}", step.what))?;
+    let group = Group::of(Pid::from_raw(i32::try_from(child.id())?));
     let (done, watch) = end_after(limit, child.id())?;
     let (output, complaints) = (child.stdout.take(), child.stderr.take());
     let (output, complaints) = output.zip(complaints).context("no output")?;
@@ -110,6 +113,7 @@ fn attempt(step: &Step, clock: &Clock, screen: &Screen, result: &mut Outcome) ->
     }
     let late = watch.join().unwrap_or_default();
     result.work = work(child.id())?;
+    drop(group);
     let status = child.wait()?;
     ensure!(
         !late,
@@ -172,8 +176,7 @@ fn end_after(limit: Duration, group: u32) -> Result<(mpsc::Sender<()>, JoinHandl
 fn command(step: &Step, limit: Duration) -> Command {
     let mut command = match step.what {
         What::Cargo(arguments) => {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut command = Command::new(cargo);
+            let mut command = run::cargo();
             command.args(arguments);
             command
         }
@@ -185,6 +188,8 @@ fn command(step: &Step, limit: Duration) -> Command {
             command
         }
     };
+    run::forget_package(&mut command);
+    interrupt::unblocked(&mut command);
     command
         .current_dir(repository())
         // What is run again has to end within it, too.

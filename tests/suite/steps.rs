@@ -101,9 +101,12 @@ impl Step {
 /// features that it alone asks of its dependencies, and half of them once more.
 const BUILD: &str = "build";
 const KERNEL: &str = "guest kernel";
+const CONFIDENTIAL_KERNEL: &str = "confidential guest kernel";
 const IMAGE: &str = "guest image, built twice";
 const AGENT: &str = "agent";
+const CONFIDENTIAL: &str = "confidential guest image";
 const RELEASE: &str = "release build";
+const QEMU: &str = "the test VM's QEMU";
 const FUZZ: &str = "fuzz targets, checked";
 
 /// Where the release build is in cargo's target directory: beside the guest's programs, with which it has
@@ -113,9 +116,26 @@ pub const SHIM: &str = "guest/x86_64-unknown-linux-gnu/release/containerd-shim-t
 /// What needs the shim only.
 const PODS: &[&str] = &[BUILD, RELEASE];
 /// What boots guests.
-const GUESTS: &[&str] = &[BUILD, KERNEL, AGENT, IMAGE];
+const GUESTS: &[&str] = &[
+    BUILD,
+    KERNEL,
+    CONFIDENTIAL_KERNEL,
+    QEMU,
+    AGENT,
+    IMAGE,
+    CONFIDENTIAL,
+];
 /// What makes microVM pods.
-const MACHINES: &[&str] = &[BUILD, RELEASE, KERNEL, AGENT, IMAGE];
+const MACHINES: &[&str] = &[
+    BUILD,
+    RELEASE,
+    KERNEL,
+    CONFIDENTIAL_KERNEL,
+    QEMU,
+    AGENT,
+    IMAGE,
+    CONFIDENTIAL,
+];
 
 /// In this order as far as they can; what takes long begins early, so that both processors have
 /// something to do to the end.
@@ -154,11 +174,58 @@ pub const STEPS: &[Step] = &[
     )
     .after(&[BUILD])
     .in_check(),
+    // What a feature adds to the agent, which the workspace is built without.
+    Step::tests(
+        "tests of the confidential agent",
+        10,
+        ONE,
+        What::Cargo(&[
+            "test",
+            "--package=trefoil-agent",
+            "--features=confidential",
+            "--tests",
+        ]),
+    )
+    .after(&["lints"])
+    .in_check(),
+    Step::check(
+        "lints of the confidential agent",
+        ONE,
+        What::Cargo(&[
+            "clippy",
+            "--package=trefoil-agent",
+            "--features=confidential",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )
+    .after(&["lints"])
+    .in_check(),
     // Eight minutes of a processor where it isn't in the cache.
     Step::check(KERNEL, ONE, What::Built("guest", &["kernel"])).after(&[BUILD]),
+    // The same for confidential guests.
+    Step::check(
+        CONFIDENTIAL_KERNEL,
+        ONE,
+        What::Built("guest", &["kernel", "--with", "confidential"]),
+    )
+    .after(&[KERNEL]),
+    // As long, likewise.
+    Step {
+        minutes: 50,
+        ..Step::check(QEMU, ONE, What::Built("rig", &["qemu"])).after(&[BUILD])
+    },
     // The agent once: it is built as the image is.
     Step::check(AGENT, ONE, What::Built("guest", &["agent"])).after(&[RELEASE]),
     Step::check(IMAGE, ONE, What::Built("guest", &["image", "--verify"])).after(&[AGENT]),
+    Step::check(
+        CONFIDENTIAL,
+        ONE,
+        What::Built("guest", &["image", "--confidential"]),
+    )
+    .after(&[AGENT]),
     Step::tests("end to end", 15, HALF, What::Test(&["e2e"])).after(PODS),
     Step::tests(
         "public reports beside stock",
@@ -168,7 +235,15 @@ pub const STEPS: &[Step] = &[
     )
     .after(PODS),
     // The time limits in these two suites are short, and not ours: they get a whole processor.
+    Step::tests("layers", 10, HALF, What::Test(&["layers"])).after(&[BUILD]),
     Step::tests("conformance", 30, ONE, What::Test(&["conformance"])).after(PODS),
+    Step::tests(
+        "conformance by the Sandbox API",
+        15,
+        ONE,
+        What::Test(&["conformance", "--handler=trefoil-sandbox", "--part"]),
+    )
+    .after(PODS),
     Step::tests(
         "containerd's client suite",
         20,
@@ -227,7 +302,14 @@ pub const STEPS: &[Step] = &[
         HALF,
         What::Script("tests/suite/crates.sh", "keep"),
     )
-    .after(&["lints", RELEASE, AGENT, FUZZ]),
+    .after(&[
+        "lints",
+        "tests of the confidential agent",
+        "lints of the confidential agent",
+        RELEASE,
+        CONFIDENTIAL,
+        FUZZ,
+    ]),
     Step::tests(
         "microVM pods end to end",
         45,
@@ -272,14 +354,14 @@ pub const STEPS: &[Step] = &[
         ONE,
         What::Test(&["conformance", "--in-vm"]),
     )
-    .after(PODS),
+    .after(&[BUILD, RELEASE, QEMU]),
     Step::tests(
         "tests of the crates, in the test VM",
         25,
         ONE,
         What::Test(&["crates"]),
     )
-    .after(&[BUILD]),
+    .after(&[BUILD, QEMU]),
     Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(GUESTS),
     Step::tests(
         "the test VM",
@@ -287,5 +369,5 @@ pub const STEPS: &[Step] = &[
         ONE,
         What::Cargo(&["test", "--workspace", "--test", "test-vm-trials"]),
     )
-    .after(&[BUILD]),
+    .after(&[BUILD, QEMU]),
 ];

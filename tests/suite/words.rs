@@ -103,7 +103,19 @@ const RETIRED: &[Retired] = &[
     Retired {
         words: "embryo",
         say: "a child that is being made",
-        scopes: &["docs", "lib", "shim", "tests"],
+        scopes: ALL,
+        but: &[],
+    },
+    Retired {
+        words: "crew",
+        say: "threads, workers, or what they share",
+        scopes: ALL,
+        but: &[],
+    },
+    Retired {
+        words: "leash",
+        say: "channel",
+        scopes: ALL,
         but: &[],
     },
 ];

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use anyhow::{Context, Result, ensure};
 use rig::guest::Images;
 use trefoil_agent_protocol::{Ready, Request};
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 
 use crate::vmm::machine::{Agent, Machine, Vmm};
 use crate::vmm::{Body, Setting};
@@ -52,7 +52,7 @@ fn ready(machine: &Machine) -> Result<()> {
     power_off(&mut agent)?;
     machine
         .await_end()?
-        .expect(|exit| *exit == Exit::PoweredOff)
+        .expect(|exit| *exit == Exit::Done(Stop::PoweredOff))
 }
 
 fn processors(setting: &Setting) -> Result<()> {

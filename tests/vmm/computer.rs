@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 
 use crate::vmm::{Body, Setting};
 
@@ -123,7 +123,7 @@ fn restart(setting: &Setting) -> Result<()> {
         .machine()
         .boot(setting.vmm)?
         .end_by("restart")?
-        .expect(|exit| *exit == Exit::Reset)
+        .expect(|exit| *exit == Exit::Done(Stop::Reset))
 }
 
 fn crash(setting: &Setting) -> Result<()> {
@@ -131,7 +131,7 @@ fn crash(setting: &Setting) -> Result<()> {
         .machine()
         .boot(setting.vmm)?
         .end_by("crash")?
-        .expect(|exit| *exit == Exit::Reset)
+        .expect(|exit| *exit == Exit::Done(Stop::Reset))
 }
 
 /// On AMD's processors KVM resets the virtual CPU before it tells, and nothing is left to see.
@@ -142,11 +142,11 @@ fn triple_fault(setting: &Setting) -> Result<()> {
         .boot(setting.vmm)?
         .end_by("triple-fault")?
         .expect(|exit| match exit {
-            Exit::TripleFault { registers: None } => amd,
+            Exit::Done(Stop::TripleFault { registers: None }) => amd,
             // In the kernel, with paging, in long mode.
-            Exit::TripleFault {
+            Exit::Done(Stop::TripleFault {
                 registers: Some(at),
-            } => !amd && at.rip >> 63 == 1 && at.cr0 >> 31 == 1 && at.efer & 0x500 == 0x500,
+            }) => !amd && at.rip >> 63 == 1 && at.cr0 >> 31 == 1 && at.efer & 0x500 == 0x500,
             _ => false,
         })
 }

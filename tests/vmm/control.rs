@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rig::probe::Cache;
 use rig::probe::pattern::ZEROES;
 use trefoil_vmm::control::Request;
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 use trefoil_vmm::metrics::{self, Exits};
 
 use crate::vmm::machine::Disk;
@@ -97,8 +97,18 @@ fn ends(setting: &Setting, paused: bool, request: Request, expected: &Exit) -> R
 }
 
 fn power_off(setting: &Setting) -> Result<()> {
-    ends(setting, false, Request::PowerOff, &Exit::PoweredOff)?;
-    ends(setting, true, Request::PowerOff, &Exit::PoweredOff)
+    ends(
+        setting,
+        false,
+        Request::PowerOff,
+        &Exit::Done(Stop::PoweredOff),
+    )?;
+    ends(
+        setting,
+        true,
+        Request::PowerOff,
+        &Exit::Done(Stop::PoweredOff),
+    )
 }
 
 fn kill(setting: &Setting) -> Result<()> {

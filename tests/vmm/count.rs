@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rig::counting::{self, BOOTS, Twice};
 use rig::guest::Images;
 use serde::{Deserialize, Serialize};
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 use trefoil_vmm::metrics;
 
 use crate::vmm::agent;
@@ -195,7 +195,7 @@ fn boot(machine: &Machine) -> Result<Boot> {
         .process
         .wait_within(counting::STANDS_STILL)?;
     ensure!(
-        exit == Some(Exit::PoweredOff),
+        exit == Some(Exit::Done(Stop::PoweredOff)),
         "the machine ended with {exit:?}"
     );
     Ok(Boot {

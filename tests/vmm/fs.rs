@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use trefoil_vmm::exit::Exit;
 
 use crate::vmm::machine::Share;
 use crate::vmm::{Body, Setting};
@@ -141,12 +140,9 @@ fn dead_server(setting: &Setting) -> Result<()> {
         server.shutdown(Shutdown::Both)?;
         let (_, ours) = guest.parts()?;
         let exit = ours.process.wait_within(LIMIT)?;
-        let expected = Exit::Internal {
-            part: "fs".into(),
-            doing: "wait for the file server".into(),
-            why: "the server has hung up".into(),
-        };
-        ensure!(exit.as_ref() == Some(&expected), "{exit:?}");
+        let said = exit.map(|exit| exit.to_string());
+        let expected = "VMM: fs device: wait for the file server: the server has hung up";
+        ensure!(said.as_deref() == Some(expected), "{said:?}");
         Ok(())
     })?;
     Ok(())
@@ -163,8 +159,9 @@ fn silent_server(setting: &Setting) -> Result<()> {
             let error = outcome.err().context("the machine started")?;
             Ok(format!("{error:#}"))
         })?;
-        let expected =
-            format!("fs: have the file server serve the queues: {name}: the server takes too long");
+        let expected = format!(
+            "fs device: have the file server serve the queues: {name}: the server takes too long"
+        );
         ensure!(why.contains(&expected), "{why}");
     }
     Ok(())

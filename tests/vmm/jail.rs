@@ -9,12 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use libc::user_regs_struct;
-use nix::sys::ptrace::{self, Options};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rig::probe::pattern::ZEROES;
-use rig::{cgroup, command};
+use rig::{cgroup, command, ptrace};
 use trefoil_vmm::devices::block::MOST_WORKERS;
 use trefoil_vmm::exit::Exit;
 
@@ -283,17 +280,11 @@ fn forbidden_call(setting: &Setting) -> Result<()> {
         let mut guest = setting.machine().boot(setting.vmm)?;
         let (_, ours) = guest.parts()?;
         let thread = thread_of(ours.process.pid(), thread)?;
-        interfere(thread, |registers| {
-            // It waits in a call: the instruction is just behind it, and two bytes long.
-            registers.rip -= 2;
-            registers.rax = libc::SYS_openat.cast_unsigned();
-        })?;
-        let expected = Exit::Internal {
-            part: format!("{name} thread"),
-            doing: "call openat (257)".into(),
-            why: "its filter forbids it".into(),
-        };
+        ptrace::make_call(thread, libc::SYS_openat)?;
+        let expected =
+            format!("VMM: {name} thread: call openat (257): its seccomp filter forbids it");
         let exit = ours.process.wait_within(LIMIT)?;
+        let exit = exit.map(|exit| exit.to_string());
         ensure!(exit == Some(expected), "it ended, but: {exit:?}");
         let said = guest.last_lines();
         let line = format!("trefoil-vmm: the {name} thread may not call openat (257): killed");
@@ -309,9 +300,9 @@ fn crash(setting: &Setting) -> Result<()> {
         let (_, ours) = guest.parts()?;
         let thread = thread_of(ours.process.pid(), thread)?;
         // Nothing is there.
-        interfere(thread, |registers| registers.rip = 0)?;
+        ptrace::change_registers(thread, |registers| registers.rip = 0)?;
         match ours.process.wait_within(LIMIT)? {
-            Some(Exit::Internal { why, .. }) if why.contains("SIGSEGV") => {}
+            Some(exit @ Exit::Failed(_)) if exit.to_string().contains("SIGSEGV") => {}
             exit => anyhow::bail!("it ended, but: {exit:?}"),
         }
     }
@@ -323,23 +314,6 @@ fn thread_of(process: u32, number: usize) -> Result<Pid> {
     let directory = threads.get(number).context("there is no such thread")?;
     let name = directory.file_name().unwrap_or_default();
     Ok(Pid::from_raw(name.to_string_lossy().parse()?))
-}
-
-/// Changes the registers of a thread that waits in a system call, and lets it go on.
-fn interfere(thread: Pid, change: impl FnOnce(&mut user_regs_struct)) -> Result<()> {
-    ptrace::seize(thread, Options::empty()).context("seizing a thread")?;
-    ptrace::interrupt(thread)?;
-    waitpid(thread, Some(WaitPidFlag::__WALL)).context("stopping a thread")?;
-    let mut registers = ptrace::getregs(thread)?;
-    ensure!(
-        registers.orig_rax != u64::MAX,
-        "the thread is in no system call"
-    );
-    // The one that was interrupted is not made again.
-    registers.orig_rax = u64::MAX;
-    change(&mut registers);
-    ptrace::setregs(thread, registers)?;
-    ptrace::detach(thread, None).context("letting a thread go")
 }
 
 /// What this program is called when it is a parent that will be killed.

@@ -13,6 +13,7 @@ mod block;
 mod computer;
 mod control;
 mod count;
+mod disk_pods;
 mod files;
 mod fs;
 mod jail;
@@ -24,6 +25,7 @@ mod pod;
 mod rng;
 mod scratch;
 mod slots;
+mod tamper;
 mod vsock;
 
 use std::ffi::OsStr;
@@ -106,6 +108,8 @@ pub fn main() -> Result<ExitCode> {
         libtest_mimic::run(&arguments, trials(None, &Arc::default())).exit();
     }
     let mut images = Images::ensure()?;
+    // In a test VM there is no network to fetch it from.
+    rig::erofs::ensure()?;
     let [agent, pod] = match std::env::var_os(AGENT) {
         Some(list) => told_images(&list)?,
         None => [images.image.clone(), rig::pod_guest::image()?],
@@ -162,10 +166,12 @@ const OF_OURS: &[&[(&str, Body)]] = &[
     agent::TRIALS,
     pod::TRIALS,
     control::TRIALS,
+    disk_pods::TRIALS,
     files::TRIALS,
     fs::TRIALS,
     jail::TRIALS,
     slots::TRIALS,
+    tamper::TRIALS,
 ];
 
 fn told_images(list: &OsStr) -> Result<[PathBuf; 2]> {

@@ -29,7 +29,7 @@ pub const TRIALS: &[(&str, Body)] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// A machine with places.
+/// A machine with slots.
 fn with_slots(setting: &Setting, count: u8) -> Result<(Machine, u8)> {
     let mut machine = setting.machine();
     machine.slots = count;
@@ -52,7 +52,7 @@ fn detach(guest: &mut Guest, device: u8) -> Result<()> {
     ours.ask(Request::Detach(Detach { device })).map(drop)
 }
 
-/// Has the guest's driver look at a place again, or leave it.
+/// Has the guest's driver look at a slot again, or leave it.
 fn tell(guest: &mut Guest, what: &str, device: u8) -> Result<()> {
     let driver = "/sys/bus/platform/drivers/virtio-mmio";
     guest
@@ -61,14 +61,14 @@ fn tell(guest: &mut Guest, what: &str, device: u8) -> Result<()> {
         .map(drop)
 }
 
-/// The name of the disk in a place.
+/// The name of the disk in a slot.
 fn disk(guest: &mut Guest, device: u8) -> Result<String> {
-    let place = format!("/sys/bus/platform/devices/virtio-mmio.{device}");
-    let below = guest.probe.list(&place)?;
+    let slot = format!("/sys/bus/platform/devices/virtio-mmio.{device}");
+    let below = guest.probe.list(&slot)?;
     let virtio = below.iter().find(|name| name.starts_with("virtio"));
-    let virtio = virtio.with_context(|| format!("{place} has but {below:?}"))?;
-    let mut names = guest.probe.list(&format!("{place}/{virtio}/block"))?;
-    ensure!(names.len() == 1, "{place} has the disks {names:?}");
+    let virtio = virtio.with_context(|| format!("{slot} has but {below:?}"))?;
+    let mut names = guest.probe.list(&format!("{slot}/{virtio}/block"))?;
+    ensure!(names.len() == 1, "{slot} has the disks {names:?}");
     Ok(names.remove(0))
 }
 
@@ -88,10 +88,7 @@ fn nothing_is_there_at_first(setting: &Setting) -> Result<()> {
         let outcome = tell(&mut guest, "bind", device);
         rig::probe::failed(outcome, "ENODEV")?;
     }
-    for (device, why) in [
-        (first, "has no disk"),
-        (first - 1, "is no place for a disk"),
-    ] {
+    for (device, why) in [(first, "has no disk"), (first - 1, "is no slot for a disk")] {
         let error = detach(&mut guest, device)
             .err()
             .context("something is gone")?;
@@ -181,7 +178,7 @@ fn all_at_once(setting: &Setting) -> Result<()> {
     let scratch = Scratch::new()?;
     let (machine, first) = with_slots(setting, COUNT)?;
     let mut guest = machine.boot(setting.vmm)?;
-    // The last one first: places are told apart by their number, not by the order of coming.
+    // The last one first: slots are told apart by their number, not by the order of coming.
     for device in (first..first + COUNT).rev() {
         let file = file(&scratch, &format!("disk{device}"), 2, device.into(), true)?;
         attach(&mut guest, device, true, &[file])?;
@@ -197,7 +194,7 @@ fn all_at_once(setting: &Setting) -> Result<()> {
     guest.power_off()
 }
 
-/// Nothing is asked of a disk that has been taken away; its place is as good as new for a driver that
+/// Nothing is asked of a disk that has been taken away; its slot is as good as new for a driver that
 /// begins anew.
 fn one_that_is_in_use_goes(setting: &Setting) -> Result<()> {
     let scratch = Scratch::new()?;

@@ -11,7 +11,7 @@ use trefoil_guest::run::output;
 
 /// Loaded before anything runs: what the root file system is on, and what makes the machine a
 /// test VM. What else is needed (filters, ciphers) the kernel asks modprobe for.
-const MODULES: [&str; 24] = [
+const MODULES: [&str; 25] = [
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
@@ -29,6 +29,7 @@ const MODULES: [&str; 24] = [
     "fuse",
     "erofs",
     "dm_mod",
+    "dm_verity",
     "nf_tables",
     "nft_compat",
     "iptable_nat",

@@ -212,7 +212,13 @@ impl Drop for Prepared {
 
 impl Prepared {
     fn new(vm: &TestVm, command: &[&str], terminal: Option<(u16, u16)>) -> Result<Self> {
-        let (qemu, kernel) = (Qemu::ensure()?, DebianKernel::ensure()?);
+        // A counted instruction must be the same wherever it is counted.
+        let qemu = if vm.instructions {
+            Qemu::ensure()?
+        } else {
+            Qemu::emulator()?
+        };
+        let kernel = DebianKernel::ensure()?;
         let directory = make_directory()?;
         let mut prepared = Self {
             guard: Some(guard::start(&directory)?),
@@ -294,7 +300,8 @@ impl Prepared {
             // where `vmrun` injects an interrupt, QEMU (10.0 to 11.1) keeps it as an exception that
             // is to be raised, until the guest next exits; a processor that is stopped before
             // raises it once more, whether the guest has disabled interrupts or not. One processor
-            // alone is stopped for its own interrupts only, which end the guest's turn first.
+            // alone is stopped for its own interrupts only, which end the guest's turn first. The
+            // QEMU that is built keeps no such exception, but there may be none.
             qemu.args(["-accel", "tcg,thread=single"])
                 .args(["-smp", &vm.cpus.to_string()]);
             format!("tsc_early_khz={}", time_stamp_khz())

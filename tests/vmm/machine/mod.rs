@@ -19,7 +19,7 @@ use rig::guest::Images;
 use rig::probe::{PORT, Probe};
 use rig::transcript::Transcript;
 use trefoil_agent_protocol::command_line;
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 
 use ours::Ours;
 use wires::Wires;
@@ -96,8 +96,10 @@ pub struct Machine {
     pub nics: Vec<Nic>,
     /// The shared directories.
     pub shares: Vec<Share>,
-    /// How many places there are for disks that come later; our VMM's machines only.
+    /// How many slots there are for disks that come later; our VMM's machines only.
     pub slots: u8,
+    /// More words for the kernel's command line, with a space before each.
+    pub more_words: String,
     /// A serial line with the kernel's complaints; each byte takes time.
     pub console: bool,
     /// It has this long to become ready, for each answer, and to end.
@@ -170,6 +172,7 @@ impl Machine {
             nics: Vec::new(),
             shares: Vec::new(),
             slots: 0,
+            more_words: String::new(),
             console: true,
             limit: Duration::from_secs(120),
             cgroups: Vec::new(),
@@ -178,7 +181,7 @@ impl Machine {
         }
     }
 
-    /// Which device the first place for a disk is, after vsock, random numbers and all others.
+    /// Which device the first slot for a disk is, after vsock, random numbers and all others.
     pub fn first_slot(&self) -> Result<u8> {
         let before = 2 + self.disks.len() + self.nics.len() + self.shares.len();
         Ok(u8::try_from(before)?)
@@ -246,7 +249,7 @@ impl Machine {
 
     /// The kernel's command line, with what this machine and `vmm` add to ours.
     fn words(&self, more: &str) -> String {
-        let mut words = command_line::COMMAND_LINE.to_owned() + more;
+        let mut words = command_line::COMMAND_LINE.to_owned() + more + &self.more_words;
         if self.console {
             words.push_str(command_line::CONSOLE);
             // A panic is said, and little else.
@@ -386,7 +389,7 @@ impl Guest {
     /// Powers it off.
     pub fn power_off(self) -> Result<()> {
         self.end_by("power-off")?
-            .expect(|exit| *exit == Exit::PoweredOff)
+            .expect(|exit| *exit == Exit::Done(Stop::PoweredOff))
     }
 
     /// Kills the VMM.

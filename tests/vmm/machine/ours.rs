@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::pipe;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rig::probe::PORT;
 use rig::transcript::Transcript;
-use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory, Pages};
+use trefoil_guest::run;
+use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory, Pages, Tables};
 use trefoil_vmm::control::{Answer, Attach, Message, Request, Stats};
 use trefoil_vmm::cpu::cpuid::Model;
 use trefoil_vmm::devices::vsock::door::Door;
@@ -64,8 +64,7 @@ pub fn told_program() -> Option<PathBuf> {
 
 /// The VMM as it is released, built if it isn't yet.
 pub fn release_build() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = run::cargo()
         .args(["build", "--quiet", "--release", "-p", "trefoil-vmm"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .status()
@@ -186,6 +185,7 @@ fn launch(
         kernel: handing.add(&kernel)?,
         initramfs: Some(handing.add(&image)?),
         command_line: machine.words(""),
+        tables: Tables::default(),
         cpus: Cpus {
             boot: u8::try_from(machine.cpus)?,
             most: u8::try_from(machine.most_cpus)?,
@@ -221,7 +221,7 @@ impl Ours {
             .with_context(|| format!("asking for {request:?}"))
     }
 
-    /// Puts a disk of these files into a place, and waits for the answer.
+    /// Puts a disk of these files into a slot, and waits for the answer.
     pub fn attach(&mut self, disk: Attach, files: &[File]) -> Result<()> {
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         self.process.attach(disk, &files)?;

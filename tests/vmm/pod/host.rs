@@ -17,7 +17,7 @@ use trefoil_agent_protocol::service::{
 };
 use trefoil_agent_protocol::{Request, STREAM_PORT, status};
 use trefoil_core::ErrorKind;
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{Context as Given, with_duration};
@@ -151,6 +151,11 @@ impl Pod {
         let mut machine = Machine::new(&setting.images);
         machine.images.image.clone_from(&setting.pod);
         machine.memory = 256;
+        Self::of(&machine)
+    }
+
+    /// Boots this machine's guest, and has it serve, but not set up.
+    pub fn of(machine: &Machine) -> Result<Self> {
         let Agent {
             stream,
             wires,
@@ -349,7 +354,7 @@ impl Pod {
         refused(outcome, ErrorKind::Unavailable, "does not answer")?;
         self.machine
             .await_end()?
-            .expect(|exit| *exit == Exit::PoweredOff)
+            .expect(|exit| *exit == Exit::Done(Stop::PoweredOff))
     }
 
     /// Ends the connection, and waits for the guest's end.
@@ -364,7 +369,7 @@ impl Pod {
         drop((client, runtime));
         machine
             .await_end()?
-            .expect(|exit| *exit == Exit::PoweredOff)
+            .expect(|exit| *exit == Exit::Done(Stop::PoweredOff))
     }
 }
 

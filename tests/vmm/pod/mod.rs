@@ -1,6 +1,6 @@
 //! Containers in a guest: the agent, asked as the shim asks it.
 
-mod host;
+pub mod host;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -11,9 +11,10 @@ use trefoil_agent_protocol::FORWARD_PORT;
 use trefoil_agent_protocol::service::{ResizeRequest, SetUpRequest, UpdateRequest};
 use trefoil_core::ErrorKind;
 use trefoil_core::stats::Stats;
-use trefoil_vmm::exit::Exit;
+use trefoil_vmm::exit::{Exit, Stop};
 
-use host::{Ends, Plumbing, Pod, a_process, configuration, container, now, process, refused};
+pub use host::configuration;
+use host::{Ends, Plumbing, Pod, a_process, container, now, process, refused};
 
 use rig::pod_guest::FATAL;
 
@@ -173,7 +174,7 @@ fn refusals(setting: &Setting) -> Result<()> {
             "/mounts/7/source",
             json!("share:missing"),
             ErrorKind::Internal,
-            "mount the volume missing: open /run/trefoil/share/missing to mount it: ENOENT",
+            "mount the volume missing: open /run/trefoil/share/missing to mount it: no such file or directory",
         ),
         (
             "/linux/namespaces/0",
@@ -509,7 +510,7 @@ fn killed_agent(setting: &Setting) -> Result<()> {
     refused(outcome, ErrorKind::Unavailable, "does not answer")?;
     pod.machine
         .await_end()?
-        .expect(|exit| *exit == Exit::Reset)?;
+        .expect(|exit| *exit == Exit::Done(Stop::Reset))?;
     let said = pod.machine.last_lines();
     ensure!(
         said.contains("the agent has ended: Signaled"),

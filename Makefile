@@ -13,10 +13,12 @@ PREFIX ?= /usr/local
 TOLD := $(CARGO) run --quiet -p trefoil-suite -- --told
 
 BINARY := target/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2
+# The same, built beside the guest's programs, with which it has most crates in common.
+BESIDE_GUEST := target/guest/x86_64-unknown-linux-gnu/release/containerd-shim-trefoil-v2
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: prerequisites
 prerequisites: ## Install the packages that are missing (as root)
@@ -32,10 +34,11 @@ build: crates ## Build the shim
 	$(CARGO) build --release
 
 .PHONY: install
-install: build ## Install the shim under PREFIX, by its three names
+install: build ## Install the shim under PREFIX by its three names, and as trefoil, the author's tool
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-v2
 	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-vm-v2
 	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-trefoil-confidential-v2
+	ln -sf containerd-shim-trefoil-v2 $(DESTDIR)$(PREFIX)/bin/trefoil
 
 .PHONY: install-guest
 install-guest: ## Install what microVMs boot under PREFIX (minutes the first time)
@@ -46,11 +49,26 @@ install-guest: ## Install what microVMs boot under PREFIX (minutes the first tim
 	install -D -m 0644 "$$image" $(DESTDIR)$(PREFIX)/share/trefoil/initramfs; \
 	install -D -m 0755 "$$agent" $(DESTDIR)$(PREFIX)/share/trefoil/agent
 
+.PHONY: install-confidential
+install-confidential: install-guest ## Install what confidential pods boot as well
+	kernel=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- kernel --with confidential | sed -n 1p); \
+	image=$$($(CARGO) run --quiet -p trefoil-guest --bin guest -- image --confidential | sed -n 1p); \
+	install -D -m 0644 "$$kernel/vmlinux" $(DESTDIR)$(PREFIX)/share/trefoil/confidential-vmlinux; \
+	install -D -m 0644 "$$image" $(DESTDIR)$(PREFIX)/share/trefoil/confidential-initramfs
+
+.PHONY: uninstall
+uninstall: ## Remove all that the install targets have put under PREFIX
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,containerd-shim-trefoil-v2 containerd-shim-trefoil-vm-v2 \
+		containerd-shim-trefoil-confidential-v2 trefoil)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/trefoil/,vmlinux initramfs agent \
+		confidential-vmlinux confidential-initramfs)
+	[ ! -d $(DESTDIR)$(PREFIX)/share/trefoil ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/share/trefoil
+
 .PHONY: demo
 demo: prerequisites crates ## Run a pod in a private containerd, on one screen
-	@$(TOLD) 'build of the shim' $(CARGO) build --release
+	@$(CARGO) run --quiet -p trefoil-guest --bin guest -- shim >/dev/null
 	@$(TOLD) 'build of the demo' $(CARGO) build -p trefoil-tests
-	@$(CARGO) run --quiet -p trefoil-tests -- demo
+	@TREFOIL_SHIM=$(CURDIR)/$(BESIDE_GUEST) $(CARGO) run --quiet -p trefoil-tests -- demo
 
 .PHONY: check
 check: prerequisites crates ## Run what is asked before each commit, in minutes

@@ -12,18 +12,25 @@ use rig::command;
 use rig::counting;
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 
-use crate::bench::Peers;
 use crate::bench::measure::{self, Measure};
 use crate::bench::table::{Row, Table};
+use crate::bench::{Peers, confidential};
 
-/// All of them that are measured in such a test VM.
-pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
-    let own: [(&str, Measure); 2] = [
-        ("boot: by its parts", boot),
-        ("files: metadata and data", files),
-    ];
+/// All of them that are measured in such a test VM, of this handler.
+pub fn all(handler: Handler, by_instructions: bool) -> Vec<(&'static str, Measure)> {
     let mut all = measure::all(by_instructions);
-    all.extend(own.into_iter().filter(|_| by_instructions));
+    let own: &[(&str, Measure)] = match handler {
+        // `ctr` has no pods, and these have no container without one. They have no volumes of the node's either.
+        Handler::TrefoilConfidential => {
+            all.retain(|(name, _)| !name.contains("ctr "));
+            &confidential::OWN
+        }
+        _ => &[
+            ("boot: by its parts", boot),
+            ("files: metadata and data", files),
+        ],
+    };
+    all.extend(own.iter().filter(|_| by_instructions));
     all
 }
 
@@ -31,7 +38,7 @@ pub fn all(by_instructions: bool) -> Vec<(&'static str, Measure)> {
 const BOOT: &str = "milliseconds of the boot of ";
 
 /// The parts of a machine's boot. The stock handler has none, and no ratio.
-fn boot(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
+pub fn boot(peers: &Peers<'_>, n: usize, table: &mut Table) -> Result<()> {
     let [_, ours] = peers.both;
     let mut parts: BTreeMap<(usize, String), Row> = BTreeMap::new();
     for _ in 0..n {
@@ -64,7 +71,11 @@ fn boot_told(peers: &Peers<'_>, handler: Handler) -> Result<String> {
 }
 
 /// [`counting::again`] for what is done with pods: of one that stands still nothing is left for the next.
-fn again<T>(peers: &Peers<'_>, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn again<T>(
+    peers: &Peers<'_>,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
     counting::again(what, || {
         let outcome = attempt();
         if outcome.is_err() {
@@ -102,8 +113,6 @@ const WORK: [(&str, &str); 6] = [
     ),
 ];
 
-/// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands
-/// still in about every second test VM.
 fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     let volume = peers.rig.directory().join("logs/volume");
     fs::create_dir_all(&volume)?;
@@ -112,12 +121,33 @@ fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     for _ in 0..64 {
         data.write_all(&block)?;
     }
-    let lines = WORK.map(|(_, line)| format!("{line} || exit 1; echo done\n"));
-    let mut spec = ContainerSpec::shell(&format!("echo begin\n{}", lines.concat()));
+    let mut spec = ContainerSpec::idle();
     spec.mounts = vec![(volume, "/volume".into())];
-    let mut rows = WORK.map(|(name, _)| Row::new(name, "ms"));
+    work(peers, &WORK, spec, table)
+}
+
+/// Has a shell do this in a container of each, line by line, and adds a row for each line.
+///
+/// One round, whatever is asked for: two differ by a few per cent, and a guest that does all of it stands
+/// still in about every second test VM.
+pub fn work(
+    peers: &Peers<'_>,
+    work: &[(&str, &str)],
+    spec: ContainerSpec,
+    table: &mut Table,
+) -> Result<()> {
+    let lines: String = work
+        .iter()
+        .map(|(_, line)| format!("{line} || exit 1; echo done\n"))
+        .collect();
+    let script = format!("echo begin\n{lines}");
+    let spec = ContainerSpec {
+        command: ContainerSpec::shell(&script).command,
+        ..spec
+    };
+    let mut rows: Vec<Row> = work.iter().map(|(name, _)| Row::new(*name, "ms")).collect();
     for handler in peers.both {
-        let times = times(peers, handler, &spec)?;
+        let times = times(peers, handler, &spec, work.len())?;
         for (row, pair) in rows.iter_mut().zip(times.windows(2)) {
             // It may have become midnight.
             let took = (pair[1] + DAY).saturating_sub(pair[0]).as_secs_f64() % DAY.as_secs_f64();
@@ -131,20 +161,25 @@ fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
 /// All of it takes two seconds where clocks count instructions; a guest that takes so long stands still.
 const STANDS_STILL: Duration = Duration::from_secs(5);
 
-/// When containerd read each line that a container printed, since midnight.
-fn times(peers: &Peers<'_>, handler: Handler, spec: &ContainerSpec) -> Result<Vec<Duration>> {
+/// When containerd read each line that a container printed, one more than it does parts, since midnight.
+fn times(
+    peers: &Peers<'_>,
+    handler: Handler,
+    spec: &ContainerSpec,
+    parts: usize,
+) -> Result<Vec<Duration>> {
     let pod = Pod::run(peers.rig, handler, PodSpec::default())?;
     let container = pod.start(spec)?;
     let printed = || fs::read_to_string(&container.log);
     // Not by asking the container: crictl would be a part of what is measured.
     command::until("the last line of the work", STANDS_STILL, || {
-        Ok(printed()?.lines().count() > WORK.len())
+        Ok(printed()?.lines().count() > parts)
     })?;
     let (code, _) = container.ended_within(STANDS_STILL)?;
     let log = printed()?;
     let times: Vec<Duration> = log.lines().map(time).collect::<Result<_>>()?;
     ensure!(
-        code == 0 && times.len() == WORK.len() + 1,
+        code == 0 && times.len() == parts + 1,
         "the container ended with {code} after {} parts",
         times.len().saturating_sub(1)
     );
@@ -155,7 +190,7 @@ fn times(peers: &Peers<'_>, handler: Handler, spec: &ContainerSpec) -> Result<Ve
 
 /// The time that a line of a container's log begins with, such as `2026-11-26T05:22:09.123456789Z`,
 /// since midnight.
-fn time(line: &str) -> Result<Duration> {
+pub fn time(line: &str) -> Result<Duration> {
     let (_, rest) = line.split_once('T').context("a line without a time")?;
     let field = |range: std::ops::Range<usize>| rest.get(range).context("a time that is too short");
     let seconds = field(0..2)?.parse::<u64>()? * 3600

@@ -1,10 +1,10 @@
 //! Ours against the stock shim with runc: alternating, in one containerd, in the same run.
 //!
 //!     trefoil-test bench [--n 30] [--only PART OF A ROW'S NAME] [--output FILE]
-//!     trefoil-test bench --handler trefoil-vm [--n 3] [--only PART OF A ROW'S NAME]
+//!     trefoil-test bench --handler trefoil-vm|trefoil-confidential [--n 3] [--only PART OF A ROW'S NAME]
 //!     trefoil-test bench --count [--n 3] [--only PART OF A ROW'S NAME]
 //!
-//! The second is of microVM pods and the third of namespace pods, in a test VM whose clocks count
+//! The second is of microVM pods, or of confidential pods beside plain microVM pods, and the third of namespace pods, in a test VM whose clocks count
 //! instructions: a millisecond is a million of them. Where nobody has anything to do the clock moves on, so *wall* holds waits as well. Each part has
 //! a test VM of its own, and another if that stands still. Their memory is measured in an ordinary test VM.
 //!
@@ -21,6 +21,7 @@
 //!   all is started and has been idle for three seconds. PSS shares out what several map. Of a microVM
 //!   pod the VMM is one of them, and with it all of the guest's memory that was ever used.
 
+mod confidential;
 mod machines;
 mod measure;
 mod table;
@@ -33,16 +34,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use measure::Measure;
+use rig::confidential::Simulated;
 use rig::guest::Images;
 use rig::test_vm::{self, TestVm};
-use rig::{Handler, Rig, containerd, counting};
+use rig::{Handler, Rig, containerd, counting, erofs};
 use table::Table;
 
 /// Who is measured.
 pub struct Peers<'a> {
     /// In one containerd.
     pub rig: &'a Rig,
-    /// The stock handler and ours, in the order in which each round asks them.
+    /// The peer and ours, in the order in which each round asks them.
     pub both: [Handler; 2],
 }
 
@@ -87,12 +89,12 @@ pub fn main() -> Result<ExitCode> {
     let options = options()?;
     options.handler.require()?;
     let machines = match options.handler {
-        Handler::TrefoilVm => Some(Images::ensure()?),
+        Handler::TrefoilVm | Handler::TrefoilConfidential => Some(Images::ensure()?),
         Handler::Trefoil => None,
         other => bail!("{other} is not measured"),
     };
     let measures = |by_instructions| match machines {
-        Some(_) => machines::all(by_instructions),
+        Some(_) => machines::all(options.handler, by_instructions),
         None => measure::all(by_instructions),
     };
     let wanted = |(name, _): &(&str, Measure)| match &options.only {
@@ -122,12 +124,19 @@ pub fn main() -> Result<ExitCode> {
     if let Some(images) = &machines {
         rig.install_guest(images)?;
     }
+    let confidential = options.handler == Handler::TrefoilConfidential;
+    let tee = if confidential {
+        rig::confidential::configure(&rig)?;
+        Some(Simulated::permissive(&rig)?)
+    } else {
+        None
+    };
     rig.ctr_pull(rig::images::BASE)?;
     let peers = Peers {
         rig: &rig,
-        both: [Handler::Runc, options.handler],
+        both: [peer(options.handler), options.handler],
     };
-    let mut table = Table::default();
+    let mut table = Table::new(peers.both);
     let measures = match machines.is_some() || test_vm::inside() {
         true => measures(counting::inside()),
         false => measure::ALL.to_vec(),
@@ -137,6 +146,7 @@ pub fn main() -> Result<ExitCode> {
         measure(&peers, options.n, &mut table).with_context(|| format!("measuring {name}"))?;
         rig.remove_all()?;
     }
+    drop(tee);
     drop(rig);
     let text = table.to_string();
     if let Some(output) = &options.output {
@@ -144,6 +154,15 @@ pub fn main() -> Result<ExitCode> {
     }
     println!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who a handler is measured against.
+fn peer(handler: Handler) -> Handler {
+    match handler {
+        // What protection costs, beside the same machine without it.
+        Handler::TrefoilConfidential => Handler::TrefoilVm,
+        _ => Handler::Runc,
+    }
 }
 
 /// How long a test VM may take for one part where its clocks count instructions: several times what it needs. In
@@ -164,6 +183,10 @@ fn in_vm(
     part: &str,
 ) -> Result<()> {
     rig::prepare()?;
+    if options.handler == Handler::TrefoilConfidential {
+        // In a test VM there is no network to fetch it from.
+        erofs::ensure()?;
+    }
     let mut environment = Vec::new();
     let mut hot = vec![containerd::shim_binary()];
     if let Some(images) = images {

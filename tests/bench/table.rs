@@ -9,8 +9,7 @@ use rig::Handler;
 pub struct Row {
     name: String,
     unit: &'static str,
-    stock: Vec<f64>,
-    ours: Vec<f64>,
+    values: Vec<(Handler, f64)>,
 }
 
 impl Row {
@@ -19,28 +18,39 @@ impl Row {
         Self {
             name: name.into(),
             unit,
-            stock: Vec::new(),
-            ours: Vec::new(),
+            values: Vec::new(),
         }
     }
 
     /// Adds a value of one of the peers.
     pub fn add(&mut self, handler: Handler, value: f64) {
-        match handler {
-            Handler::Runc => self.stock.push(value),
-            _ => self.ours.push(value),
-        }
+        self.values.push((handler, value));
+    }
+
+    fn of(&self, handler: Handler) -> Vec<f64> {
+        let values = self.values.iter().filter(|(of, _)| *of == handler);
+        values.map(|(_, value)| *value).collect()
     }
 }
 
 /// All rows.
-#[derive(Debug, Default)]
-pub struct Table(Vec<Row>);
+#[derive(Debug)]
+pub struct Table {
+    /// The peer and ours.
+    both: [Handler; 2],
+    rows: Vec<Row>,
+}
 
 impl Table {
+    /// One without rows, of a peer and ours.
+    pub fn new(both: [Handler; 2]) -> Self {
+        let rows = Vec::new();
+        Self { both, rows }
+    }
+
     /// Adds a finished row.
     pub fn push(&mut self, row: Row) {
-        self.0.push(row);
+        self.rows.push(row);
     }
 }
 
@@ -75,24 +85,29 @@ fn show(values: &[f64]) -> String {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [peer, ours] = match self.both {
+            [Handler::Runc, _] => ["stock", "Trefoil"],
+            both => both.map(Handler::name),
+        };
         writeln!(
             f,
-            "| what | unit | n | stock: median (quartiles) | Trefoil: median (quartiles) | ratio |"
+            "| what | unit | n | {peer}: median (quartiles) | {ours}: median (quartiles) | ratio |"
         )?;
         writeln!(f, "|---|---|---|---|---|---|")?;
-        for row in &self.0 {
-            let ours = show(&row.ours);
-            let (n, stock, ratio) = match row.stock.len() {
+        for row in &self.rows {
+            let [peers, ours] = self.both.map(|handler| row.of(handler));
+            let shown = show(&ours);
+            let (n, peers, ratio) = match peers.len() {
                 // It has no such thing.
-                0 => (row.ours.len(), "–".into(), "–".into()),
+                0 => (ours.len(), "–".into(), "–".into()),
                 n => {
-                    let ratio = quantile(&row.ours, 0.5) / quantile(&row.stock, 0.5);
-                    let stock = show(&row.stock);
-                    (n.min(row.ours.len()), stock, format!("{ratio:.2}"))
+                    let ratio = quantile(&ours, 0.5) / quantile(&peers, 0.5);
+                    let peers = show(&peers);
+                    (n.min(ours.len()), peers, format!("{ratio:.2}"))
                 }
             };
             let (name, unit) = (&row.name, row.unit);
-            writeln!(f, "| {name} | {unit} | {n} | {stock} | {ours} | {ratio} |")?;
+            writeln!(f, "| {name} | {unit} | {n} | {peers} | {shown} | {ratio} |")?;
         }
         Ok(())
     }

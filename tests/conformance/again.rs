@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rig::confidential::Simulated;
 use rig::critest::{self, Outcome, Spec};
 use rig::guest::Images;
 use rig::rerun::{Reruns, Run};
 use rig::{Handler, Rig, client_suite};
 
-use crate::conformance::{Options, Suite};
+use crate::conformance::{Options, Suite, prepare};
 
 /// How long one spec may take, with what its suite does before and after.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -68,6 +69,10 @@ impl<'a> Again<'a> {
 
     fn once(&self, handler: Handler, name: &str) -> Result<()> {
         let rig = self.rig()?;
+        let _tee = match handler {
+            Handler::TrefoilConfidential => Some(Simulated::permissive(rig)?),
+            _ => None,
+        };
         fs::create_dir_all(&self.reports)?;
         let report = match self.suite {
             Suite::Critest => {
@@ -94,9 +99,7 @@ impl<'a> Again<'a> {
             return Ok(rig);
         }
         let rig = Rig::start()?;
-        if let Some(images) = self.images {
-            rig.install_guest(images)?;
-        }
+        prepare(&rig, self.handler, self.images)?;
         Ok(self.rig.get_or_init(|| rig))
     }
 }

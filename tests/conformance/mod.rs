@@ -1,6 +1,6 @@
 //! critest with a handler of ours, beside the stock one: same images, same kind of machine.
 //!
-//!     trefoil-test conformance [--in-vm] [--handler runc|trefoil|trefoil-vm] [--focus REGEX | --part]
+//!     trefoil-test conformance [--in-vm] [--handler runc|trefoil|trefoil-vm|trefoil-confidential] [--focus REGEX | --part]
 //!                 [--reports DIRECTORY] [--in-turn]
 //!     trefoil-test conformance --handler trefoil-sandbox [--focus REGEX | --part] [--reports DIRECTORY] [--in-turn]
 //!     trefoil-test conformance --suite client [--focus REGEX] [--reports DIRECTORY]
@@ -10,11 +10,12 @@
 //!
 //! Here and without `--handler`, `trefoil` and stock both run, at once unless `--in-turn`, and ours
 //! must pass what stock passes. With one handler, what stock passes is all but what
-//! `not-by-stock.txt` lists, as it was found in a test VM.
+//! `not-by-stock.txt` lists, as it was found in a test VM. Confidential pods are under the simulated TEE, with a
+//! policy that allows everything.
 //!
 //! A spec that fails is run again alone, with stock beside it: see [`rig::rerun`].
 //!
-//! What a handler doesn't pass is on a list of its own, `not-yet.txt` or `not-as-microvm.txt`; what is
+//! What a handler doesn't pass is on a list of its own, `not-yet.txt`, `not-as-microvm.txt` or `not-as-confidential.txt`; what is
 //! listed and passes must leave the list.
 //!
 //! `--in-vm` does it on pure cgroup v2 and another kernel: `trefoil`, and without a focus of yours
@@ -34,11 +35,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rig::confidential::{self, Simulated};
 use rig::critest::{self, Outcome, Report};
 use rig::guest::Images;
 use rig::kvm::{self, Place};
 use rig::test_vm::{self, TestVm};
-use rig::{Handler, Rig, client_suite, containerd, rerun};
+use rig::{Handler, Rig, client_suite, containerd, erofs, rerun};
 
 use crate::conformance::again::Again;
 use crate::conformance::lists::List;
@@ -179,6 +181,10 @@ pub fn main() -> Result<ExitCode> {
         Some(handler) if handler.makes_machines() => Some(Images::ensure()?),
         _ => None,
     };
+    if options.handler == Some(Handler::TrefoilConfidential) && !test_vm::inside() {
+        // In a test VM there is no network to fetch it from.
+        erofs::ensure()?;
+    }
     if !test_vm::inside() && (options.in_vm || has_to_be_in_vm(images.as_ref())?) {
         return in_vm(&options, images.as_ref());
     }
@@ -247,9 +253,7 @@ fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<R
     handler.require()?;
     let started = Instant::now();
     let rig = Rig::start()?;
-    if let Some(images) = images {
-        rig.install_guest(images)?;
-    }
+    let _tee = prepare(&rig, handler, images)?;
     let focus = options.focus.as_deref();
     let reports = &options.reports;
     let report = match options.suite {
@@ -272,6 +276,22 @@ fn run(options: &Options, handler: Handler, images: Option<&Images>) -> Result<R
         started.elapsed().as_secs()
     );
     Ok(report)
+}
+
+/// Gives a node what the handler's pods need; what is of a TEE as long as what is answered is there.
+fn prepare<'a>(
+    rig: &'a Rig,
+    handler: Handler,
+    images: Option<&Images>,
+) -> Result<Option<Simulated<'a>>> {
+    if let Some(images) = images {
+        rig.install_guest(images)?;
+    }
+    if handler != Handler::TrefoilConfidential {
+        return Ok(None);
+    }
+    confidential::configure(rig)?;
+    Simulated::permissive(rig).map(Some)
 }
 
 /// A handler alone, beside what is known of stock.

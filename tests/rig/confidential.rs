@@ -17,6 +17,16 @@ pub const HANDLER: &str = "\
     pod_annotations = ['trefoil.dev/*']\n\
     snapshotter = 'erofs'\n";
 
+/// A document that allows everything, which is for a simulated TEE alone.
+pub const PERMISSIVE: &str = r#"version = "0.1.0"
+algorithm = "sha256"
+
+[data]
+"policy.json" = '''
+{"version": 1, "permissive": true, "sandbox": {"hostname": {"typed": "text"}}, "containers": []}
+'''
+"#;
+
 /// Where the node keeps what is of such pods.
 pub fn state(rig: &Rig) -> PathBuf {
     rig.directory().join("state-of-trefoil")
@@ -32,10 +42,25 @@ impl<'a> Simulated<'a> {
     /// # Errors
     /// If it can't be written.
     pub fn on(rig: &'a Rig) -> Result<Self> {
+        Self::with(rig, "")
+    }
+
+    /// Has it do so, and give [`PERMISSIVE`] to pods without initdata of their own: clients that make pods for
+    /// any runtime bring none.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn permissive(rig: &'a Rig) -> Result<Self> {
+        let file = rig.directory().join("initdata.toml");
+        fs::write(&file, PERMISSIVE)?;
+        Self::with(rig, &format!("initdata = '{}'\n", file.display()))
+    }
+
+    fn with(rig: &'a Rig, more: &str) -> Result<Self> {
         let state = state(rig);
         // Where KVM is emulated all takes ten times as long.
         let table = format!(
-            "[confidential]\ntee = 'simulated'\nstate = '{}'\nboot-timeout-seconds = 100\n",
+            "[confidential]\ntee = 'simulated'\nstate = '{}'\nboot-timeout-seconds = 100\n{more}",
             state.display()
         );
         fs::write(rig.drop_in(DROP_IN), table)?;
@@ -56,6 +81,24 @@ impl Drop for Simulated<'_> {
 pub fn configure(rig: &Rig) -> Result<()> {
     erofs::configure(rig)?;
     let more = "[plugins.'io.containerd.snapshotter.v1.erofs']\ndmverity_mode = 'auto'\n";
+    rig.reconfigure(
+        "confidential.toml",
+        &format!("version = 3\n{more}{HANDLER}"),
+    )
+}
+
+/// As [`configure`], and layers of microVM pods are such images as well: the difference is what checks them.
+///
+/// # Errors
+/// If it does not come back.
+pub fn configure_all(rig: &Rig) -> Result<()> {
+    erofs::configure(rig)?;
+    let more = "[plugins.'io.containerd.snapshotter.v1.erofs']\n\
+                dmverity_mode = 'auto'\n\
+                default_size = '64MiB'\n\
+                [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.trefoil-vm]\n\
+                runtime_type = 'io.containerd.trefoil-vm.v2'\n\
+                snapshotter = 'erofs'\n";
     rig.reconfigure(
         "confidential.toml",
         &format!("version = 3\n{more}{HANDLER}"),

@@ -35,6 +35,8 @@ const PACKAGES: [&str; 5] = [
 pub const BASE: &str = "images.test/e2e-test-images/busybox:1.29-2";
 /// A web server on port 80.
 pub const WEB: &str = "images.test/e2e-test-images/nginx:1.14-2";
+/// The same on another port, by a third layer.
+pub const SERVER_ON_HOST: &str = "images.test/k8s-staging-cri-tools/hostnet-nginx-amd64:latest";
 /// What containerd's CRI holds a pod's namespaces with.
 pub const PAUSE: &str = "images.test/pause:3.10";
 

@@ -17,6 +17,7 @@ pub(crate) static TABLE: Table = Table {
         key("kernel", Kind::Text),
         key("image", Kind::Text),
         key("state", Kind::Text),
+        key("initdata", Kind::Text),
         key("scratch-gib", Kind::Number),
         key("default-cpus", Kind::Number),
         key("default-memory-mib", Kind::Number),
@@ -49,6 +50,8 @@ pub(crate) struct Own {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub state: PathBuf,
+    /// The file with the initdata of pods that bring none.
+    pub initdata: Option<PathBuf>,
     pub scratch: Option<Scratch>,
 }
 
@@ -59,11 +62,16 @@ impl Own {
             ..=MOST_SCRATCH_GIB => Ok(gib << 30),
             _ => Err(format!("from 0 to {MOST_SCRATCH_GIB}")),
         })?;
+        let initdata = match table.text("initdata")? {
+            Some(_) => Some(table.path("initdata", "")?),
+            None => None,
+        };
         let directory = state.join("scratch");
         Ok(Self {
             kernel: table.path("kernel", "confidential-vmlinux")?,
             initramfs: table.path("image", "confidential-initramfs")?,
             scratch: (size > 0).then_some(Scratch { directory, size }),
+            initdata,
             state,
         })
     }

@@ -8,7 +8,7 @@ mod secrets;
 use anyhow::{Result, ensure};
 use rig::Handler;
 use rig::author::Author;
-use rig::confidential::Simulated;
+use rig::confidential::{PERMISSIVE, Simulated};
 use rig::cri::{ContainerSpec, Pod, PodSpec};
 use rig::kubelet::{Kubelet, Manifest};
 use trefoil_initdata::annotation;
@@ -35,16 +35,6 @@ pub const TRIALS: &[(&str, Body)] = &[
 
 /// The pod's annotation.
 const INITDATA: &str = "trefoil.dev/initdata";
-
-/// Allows everything, which is for a simulated TEE alone.
-const PERMISSIVE: &str = r#"version = "0.1.0"
-algorithm = "sha256"
-
-[data]
-"policy.json" = '''
-{"version": 1, "permissive": true, "sandbox": {"hostname": {"typed": "text"}}, "containers": []}
-'''
-"#;
 
 /// Lets the node have such pods, as long as it is there.
 struct Configured<'a> {

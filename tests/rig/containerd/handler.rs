@@ -76,9 +76,9 @@ impl Handler {
         }
     }
 
-    /// Whether its pods are microVMs.
+    /// Whether its pods are machines.
     pub fn makes_machines(self) -> bool {
-        self.usual() == Self::TrefoilVm
+        matches!(self.usual(), Self::TrefoilVm | Self::TrefoilConfidential)
     }
 
     /// What containerd finds the shim's binary by.

@@ -105,6 +105,7 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.nri.v1.nri']
 
 const WITH_CONTAINERD: &str = r#"mkdir -p /run/c; cp -r $INNER/rootfs /run/c; cd $INNER
 export PATH=$PROGRAMS/shim:$PROGRAMS/containerd:$PROGRAMS/runc:$PATH CONTAINERD_ADDRESS=/run/c/sock
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 containerd --config config.toml >/run/c/log 2>&1 & daemon=$!
 for try in $(seq 300); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
 r="--runtime $RUNTIME"
@@ -113,7 +114,7 @@ ctr run -d $r --config sleep.json i2 </dev/null >/dev/null 2>&1; echo start $?
 ctr task exec --exec-id e i2 echo in inner </dev/null 2>/dev/null; echo exec $?
 ctr task pause i2 2>/dev/null && ctr task resume i2 2>/dev/null && echo paused and resumed
 ctr task metrics i2 >/dev/null 2>&1; echo metrics $?; ctr task kill -s SIGKILL i2 2>/dev/null
-for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; ctr task ls -q | grep -q i2 || break; sleep 0.1; done; echo removed
+for try in $(seq 100); do ctr task rm i2 >/dev/null 2>&1 && break; ctr task ls -q 2>/dev/null | grep -q i2 || break; sleep 0.1; done; echo removed
 find /sys/fs/cgroup -name "inner-$HANDLER-*" | wc -l; kill $daemon; wait $daemon; ls /run/c/state/*task*"#;
 
 /// What is to run inside, as `run.json` and `sleep.json` beside a root, which the inner runtime finds at

@@ -273,7 +273,7 @@ impl<'a> Side<'a> {
         let text = terminal.expect("[ended ")?.replace('\r', "");
         let code = terminal.expect("]")?.parse()?;
         terminal.wait()?;
-        let complaint = |line: &&str| line.starts_with("ctr: ") || line.contains("DEPRECATION");
+        let complaint = |line: &&str| line.starts_with("ctr: ");
         let (stderr, out): (Vec<&str>, Vec<&str>) = text.lines().partition(complaint);
         let ended = Ended::read(code, out.join("\n"), &stderr.join("\n"));
         if ended.error.is_some() {

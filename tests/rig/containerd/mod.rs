@@ -128,7 +128,9 @@ impl Rig {
             .env("CRI_CONFIG_FILE", self.directory.join("crictl.yaml"));
         command
             .env("CONTAINERD_ADDRESS", self.socket())
-            .env("CONTAINERD_NAMESPACE", &self.name);
+            .env("CONTAINERD_NAMESPACE", &self.name)
+            // `ctr` tells of cgroup v1 once its containerd has noted that, which is now and then later.
+            .env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "1");
         Ok(command)
     }
 

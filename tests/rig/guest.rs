@@ -163,7 +163,7 @@ impl Guest {
 
     /// Boots it; an error says why it isn't ready, with its last lines.
     pub fn boot(&self) -> Result<(Running, Ready)> {
-        let door = socket(
+        let listener = socket(
             AddressFamily::Vsock,
             SockType::Stream,
             SockFlag::SOCK_CLOEXEC,
@@ -171,9 +171,9 @@ impl Guest {
         )
         .context("making a vsock on the host")?;
         let any = VsockAddr::new(libc::VMADDR_CID_ANY, READY_PORT);
-        bind(door.as_raw_fd(), &any)
+        bind(listener.as_raw_fd(), &any)
             .with_context(|| format!("listening on the host's vsock port {READY_PORT}"))?;
-        listen(&door, Backlog::new(1)?)?;
+        listen(&listener, Backlog::new(1)?)?;
 
         let started = Instant::now();
         let transcript = Transcript::in_memory();
@@ -189,7 +189,7 @@ impl Guest {
             agent: None,
             limit: self.limit,
         };
-        guest.agent = Some(guest.await_agent(&door, started)?);
+        guest.agent = Some(guest.await_agent(&listener, started)?);
         let line = guest.line()?;
         let ready = line
             .parse()
@@ -247,11 +247,11 @@ pub struct Running {
 }
 
 impl Running {
-    fn await_agent(&mut self, door: &OwnedFd, started: Instant) -> Result<BufReader<File>> {
+    fn await_agent(&mut self, listener: &OwnedFd, started: Instant) -> Result<BufReader<File>> {
         loop {
             // A guest that ends doesn't knock any more: look at both, in turn.
-            if readable(door.as_fd(), Duration::from_millis(50))? {
-                let stream = accept4(door.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
+            if readable(listener.as_fd(), Duration::from_millis(50))? {
+                let stream = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
                     .context("accepting the agent's connection")?;
                 // SAFETY: accept has just made this descriptor, and nobody else knows it.
                 let stream = unsafe { OwnedFd::from_raw_fd(stream) };

@@ -223,7 +223,7 @@ fn descriptors(process: &Path, machine: &Machine) -> Result<()> {
         ("/dev/null", 2),
         // The log and the serial line.
         ("pipe", 2),
-        // The parent's, the door, and the probe's connection.
+        // The parent's, the host socket, and the probe's connection.
         ("socket", 3),
         ("/dev/net/tun", 1),
         (disk.as_str(), 1),

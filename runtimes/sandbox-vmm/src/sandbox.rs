@@ -17,7 +17,7 @@ use trefoil_os::lock;
 use trefoil_os::selinux::ExecLabel;
 use trefoil_spec::namespaces::owns_its_processes;
 
-use crate::container::{GuestContainer, OwnPids, Parts};
+use crate::container::{GuestContainer, NewContainer, OwnPids};
 use crate::content::disks::DiskSlots;
 use crate::content::given::scratch_file;
 use crate::content::share::Shares;
@@ -372,7 +372,7 @@ impl Sandbox for MicroVmSandbox {
         if let Some(score) = oom_score_adj(&config.spec) {
             self.guest.machine.raise_oom_score(score.into())?;
         }
-        let parts = Parts {
+        let new = NewContainer {
             own_pids: owns_its_processes(&spec).then(|| self.own_pids.clone()),
             name: manifest_name(&config),
             id: config.id,
@@ -380,7 +380,7 @@ impl Sandbox for MicroVmSandbox {
             stdio: config.stdio,
             shared,
         };
-        let container = GuestContainer::create(&self.guest, self.size, parts).await?;
+        let container = GuestContainer::create(&self.guest, self.size, new).await?;
         Ok(Arc::new(container))
     }
 

@@ -13,7 +13,7 @@ use trefoil_core::{
     Container, ErrorKind, ExecConfig, Input, Output, Process, Result, Stdio, TerminalSize,
 };
 
-use crate::container::{GuestContainer, Parts};
+use crate::container::{GuestContainer, NewContainer};
 use crate::content::share::Shared;
 use crate::guest::Guest;
 use crate::guest::agent::Agent;
@@ -40,7 +40,7 @@ pub(crate) async fn container(
     id: &str,
     stdio: Stdio,
 ) -> Result<GuestContainer> {
-    let parts = Parts {
+    let new = NewContainer {
         name: "c".into(),
         id: id.into(),
         spec: spec(),
@@ -48,7 +48,7 @@ pub(crate) async fn container(
         shared: Shared::nothing(),
         own_pids: None,
     };
-    GuestContainer::create(guest, SIZE, parts).await
+    GuestContainer::create(guest, SIZE, new).await
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {

@@ -15,7 +15,7 @@ use trefoil_guest::run;
 use trefoil_vmm::configuration::{Configuration, Cpus, Device, Handed, Memory, Pages, Tables};
 use trefoil_vmm::control::{Answer, Attach, Message, Request, Stats};
 use trefoil_vmm::cpu::cpuid::Model;
-use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::devices::vsock::host_socket::HostSocket;
 use trefoil_vmm::jail::Jail;
 use trefoil_vmm::metrics::{self, Shared};
 use trefoil_vmm::process::{self, Said, Start};
@@ -107,7 +107,7 @@ pub(super) fn start(machine: &Machine) -> Result<(Ours, Wires)> {
         oom_score_adj: None,
     })?;
     let metrics = metrics::file().context("making a file for the metrics")?;
-    let (door, theirs) = Door::pair().context("making a door")?;
+    let (host_socket, theirs) = HostSocket::pair().context("making a host socket")?;
     launch(&process, machine, &theirs, &metrics, &said)?;
     let ours = Ours {
         process,
@@ -115,13 +115,13 @@ pub(super) fn start(machine: &Machine) -> Result<(Ours, Wires)> {
         said: Some(machine.transcript.follow(heard, |_| {})),
         transcript: machine.transcript.clone(),
     };
-    Ok((ours, Wires::of_door(door)))
+    Ok((ours, Wires::of_host_socket(host_socket)))
 }
 
 fn launch(
     process: &process::Process,
     machine: &Machine,
-    door: &OwnedFd,
+    host_socket: &OwnedFd,
     metrics: &OwnedFd,
     said: &OwnedFd,
 ) -> Result<()> {
@@ -149,7 +149,7 @@ fn launch(
     let ports = PORTS.into_iter().chain([PORT]);
     let mut devices = vec![
         Device::Vsock {
-            door: handing.add(door)?,
+            host_socket: handing.add(host_socket)?,
             guest_cid: CID,
             ports: ports.map(|port| (port, port)).collect(),
             connections: CONNECTIONS,

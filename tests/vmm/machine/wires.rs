@@ -1,4 +1,4 @@
-//! The host's side of a guest's vsock: by the host's kernel, or by our VMM's door.
+//! The host's side of a guest's vsock: by the host's kernel, or by our VMM's host socket.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use rig::probe::PORT;
-use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::devices::vsock::host_socket::HostSocket;
 
 use super::PORTS;
 
@@ -33,9 +33,9 @@ pub enum Wires {
         listeners: BTreeMap<u32, OwnedFd>,
     },
     /// What a jailed VMM hands out and takes.
-    Door {
+    HostSocket {
         /// Our end of it.
-        door: Door,
+        host_socket: HostSocket,
         /// By port, what came and was not asked for yet.
         waiting: Mutex<BTreeMap<u32, VecDeque<UnixStream>>>,
     },
@@ -57,9 +57,9 @@ impl Wires {
     }
 
     /// Those of a guest of our VMM's.
-    pub fn of_door(door: Door) -> Self {
-        Self::Door {
-            door,
+    pub fn of_host_socket(host_socket: HostSocket) -> Self {
+        Self::HostSocket {
+            host_socket,
             waiting: Mutex::default(),
         }
     }
@@ -74,7 +74,10 @@ impl Wires {
     pub fn accept_within(&self, port: u32, limit: Duration) -> Result<Option<File>> {
         let stream = match self {
             Self::Kernel { listeners, .. } => accept_from(listeners, port, limit)?,
-            Self::Door { door, waiting } => take_from(door, waiting, port, limit)?,
+            Self::HostSocket {
+                host_socket,
+                waiting,
+            } => take_from(host_socket, waiting, port, limit)?,
         };
         if let Some(stream) = &stream {
             self::limit(stream, LIMIT)?;
@@ -92,7 +95,7 @@ impl Wires {
                     .with_context(|| format!("connecting to the guest's port {port}"))?;
                 File::from(stream)
             }
-            Self::Door { door, .. } => connect_through(door, port)?,
+            Self::HostSocket { host_socket, .. } => connect_through(host_socket, port)?,
         };
         limit(&stream, LIMIT)?;
         Ok(stream)
@@ -117,7 +120,7 @@ fn accept_from(
 }
 
 fn take_from(
-    door: &Door,
+    host_socket: &HostSocket,
     waiting: &Mutex<BTreeMap<u32, VecDeque<UnixStream>>>,
     port: u32,
     limit: Duration,
@@ -129,10 +132,10 @@ fn take_from(
             return blocking(stream).map(Some);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || !is_ready(door.as_fd(), PollFlags::POLLIN, left)? {
+        if left.is_zero() || !is_ready(host_socket.as_fd(), PollFlags::POLLIN, left)? {
             return Ok(None);
         }
-        match door.accept() {
+        match host_socket.accept() {
             Ok((port, stream)) => waiting.entry(port).or_default().push_back(stream),
             // How it ended is for whoever watches the process to say.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -141,12 +144,12 @@ fn take_from(
     }
 }
 
-fn connect_through(door: &Door, port: u32) -> Result<File> {
+fn connect_through(host_socket: &HostSocket, port: u32) -> Result<File> {
     loop {
-        match door.connect(port) {
+        match host_socket.connect(port) {
             Ok(stream) => return blocking(stream),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let room = is_ready(door.as_fd(), PollFlags::POLLOUT, LIMIT)?;
+                let room = is_ready(host_socket.as_fd(), PollFlags::POLLOUT, LIMIT)?;
                 ensure!(room, "the VMM takes no connection for {LIMIT:?}");
             }
             Err(error) => {

@@ -48,7 +48,7 @@ pub(crate) struct GuestContainer {
 }
 
 /// What a container is made of.
-pub(crate) struct Parts {
+pub(crate) struct NewContainer {
     /// Its name.
     pub id: String,
     /// What the pod's manifest calls it; its id if that is not known.
@@ -68,15 +68,15 @@ pub(crate) type OwnPids = Arc<()>;
 
 impl GuestContainer {
     /// Has the agent make it.
-    pub async fn create(guest: &Arc<Guest>, size: Size, parts: Parts) -> Result<Self> {
-        let Parts {
+    pub async fn create(guest: &Arc<Guest>, size: Size, new: NewContainer) -> Result<Self> {
+        let NewContainer {
             id,
             name,
             spec,
             stdio,
             shared,
             own_pids,
-        } = parts;
+        } = new;
         let configuration =
             serde_json::to_vec(&spec).context(|| format!("write the configuration of {id}"))?;
         let terminal = stdio.terminal;

@@ -8,7 +8,7 @@ use trefoil_core::{Context, Result};
 use trefoil_files::parent::Server;
 use trefoil_vmm::client::Handing;
 use trefoil_vmm::configuration::{Configuration, Cpus, Jail, Memory, Model, Pages};
-use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::devices::vsock::host_socket::HostSocket;
 use trefoil_vmm::metrics::{self, Shared};
 use trefoil_vmm::process::{self, Process, Start};
 
@@ -84,12 +84,20 @@ impl UnlaunchedVmm {
 
     /// Has it become the machine.
     pub fn launch(self, plan: &Plan<'_>) -> Result<Machine> {
-        let (door, theirs) = Door::pair().context(|| "make a door to the guest")?;
+        let (host_socket, theirs) =
+            HostSocket::pair().context(|| "make the guest's host socket")?;
         let (metrics, slots) = launch(&self.process, plan, &theirs, &self.log)?;
         // Of the console's writing end the VMM's is the last, so that it ends with it.
         drop(self.log);
         let files = plan.files.as_ref().map(|files| files.server.clone());
-        Machine::watch(self.process, door, self.console, metrics, slots, files)
+        Machine::watch(
+            self.process,
+            host_socket,
+            self.console,
+            metrics,
+            slots,
+            files,
+        )
     }
 }
 
@@ -98,7 +106,7 @@ impl UnlaunchedVmm {
 fn launch(
     process: &Process,
     plan: &Plan<'_>,
-    door: &OwnedFd,
+    host_socket: &OwnedFd,
     log: &OwnedFd,
 ) -> Result<(Arc<Shared>, Vec<u8>)> {
     let open = |path: &std::path::Path, write| {
@@ -116,7 +124,7 @@ fn launch(
     let full = || "hand descriptors to the VMM";
     let mut handing = Handing::default();
     let backends = Backends {
-        door,
+        host_socket,
         file_server: plan.files.as_ref().map(|files| &files.connection),
         nics: &plan.nics,
     };

@@ -94,8 +94,8 @@ pub struct FileServer {
 
 /// What a machine's devices are connected to.
 pub(crate) struct Backends<'a> {
-    /// The VMM's end of the door.
-    pub door: &'a OwnedFd,
+    /// The VMM's end of the host socket.
+    pub host_socket: &'a OwnedFd,
     /// What it reaches its file server by, if it has one.
     pub file_server: Option<&'a OwnedFd>,
     /// Its network interfaces.
@@ -168,7 +168,7 @@ impl Profile {
         let other = self.listener().map(|one| one.port());
         let ports = [READY_PORT].into_iter().chain(other);
         let vsock = Device::Vsock {
-            door: handing.descriptor(backends.door)?,
+            host_socket: handing.descriptor(backends.host_socket)?,
             guest_cid: CID,
             ports: ports.map(|port| (port, port)).collect(),
             connections: CONNECTIONS,
@@ -203,14 +203,14 @@ mod tests {
 
     /// The devices of a machine with two interfaces, in words, and which are slots.
     fn plugged(profile: &Profile, file_server: Option<&OwnedFd>) -> (Vec<String>, Vec<u8>) {
-        let door = null();
+        let host_socket = null();
         let nics = [1, 2].map(|last| Nic {
             tap: null(),
             mac: [2, 0, 0, 0, 0, last],
             mtu: 1500,
         });
         let backends = Backends {
-            door: &door,
+            host_socket: &host_socket,
             file_server,
             nics: &nics,
         };

@@ -1,4 +1,4 @@
-//! A machine that runs: the VMM as a child of the shim, and the door to its guest.
+//! A machine that runs: the VMM as a child of the shim, and the host socket to its guest.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use trefoil_core::{Context, Error, ErrorKind, Result};
 use trefoil_files::parent::{self, Server};
 use trefoil_os::{lock, watched};
 use trefoil_vmm::control::{Answer, Attach, Detach, Message, Request};
-use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::devices::vsock::host_socket::HostSocket;
 use trefoil_vmm::exit::Exit;
 use trefoil_vmm::metrics::{Metrics, Shared};
 use trefoil_vmm::process::{self, Process, Said};
@@ -32,7 +32,7 @@ const ENDING: Duration = Duration::from_millis(500);
 /// How long the VMM may take to answer a request.
 const ANSWERING: Duration = Duration::from_secs(10);
 
-/// How often, and how long, the door is tried again while the VMM has too many connections to take.
+/// How often, and how long, the host socket is tried again while the VMM has too many connections to take.
 const CROWDED: Duration = Duration::from_millis(5);
 const CROWDED_TRIES: u32 = 200;
 
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
     /// Readable when the VMM has answered. Held by who waits for that.
     answers: tokio::sync::Mutex<AsyncFd<OwnedFd>>,
     pid: u32,
-    door: Arc<Door>,
+    host_socket: Arc<HostSocket>,
     metrics: Arc<Shared>,
     /// Which of its devices are slots for disks.
     slots: Vec<u8>,
@@ -57,7 +57,7 @@ impl Machine {
     /// A machine whose process has been told what to be, what it prints, and what serves it files.
     pub(crate) fn watch(
         process: Process,
-        door: Door,
+        host_socket: HostSocket,
         mut console: Console,
         metrics: Arc<Shared>,
         slots: Vec<u8>,
@@ -88,7 +88,7 @@ impl Machine {
             process,
             answers: tokio::sync::Mutex::new(answers),
             pid,
-            door: Arc::new(door),
+            host_socket: Arc::new(host_socket),
             metrics,
             slots,
             ended,
@@ -219,19 +219,23 @@ impl Machine {
     /// other, and those to another port are its listener's.
     pub async fn agent(&self, listener: Option<Arc<dyn Listener>>) -> Result<UnixStream> {
         let doing = || "wait for the guest's agent";
-        let readable = self.door.as_fd().try_clone_to_owned().context(doing)?;
+        let readable = self
+            .host_socket
+            .as_fd()
+            .try_clone_to_owned()
+            .context(doing)?;
         let readable = watched::readable(readable).context(doing)?;
         let agent = loop {
-            let (port, stream) = next(&self.door, &readable).await.context(doing)?;
+            let (port, stream) = next(&self.host_socket, &readable).await.context(doing)?;
             if port == READY_PORT {
                 break stream;
             }
             // Nothing of a guest is served before its agent is there.
             tokio::time::sleep(CROWDED).await;
         };
-        let door = self.door.clone();
+        let host_socket = self.host_socket.clone();
         tokio::spawn(async move {
-            while let Ok((port, stream)) = next(&door, &readable).await {
+            while let Ok((port, stream)) = next(&host_socket, &readable).await {
                 if let Some(listener) = listener.clone().filter(|one| one.port() == port) {
                     tokio::spawn(async move { listener.serve(stream).await });
                 }
@@ -244,7 +248,7 @@ impl Machine {
     /// Connects to a port of the guest's. The stream does not block; if nobody accepts, it ends.
     pub async fn connect(&self, port: u32) -> Result<UnixStream> {
         for _ in 0..CROWDED_TRIES {
-            match self.door.connect(port) {
+            match self.host_socket.connect(port) {
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
                     tokio::time::sleep(CROWDED).await;
                 }
@@ -260,11 +264,14 @@ impl Machine {
     }
 }
 
-/// What comes through the door next.
-async fn next(door: &Door, readable: &AsyncFd<OwnedFd>) -> io::Result<(u32, UnixStream)> {
+/// What comes through the host socket next.
+async fn next(
+    host_socket: &HostSocket,
+    readable: &AsyncFd<OwnedFd>,
+) -> io::Result<(u32, UnixStream)> {
     loop {
         let mut ready = readable.readable().await?;
-        match door.accept() {
+        match host_socket.accept() {
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             outcome => return outcome,
         }

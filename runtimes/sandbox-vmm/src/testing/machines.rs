@@ -1,5 +1,5 @@
 //! Machines without a guest: processes in the VMM's and the file server's place, and the VMM's end of the
-//! door.
+//! host socket.
 
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use trefoil_files::parent;
 use trefoil_os::message::{self, Wait};
 use trefoil_os::watched;
-use trefoil_vmm::devices::vsock::door::Door;
+use trefoil_vmm::devices::vsock::host_socket::HostSocket;
 use trefoil_vmm::metrics::Shared;
 use trefoil_vmm::process::{self, Start};
 
@@ -112,15 +112,15 @@ fn machine_with(
     })
     .expect("start");
     let metrics = Shared::map(None).expect("metrics");
-    let (door, theirs) = Door::pair().expect("door");
+    let (host_socket, theirs) = HostSocket::pair().expect("host socket");
     let gate = Gate(watched::readable(theirs).expect("watch"));
     let slots = (3..).take(SLOTS).collect();
-    let machine = Machine::watch(process, door, console, metrics, slots, files);
+    let machine = Machine::watch(process, host_socket, console, metrics, slots, files);
     let machine = machine.expect("machine");
     (Arc::new(machine), gate)
 }
 
-/// The VMM's end of the door.
+/// The VMM's end of the host socket.
 pub(crate) struct Gate(AsyncFd<OwnedFd>);
 
 impl Gate {

@@ -17,15 +17,15 @@ use crate::devices::serial::Serial;
 use crate::devices::testing::Driver;
 use crate::devices::testing::hostile::Access;
 use crate::devices::testing::script::Script;
-use crate::devices::vsock::{Options, Vsock, door::Door};
+use crate::devices::vsock::{Options, Vsock, host_socket::HostSocket};
 use crate::layout::device_address;
 use crate::metrics::Shared;
 
 /// Does what the bytes say on a bus with two devices and a serial line. Nothing but the ports that
 /// are there for it ends the machine.
 pub fn fuzz(bytes: &[u8]) {
-    let (_parent, door) = Door::pair().unwrap();
-    let vsock = Vsock::new(Options::new(3), door).unwrap();
+    let (_parent, host_socket) = HostSocket::pair().unwrap();
+    let vsock = Vsock::new(Options::new(3), host_socket).unwrap();
     let drivers = [
         Driver::start(Box::new(Rng::new()), 0),
         Driver::start(Box::new(vsock), 0),

@@ -106,8 +106,8 @@ pub enum Device {
     },
     /// Connections between the guest and the host.
     Vsock {
-        /// The door: see [`crate::devices::vsock`].
-        door: Handed,
+        /// The host socket: see [`crate::devices::vsock`].
+        host_socket: Handed,
         /// The guest's number.
         guest_cid: u64,
         /// The host's ports that the guest may connect to, each from the first to the last.

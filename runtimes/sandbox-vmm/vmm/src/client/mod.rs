@@ -4,7 +4,7 @@
 //! process ([`start`]) that is told by it what machine to be ([`Process::launch`]), asks it for a few
 //! things ([`Request`]), reads what it counts ([`metrics`](crate::metrics)), and hears at last how it
 //! ended ([`Exit`]). Connections to the guest go through the
-//! [`Door`](crate::devices::vsock::door::Door).
+//! [`HostSocket`](crate::devices::vsock::host_socket::HostSocket).
 
 pub mod configuration;
 pub mod control;

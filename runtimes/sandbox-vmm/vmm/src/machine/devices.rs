@@ -50,18 +50,20 @@ pub(super) fn make(
             Box::new(Net::new(options, tap).map_err(Failure::at("make the network interface"))?)
         }
         Wanted::Vsock {
-            door,
+            host_socket,
             guest_cid,
             ports,
             connections,
         } => {
-            let door = descriptors.take(*door, "the door for connections")?;
+            let host_socket = descriptors.take(*host_socket, "the host socket for connections")?;
             let options = vsock::Options {
                 ports: ports.iter().map(|&(first, last)| first..=last).collect(),
                 connections: *connections,
                 ..vsock::Options::new(*guest_cid)
             };
-            Box::new(Vsock::new(options, door).map_err(Failure::at("make the vsock device"))?)
+            Box::new(
+                Vsock::new(options, host_socket).map_err(Failure::at("make the vsock device"))?,
+            )
         }
         Wanted::Fs { server, tag } => {
             let server = UnixStream::from(descriptors.take(*server, "a file server")?);

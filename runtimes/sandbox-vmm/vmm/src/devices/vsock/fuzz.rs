@@ -69,7 +69,7 @@ fn misbehave(script: &mut Script<'_>) {
             7 if !raw => guest.give(script.number(1) as u16),
             8 if !raw => while guest.take().is_some() {},
             9 if streams.len() < MOST_STREAMS => {
-                streams.extend(guest.door.connect(script.number(1) as u32 % 8));
+                streams.extend(guest.host_socket.connect(script.number(1) as u32 % 8));
             }
             10..=12 => host(&mut streams, what % 16, script),
             // The rings by hand; from then on what is in them is nobody's.
@@ -88,7 +88,7 @@ fn misbehave(script: &mut Script<'_>) {
                     true => guest.driver.turn().unwrap(),
                     false => guest.turn(),
                 }
-                while let Ok((_, stream)) = guest.door.accept() {
+                while let Ok((_, stream)) = guest.host_socket.accept() {
                     streams.push(stream);
                 }
             }

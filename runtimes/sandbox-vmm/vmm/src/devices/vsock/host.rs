@@ -1,5 +1,5 @@
 //! The host's side of all connections: what becomes of the guest's packets, of what comes through
-//! the door, and of sockets that are ready. What the guest is to get is left in the connections and
+//! the host socket, and of sockets that are ready. What the guest is to get is left in the connections and
 //! in a short list of resets; [`super::receive`] sends it when there is room for it.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::Failure;
 use super::super::watch::{Interest, Ready, Watch};
 use super::connection::{Connection, Key};
-use super::door::{self, Came};
+use super::host_socket::{self, Came};
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM};
 use super::ports::{Ephemeral, Ports};
 use super::socket::Vectors;
@@ -19,8 +19,8 @@ use super::table::{Place, Table};
 use super::timer::Timer;
 use crate::metrics::DeviceMetrics;
 
-/// The token of the door.
-pub const DOOR: u32 = 0xffff;
+/// The token of the host socket.
+pub const HOST_SOCKET: u32 = 0xffff;
 /// The token of the timer.
 pub const TIMER: u32 = 0xfffe;
 
@@ -32,7 +32,7 @@ const CLOSE: Duration = Duration::from_secs(8);
 /// gets no answer to more: one that sends without receiving has stopped waiting for any.
 const MAX_RESETS: usize = 256;
 /// How many connections from the host are taken at a time.
-const DOOR_TURN: usize = 32;
+const HOST_SOCKET_TURN: usize = 32;
 
 /// What the device is told once.
 pub struct Settings {
@@ -44,8 +44,8 @@ pub struct Settings {
     pub connections: u16,
     /// See [`super::Options::memory`].
     pub memory: u64,
-    /// The door.
-    pub door: OwnedFd,
+    /// The host socket.
+    pub host_socket: OwnedFd,
     /// The timer for what takes too long.
     pub timer: Timer,
 }
@@ -67,14 +67,18 @@ pub struct Host {
 }
 
 impl Host {
-    /// Begins to watch the door.
+    /// Begins to watch the host socket.
     pub fn new(
         settings: &Arc<Settings>,
         generation: u16,
         watch: Watch,
         metrics: DeviceMetrics,
     ) -> Result<Self, Failure> {
-        watch.add(settings.door.as_fd(), DOOR, Interest::READABLE)?;
+        watch.add(
+            settings.host_socket.as_fd(),
+            HOST_SOCKET,
+            Interest::READABLE,
+        )?;
         watch.add(settings.timer.as_fd(), TIMER, Interest::READABLE)?;
         Ok(Self {
             table: Table::new(settings.connections, settings.memory, generation),
@@ -92,7 +96,7 @@ impl Host {
     /// Closes everything. Says where the tokens ended.
     pub fn end(mut self) -> u16 {
         self.table.clear(&self.watch);
-        self.watch.remove(self.settings.door.as_fd());
+        self.watch.remove(self.settings.host_socket.as_fd());
         self.watch.remove(self.settings.timer.as_fd());
         let _ = self.settings.timer.tick(false);
         self.metrics.open.set(0);
@@ -217,11 +221,11 @@ impl Host {
         if self.table.is_full() || !self.settings.ports.contains(header.dst_port) {
             return self.refuse(header);
         }
-        let Ok((ours, theirs)) = door::stream_pair() else {
+        let Ok((ours, theirs)) = host_socket::stream_pair() else {
             return self.refuse(header);
         };
-        let door = self.settings.door.as_fd();
-        if door::send(door, header.dst_port, theirs.as_fd()).is_err() {
+        let host_socket = self.settings.host_socket.as_fd();
+        if host_socket::send(host_socket, header.dst_port, theirs.as_fd()).is_err() {
             return self.refuse(header);
         }
         let mut connection = Connection::new(key(header), Phase::Open, ours);
@@ -349,18 +353,20 @@ impl Host {
         }
     }
 
-    /// Something has come through the door.
-    pub fn door_ready(&mut self) -> Result<(), Failure> {
-        for _ in 0..DOOR_TURN {
-            match door::receive(self.settings.door.as_fd()) {
+    /// Something has come through the host socket.
+    pub fn host_socket_ready(&mut self) -> Result<(), Failure> {
+        for _ in 0..HOST_SOCKET_TURN {
+            match host_socket::receive(self.settings.host_socket.as_fd()) {
                 Ok(Came::Connection(port, socket)) => self.connect(port, socket),
                 Ok(Came::Lost) => self.metrics.failures.add(1),
                 Ok(Came::Nothing) => break,
                 Ok(Came::Closed) => {
-                    self.watch.remove(self.settings.door.as_fd());
+                    self.watch.remove(self.settings.host_socket.as_fd());
                     break;
                 }
-                Err(why) => return Err(Failure::host("take a connection from the door")(why)),
+                Err(why) => {
+                    return Err(Failure::host("take a connection from the host socket")(why));
+                }
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! ```text
 //! guest ── rx, tx ──▶ [receive], [transmit] ──▶ [host] ──▶ [connection] ◀── Unix stream ──▶ whoever
 //!                                                 ▲
-//!                                                 └── [door]: new streams, both ways
+//!                                                 └── [host socket]: new streams, both ways
 //! ```
 //!
 //! # Memory
@@ -14,14 +14,14 @@
 //! send is what we have to be able to keep, as the host's side may take nothing at all; so
 //! [`Options::memory`] bounds the sum of it. How it is shared is [`credit`]'s. A host's side that
 //! does not read stops its own connection and no other. What a socket itself holds, about 400 KiB
-//! each way ([`door::HELD`]), comes on top of that and is charged to the cgroup of whoever wrote it.
+//! each way ([`host_socket::HELD`]), comes on top of that and is charged to the cgroup of whoever wrote it.
 
 mod connection;
 mod credit;
-pub mod door;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod host;
+pub mod host_socket;
 mod packet;
 mod ports;
 mod receive;
@@ -46,7 +46,7 @@ use super::watch::Ready;
 use super::{Active, Device, Failure, read_bytes};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz;
-use host::{DOOR, Host, Settings, TIMER};
+use host::{HOST_SOCKET, Host, Settings, TIMER};
 use ports::Ports;
 use receive::Receive;
 use timer::Timer;
@@ -101,8 +101,8 @@ struct Link {
 }
 
 impl Vsock {
-    /// A device whose connections come and go through `door`, one end of [`door::Door::pair`].
-    pub fn new(options: Options, door: OwnedFd) -> Result<Self, Failure> {
+    /// A device whose connections come and go through `host_socket`, one end of [`host_socket::HostSocket::pair`].
+    pub fn new(options: Options, host_socket: OwnedFd) -> Result<Self, Failure> {
         let doing = "make the socket device";
         let wrong = |what: String| Failure::host(doing)(std::io::Error::other(what));
         let (cid, most) = (options.guest_cid, options.connections);
@@ -126,7 +126,7 @@ impl Vsock {
                 ports: Ports::new(options.ports),
                 connections: most,
                 memory: options.memory,
-                door,
+                host_socket,
                 timer: Timer::new().map_err(Failure::host(doing))?,
             }),
             generation: 0,
@@ -219,7 +219,7 @@ impl Device for Vsock {
             return Ok(());
         };
         match token {
-            DOOR => link.host.door_ready()?,
+            HOST_SOCKET => link.host.host_socket_ready()?,
             TIMER => link.host.ticked(),
             _ => {
                 // A connection that has ended since the event was taken has another token.

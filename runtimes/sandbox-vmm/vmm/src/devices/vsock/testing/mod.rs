@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::testing::{BUFFERS, Driver, WRITE};
-use super::door::Door;
+use super::host_socket::HostSocket;
 use super::packet::{HOST_CID, Header, Op, SIZE, STREAM};
 use super::{Options, RX, TX, Vsock};
 
@@ -49,10 +49,10 @@ impl Packet {
     }
 }
 
-/// The guest and the parent's end of the door.
+/// The guest and the parent's end of the host socket.
 pub struct Guest {
     pub driver: Driver,
-    pub door: Door,
+    pub host_socket: HostSocket,
     pub rx_size: u32,
     given: u16,
     offered: u16,
@@ -63,11 +63,11 @@ pub struct Guest {
 impl Guest {
     /// With the rx queue empty.
     pub fn bare(options: Options) -> Self {
-        let (door, theirs) = Door::pair().unwrap();
+        let (host_socket, theirs) = HostSocket::pair().unwrap();
         let device = Vsock::new(options, theirs).unwrap();
         Self {
             driver: Driver::start(Box::new(device), 0),
-            door,
+            host_socket,
             rx_size: RX_SIZE,
             given: 0,
             offered: 0,

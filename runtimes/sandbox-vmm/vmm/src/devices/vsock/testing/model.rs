@@ -173,8 +173,8 @@ impl Connection {
 pub struct Model {
     guest: Guest,
     all: Vec<Connection>,
-    /// Those from the guest that have not come out of the door.
-    at_door: VecDeque<usize>,
+    /// Those from the guest that have not come out of the host socket.
+    at_host_socket: VecDeque<usize>,
     /// How much there is of everything that changes.
     steps: usize,
 }
@@ -189,7 +189,7 @@ impl Model {
         Self {
             guest: Guest::bare(options),
             all: Vec::new(),
-            at_door: VecDeque::new(),
+            at_host_socket: VecDeque::new(),
             steps: 0,
         }
     }
@@ -245,7 +245,7 @@ impl Model {
         socket.buf_alloc = script.of(&[1, 100, 4096, 5000, 64 << 10, 256 << 10]);
         socket.send(&mut self.guest, Op::Request, 0);
         if port >= PORT {
-            self.at_door.push_back(number);
+            self.at_host_socket.push_back(number);
         }
         let connection = Connection::new(State::Asking, socket, number, None);
         self.all.push(connection);
@@ -254,7 +254,7 @@ impl Model {
     fn host_connects(&mut self) {
         let number = self.all.len();
         let port = 200 + number as u32;
-        let stream = self.guest.door.connect(port).unwrap();
+        let stream = self.guest.host_socket.connect(port).unwrap();
         // Where it comes from is not known yet.
         let socket = Socket::new(0, port);
         let mut connection = Connection::new(State::Asking, socket, number, Some(stream));
@@ -400,11 +400,11 @@ impl Model {
         let _ = stream.shutdown(how);
     }
 
-    /// Lets the device work, and takes what comes through the door.
+    /// Lets the device work, and takes what comes through the host socket.
     fn turn(&mut self) {
         self.guest.turn();
-        while let Ok((port, stream)) = self.guest.door.accept() {
-            let number = self.at_door.pop_front().unwrap();
+        while let Ok((port, stream)) = self.guest.host_socket.accept() {
+            let number = self.at_host_socket.pop_front().unwrap();
             let connection = &mut self.all[number];
             assert_eq!(port, connection.socket.host);
             connection.stream = Some(stream);
@@ -508,7 +508,7 @@ impl Model {
 
     /// What must hold when all is quiet.
     fn check(&mut self) {
-        assert!(self.at_door.is_empty(), "a connection came nowhere");
+        assert!(self.at_host_socket.is_empty(), "a connection came nowhere");
         for which in 0..self.all.len() {
             let connection = &self.all[which];
             let why = format!("{connection:?}");

@@ -5,14 +5,14 @@ use super::*;
 #[test]
 fn a_refused_or_forgotten_connection_from_the_host_ends() {
     let mut guest = Guest::start(Guest::options());
-    let mut refused = guest.door.connect(9).unwrap();
+    let mut refused = guest.host_socket.connect(9).unwrap();
     let packet = guest.expect(Op::Request);
     let socket = Socket::new(packet.header.src_port, 9);
     guest.send(&socket.header(Op::Reset), &[]);
     guest.kick();
     assert!(is_at_end(&mut refused));
 
-    let mut forgotten = guest.door.connect(9).unwrap();
+    let mut forgotten = guest.host_socket.connect(9).unwrap();
     let packet = guest.expect(Op::Request);
     let begin = Instant::now();
     while !is_at_end(&mut forgotten) {
@@ -101,7 +101,7 @@ fn each_direction_ends_by_itself() {
 #[test]
 fn a_guest_that_receives_no_more_is_told_when_the_host_has_gone() {
     let mut guest = Guest::start(Guest::options());
-    let stream = guest.door.connect(9).unwrap();
+    let stream = guest.host_socket.connect(9).unwrap();
     let packet = guest.expect(Op::Request);
     let mut socket = Socket::new(packet.header.src_port, 9);
     socket.hear(&packet);
@@ -220,7 +220,7 @@ fn a_closing_guest_has_everything_delivered() {
 }
 
 #[test]
-fn a_reset_closes_everything_and_leaves_the_door_open() {
+fn a_reset_closes_everything_and_leaves_the_host_socket_open() {
     let mut guest = Guest::start(Guest::options());
     for round in 0..3 {
         let (mut socket, mut stream) = connect(&mut guest, PORT, round);
@@ -235,7 +235,7 @@ fn a_reset_closes_everything_and_leaves_the_door_open() {
     }
     // What came meanwhile is let in later.
     guest.driver.write(0x70, 0);
-    let mut stream = guest.door.connect(6).unwrap();
+    let mut stream = guest.host_socket.connect(6).unwrap();
     guest.turn();
     guest.after_reset();
     assert_eq!(guest.expect(Op::Request).header.dst_port, 6);

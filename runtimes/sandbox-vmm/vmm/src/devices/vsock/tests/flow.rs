@@ -16,8 +16,8 @@ fn it_is_what_the_driver_looks_for() {
 #[test]
 fn what_can_not_be_is_refused_with_a_sentence() {
     let refuse = |options: Options, expected: &str| {
-        let (_parent, door) = Door::pair().unwrap();
-        let Err(why) = Vsock::new(options, door) else {
+        let (_parent, host_socket) = HostSocket::pair().unwrap();
+        let Err(why) = Vsock::new(options, host_socket) else {
             panic!("accepted");
         };
         assert!(why.to_string().contains(expected), "{why}");
@@ -44,8 +44,8 @@ fn what_can_not_be_is_refused_with_a_sentence() {
 
 #[test]
 fn names_are_the_devices() {
-    let (_parent, door) = Door::pair().unwrap();
-    let device = Vsock::new(Options::new(3), door).unwrap();
+    let (_parent, host_socket) = HostSocket::pair().unwrap();
+    let device = Vsock::new(Options::new(3), host_socket).unwrap();
     assert_eq!((device.kind(), device.name()), (19, "vsock"));
 }
 
@@ -68,7 +68,7 @@ fn data_flows_both_ways_on_a_connection_from_the_guest() {
 #[test]
 fn data_flows_both_ways_on_a_connection_from_the_host() {
     let mut guest = Guest::start(Guest::options());
-    let mut stream = guest.door.connect(9).unwrap();
+    let mut stream = guest.host_socket.connect(9).unwrap();
     // It may be written before anybody has accepted.
     stream.write_all(b"hello").unwrap();
     let packet = guest.expect(Op::Request);
@@ -98,13 +98,13 @@ fn nobody_listens_on_other_ports() {
     let header = guest.expect(Op::Reset).header;
     assert_eq!((header.src_port, header.dst_port), (PORT - 1, 5));
     assert_eq!(
-        guest.door.accept().unwrap_err().kind(),
+        guest.host_socket.accept().unwrap_err().kind(),
         ErrorKind::WouldBlock
     );
 }
 
 #[test]
-fn a_full_or_closed_door_resets() {
+fn a_full_or_closed_host_socket_resets() {
     let mut guest = Guest::start(Guest::options());
     let refused = (0..4096).find(|&from| {
         let socket = Socket::new(PORT, from);
@@ -114,10 +114,10 @@ fn a_full_or_closed_door_resets() {
     });
     assert!(refused.unwrap() > 32, "{refused:?}");
     // What was let in works, and there is room again.
-    let (_, mut stream) = guest.door.accept().unwrap();
+    let (_, mut stream) = guest.host_socket.accept().unwrap();
     stream.write_all(b"x").unwrap();
     assert_eq!(guest.expect(Op::ReadWrite).data, b"x");
-    while guest.door.accept().is_ok() {}
+    while guest.host_socket.accept().is_ok() {}
     let (_socket, mut stream) = {
         while guest.take().is_some() {}
         guest.give(RX_COUNT);
@@ -128,7 +128,7 @@ fn a_full_or_closed_door_resets() {
         }
         connect(&mut guest, PORT + 1, 1)
     };
-    guest.door = Door::pair().unwrap().0;
+    guest.host_socket = HostSocket::pair().unwrap().0;
     let socket = Socket::new(PORT, 6000);
     guest.send(&socket.header(Op::Request), &[]);
     guest.kick();
@@ -156,7 +156,7 @@ fn a_thousand_connections_at_once() {
     guest.send(&socket.header(Op::Request), &[]);
     guest.kick();
     guest.expect(Op::Reset);
-    let mut stream = guest.door.connect(1).unwrap();
+    let mut stream = guest.host_socket.connect(1).unwrap();
     guest.expect_nothing();
     assert!(is_at_end(&mut stream));
 
@@ -267,7 +267,7 @@ fn headers_may_be_split_and_data_may_be_longer_than_said() {
     }
     guest.send(&Socket::new(PORT, 1).header(Op::Request), &[]);
     guest.kick();
-    let (_, mut stream) = guest.door.accept().unwrap();
+    let (_, mut stream) = guest.host_socket.accept().unwrap();
     stream.write_all(b"1234567890").unwrap();
     guest.turn();
     let lengths: Vec<u32> = std::iter::from_fn(|| guest.driver.used(RX))

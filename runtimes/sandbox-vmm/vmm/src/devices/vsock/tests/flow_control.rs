@@ -40,7 +40,7 @@ fn the_guest_is_sent_what_it_has_room_for() {
     socket.send(&mut guest, Op::Request, 0);
     guest.kick();
     socket.hear(&guest.expect(Op::Response));
-    let (_, mut stream) = guest.door.accept().unwrap();
+    let (_, mut stream) = guest.host_socket.accept().unwrap();
     let sent = pattern(50_000, 3);
     stream.write_all(&sent).unwrap();
     let mut got = Vec::new();
@@ -131,7 +131,7 @@ fn an_answer_that_is_overtaken_is_asked_for_again() {
     socket.send(&mut guest, Op::Request, 0);
     guest.kick();
     socket.hear(&guest.expect(Op::Response));
-    let (_, mut stream) = guest.door.accept().unwrap();
+    let (_, mut stream) = guest.host_socket.accept().unwrap();
     stream.write_all(&[7; 250]).unwrap();
     socket.hear(&guest.expect(Op::ReadWrite));
     guest.expect(Op::CreditRequest);

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::devices::testing::BUFFERS;
-use crate::devices::vsock::door;
 use crate::devices::vsock::fuzz;
+use crate::devices::vsock::host_socket;
 use crate::devices::vsock::packet::Header;
 
 use super::*;
@@ -21,7 +21,7 @@ fn a_request_flood_without_room_for_answers_is_bounded() {
         guest.send(&socket.header(Op::ReadWrite), &[]);
         guest.send(&socket.header(Op::Request), &[]);
         guest.kick();
-        while guest.door.accept().is_ok() {}
+        while guest.host_socket.accept().is_ok() {}
     }
     assert!(guest.driver.metrics.open.get() <= 10);
     let mut answers = 0;
@@ -56,7 +56,7 @@ fn packets_that_are_wrong_are_answered_as_they_deserve() {
             assert_eq!((reset.src_port, reset.dst_port), (header.dst_port, 1));
         }
         guest.expect_nothing();
-        assert!(guest.door.accept().is_err());
+        assert!(guest.host_socket.accept().is_err());
     };
     case(&|header| header.src_cid = CID + 1, false);
     case(&|header| header.src_cid |= 1 << 32, false);
@@ -112,11 +112,11 @@ fn a_buffer_without_room_for_a_header_and_data_breaks_the_device() {
 }
 
 #[test]
-fn a_wrong_message_through_the_door_ends_the_machine_with_a_sentence() {
+fn a_wrong_message_through_the_host_socket_ends_the_machine_with_a_sentence() {
     let mut guest = Guest::start(Guest::options());
     // A file that is no stream is closed only.
     let file = tempfile::tempfile().unwrap();
-    door::send(guest.door.as_fd(), 1, file.as_fd()).unwrap();
+    host_socket::send(guest.host_socket.as_fd(), 1, file.as_fd()).unwrap();
     let packet = guest.expect(Op::Request);
     let socket = Socket::new(packet.header.src_port, 1);
     guest.send(&socket.header(Op::Response), &[]);
@@ -124,7 +124,7 @@ fn a_wrong_message_through_the_door_ends_the_machine_with_a_sentence() {
     guest.expect(Op::Reset);
     assert_eq!(packet.header.src_cid, HOST_CID);
     nix::sys::socket::send(
-        guest.door.as_fd().as_raw_fd(),
+        guest.host_socket.as_fd().as_raw_fd(),
         b"what?",
         nix::sys::socket::MsgFlags::empty(),
     )

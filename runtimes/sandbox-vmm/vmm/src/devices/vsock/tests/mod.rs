@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::super::testing::WRITE;
-use super::door::{Door, HELD};
+use super::host_socket::{HELD, HostSocket};
 use super::packet::{HOST_CID, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::testing::{CID, Guest, PORT, RX_COUNT, Socket};
 use super::{Device, Options, RX, TX, Vsock, credit};
@@ -27,14 +27,14 @@ fn connect(guest: &mut Guest, port: u32, from: u32) -> (Socket, UnixStream) {
     socket.send(guest, Op::Request, 0);
     guest.kick();
     socket.hear(&guest.expect(Op::Response));
-    let (asked, stream) = guest.door.accept().unwrap();
+    let (asked, stream) = guest.host_socket.accept().unwrap();
     assert_eq!(asked, port);
     (socket, stream)
 }
 
 /// The host connects to a port of the guest's.
 fn connect_in(guest: &mut Guest, port: u32) -> (Socket, UnixStream) {
-    let stream = guest.door.connect(port).unwrap();
+    let stream = guest.host_socket.connect(port).unwrap();
     let packet = guest.expect(Op::Request);
     let mut socket = Socket::new(packet.header.src_port, port);
     socket.hear(&packet);

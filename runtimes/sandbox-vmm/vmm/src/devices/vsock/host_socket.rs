@@ -1,4 +1,4 @@
-//! The door: the one descriptor through which connections come into the VMM and go out of it, a
+//! The host socket: the one descriptor through which connections come into the VMM and go out of it, a
 //! Unix socket of type SEQPACKET. The VMM is jailed and can open nothing; whoever holds the other
 //! end decides what a port leads to.
 //!
@@ -32,7 +32,7 @@ const SIZE: usize = 8;
 /// The kind and the version.
 const CONNECTION: u32 = 1 << 16 | 1;
 
-/// What came through the door.
+/// What came through the host socket.
 #[derive(Debug)]
 pub(super) enum Came {
     /// A connection for this port.
@@ -45,14 +45,14 @@ pub(super) enum Came {
     Closed,
 }
 
-/// Sends a connection through a door.
-pub(super) fn send(door: BorrowedFd<'_>, port: u32, stream: BorrowedFd<'_>) -> Result<()> {
+/// Sends a connection through a host socket.
+pub(super) fn send(host_socket: BorrowedFd<'_>, port: u32, stream: BorrowedFd<'_>) -> Result<()> {
     let mut message = [0; SIZE];
     message[..4].copy_from_slice(&CONNECTION.to_le_bytes());
     message[4..].copy_from_slice(&port.to_le_bytes());
     let streams = [stream.as_raw_fd()];
     sendmsg::<()>(
-        door.as_raw_fd(),
+        host_socket.as_raw_fd(),
         &[IoSlice::new(&message)],
         &[ControlMessage::ScmRights(&streams)],
         MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
@@ -61,13 +61,13 @@ pub(super) fn send(door: BorrowedFd<'_>, port: u32, stream: BorrowedFd<'_>) -> R
     Ok(())
 }
 
-/// Takes what comes through a door next. A message that is none is an error of kind `InvalidData`.
-pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
+/// Takes what comes through a host socket next. A message that is none is an error of kind `InvalidData`.
+pub(super) fn receive(host_socket: BorrowedFd<'_>) -> Result<Came> {
     // One more, to see a message that is too long.
     let mut message = [0; SIZE + 1];
     // First of all every descriptor gets an owner, so that none is left open.
     let mut streams = Vec::new();
-    let (count, cut) = match take(door, &mut message, &mut streams) {
+    let (count, cut) = match take(host_socket, &mut message, &mut streams) {
         Ok(taken) => taken,
         Err(Errno::AGAIN | Errno::INTR) => return Ok(Came::Nothing),
         Err(Errno::CONNRESET) => return Ok(Came::Closed),
@@ -103,7 +103,7 @@ pub(super) fn receive(door: BorrowedFd<'_>) -> Result<Came> {
 /// Takes a message, and the descriptors that came with it. How many bytes it has, and whether there
 /// were descriptors that the kernel could not give us.
 fn take(
-    door: BorrowedFd<'_>,
+    host_socket: BorrowedFd<'_>,
     message: &mut [u8],
     streams: &mut Vec<OwnedFd>,
 ) -> rustix::io::Result<(usize, bool)> {
@@ -112,7 +112,7 @@ fn take(
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let mut message = [IoSliceMut::new(message)];
-    let received = recvmsg(door, &mut message, &mut control, flags)?;
+    let received = recvmsg(host_socket, &mut message, &mut control, flags)?;
     for came in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = came {
             streams.extend(descriptors);
@@ -122,12 +122,12 @@ fn take(
     Ok((received.bytes, cut))
 }
 
-/// The parent's end of a door. It never blocks: wait for it to be readable with its descriptor.
+/// The parent's end of a host socket. It never blocks: wait for it to be readable with its descriptor.
 #[derive(Debug)]
-pub struct Door(OwnedFd);
+pub struct HostSocket(OwnedFd);
 
-impl Door {
-    /// Makes a door: the parent's end, and the one that the VMM is handed.
+impl HostSocket {
+    /// Makes a host socket: the parent's end, and the one that the VMM is handed.
     pub fn pair() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -168,12 +168,15 @@ impl Door {
                 "a connection is lost: this process has too many descriptors",
             ),
             Came::Nothing => error(ErrorKind::WouldBlock, "no connection is waiting"),
-            Came::Closed => error(ErrorKind::UnexpectedEof, "the VMM has closed the door"),
+            Came::Closed => error(
+                ErrorKind::UnexpectedEof,
+                "the VMM has closed the host socket",
+            ),
         }
     }
 }
 
-impl AsFd for Door {
+impl AsFd for HostSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -214,12 +217,12 @@ mod tests {
     use super::super::super::testing::descriptors::making_a_process;
     use super::*;
 
-    fn raw(door: &impl AsFd, message: &[u8], fds: &[RawFd]) {
+    fn raw(host_socket: &impl AsFd, message: &[u8], fds: &[RawFd]) {
         let rights = [ControlMessage::ScmRights(fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights };
         let parts = [IoSlice::new(message)];
         sendmsg::<()>(
-            door.as_fd().as_raw_fd(),
+            host_socket.as_fd().as_raw_fd(),
             &parts,
             rights,
             MsgFlags::empty(),
@@ -230,7 +233,7 @@ mod tests {
 
     #[test]
     fn connections_go_both_ways() {
-        let (parent, vmm) = Door::pair().expect("pair");
+        let (parent, vmm) = HostSocket::pair().expect("pair");
         assert_eq!(
             parent.accept().expect_err("nothing").kind(),
             ErrorKind::WouldBlock
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_no_connection_is_said_so() {
-        let (parent, vmm) = Door::pair().expect("pair");
+        let (parent, vmm) = HostSocket::pair().expect("pair");
         let good = [1, 0, 1, 0, 9, 0, 0, 0];
         let (one, two) = stream_pair().expect("pair");
         let file = tempfile::tempfile().expect("file");
@@ -286,7 +289,7 @@ mod tests {
 
     #[test]
     fn of_what_is_refused_nothing_stays_open() {
-        let (parent, vmm) = Door::pair().expect("pair");
+        let (parent, vmm) = HostSocket::pair().expect("pair");
         for count in [2, 3, 20] {
             let (theirs, ours) = UnixStream::pair().expect("pair");
             let message = [1, 0, 1, 0, 9, 0, 0, 0];
@@ -302,7 +305,7 @@ mod tests {
     fn a_connection_there_is_no_descriptor_for_is_lost_and_no_more() {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         const ALONE: &str = "TREFOIL_TEST_ALONE";
-        const NAME: &str = "devices::vsock::door::tests::a_connection_there_is_no_descriptor_for_is_lost_and_no_more";
+        const NAME: &str = "devices::vsock::host_socket::tests::a_connection_there_is_no_descriptor_for_is_lost_and_no_more";
         if std::env::var_os(ALONE).is_none() {
             // In a process of its own: what it does to descriptors is all threads'.
             let program = std::env::current_exe().expect("program");
@@ -311,7 +314,7 @@ mod tests {
             let mut again = making_a_process(|| again.spawn()).expect("run");
             return assert!(again.wait().expect("wait").success());
         }
-        let (parent, vmm) = Door::pair().expect("pair");
+        let (parent, vmm) = HostSocket::pair().expect("pair");
         let mut lost = parent.connect(1).expect("connect");
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
         let next = vmm.try_clone().expect("clone").as_raw_fd() as u64;
@@ -324,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_door_is_an_error_at_once() {
-        let (parent, _vmm) = Door::pair().expect("pair");
+    fn a_full_host_socket_is_an_error_at_once() {
+        let (parent, _vmm) = HostSocket::pair().expect("pair");
         let why = (0..100_000)
             .find_map(|_| parent.connect(1).err())
             .expect("it is full at some time");

@@ -115,17 +115,7 @@ pub const SHIM: &str = "guest/x86_64-unknown-linux-gnu/release/containerd-shim-t
 
 /// What needs the shim only.
 const PODS: &[&str] = &[BUILD, RELEASE];
-/// What boots guests.
-const GUESTS: &[&str] = &[
-    BUILD,
-    KERNEL,
-    CONFIDENTIAL_KERNEL,
-    QEMU,
-    AGENT,
-    IMAGE,
-    CONFIDENTIAL,
-];
-/// What makes microVM pods.
+/// What boots guests, and makes pods of them.
 const MACHINES: &[&str] = &[
     BUILD,
     RELEASE,
@@ -332,7 +322,7 @@ pub const STEPS: &[Step] = &[
         ONE,
         What::Test(&["vmm", "trefoil::"]),
     )
-    .after(GUESTS),
+    .after(MACHINES),
     // All of critest takes ten minutes: without `--part`, before an issue about microVMs is closed.
     Step::tests(
         "conformance of microVM pods",
@@ -362,7 +352,7 @@ pub const STEPS: &[Step] = &[
         What::Test(&["crates"]),
     )
     .after(&[BUILD, QEMU]),
-    Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(GUESTS),
+    Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(MACHINES),
     Step::tests(
         "the test VM",
         10,

@@ -47,6 +47,8 @@ pub struct Manifest {
     pub volumes: Vec<Value>,
     /// Other objects of the file: ConfigMaps, Secrets.
     pub objects: Vec<Value>,
+    /// The pod's `securityContext`.
+    pub security: Value,
 }
 
 impl Manifest {
@@ -56,6 +58,7 @@ impl Manifest {
             containers,
             volumes: Vec::new(),
             objects: Vec::new(),
+            security: json!({}),
         }
     }
 
@@ -69,6 +72,7 @@ impl Manifest {
                 "enableServiceLinks": false,
                 "containers": self.containers,
                 "volumes": self.volumes,
+                "securityContext": self.security,
             },
         });
         let objects = self.objects.iter().chain([&pod]);
@@ -151,10 +155,28 @@ impl<'a> Kubelet<'a> {
         Ok(at)
     }
 
-    /// What the kubelet asks for to have a container of a manifest, which may be another pod's.
+    /// What the kubelet asks for to have a container of a manifest, which may be another pod's, in a pod with such a
+    /// `securityContext` of user, group and `fsGroup`.
     ///
     /// # Errors
     /// If the manifest has no sound container there, or the node none of its volumes.
+    pub fn spec_as(&self, declared: &Value, pod: &Value) -> Result<ContainerSpec> {
+        let mut spec = self.spec(declared)?;
+        let mut security = json!({
+            "run_as_user": {"value": pod["runAsUser"]},
+            "run_as_group": {"value": pod["runAsGroup"]},
+            "supplemental_groups": [pod["fsGroup"]],
+        });
+        security["masked_paths"] = json!(MASKED);
+        security["readonly_paths"] = json!(READ_ONLY);
+        spec.more["linux"]["security_context"] = security;
+        Ok(spec)
+    }
+
+    /// The same of a pod without a `securityContext`.
+    ///
+    /// # Errors
+    /// As [`Self::spec_as`].
     pub fn spec(&self, declared: &Value) -> Result<ContainerSpec> {
         let name = declared["name"].as_str().context("a name")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
 
 use trefoil_agent_protocol::service;
@@ -135,6 +135,10 @@ fn write(directory: &Path, files: &[service::File]) -> Result<()> {
 
 fn fill(mut opened: File, file: &service::File) -> std::io::Result<()> {
     opened.write_all(&file.contents)?;
+    // It is root's as it is made.
+    if (file.user, file.group) != (0, 0) {
+        fchown(&opened, Some(file.user), Some(file.group))?;
+    }
     opened.set_permissions(mode(file))
 }
 
@@ -230,6 +234,33 @@ mod tests {
         }
         put(&place, &[]).expect("put");
         assert_eq!(names(&place), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_belongs_to_whom_the_request_says() {
+        use std::os::unix::fs::MetadataExt;
+        let scratch = tempfile::tempdir().expect("a directory");
+        let mut token = file("token", "one");
+        (token.user, token.group, token.mode) = (1000, 2000, 0o640);
+        if !rustix::process::geteuid().is_root() {
+            put(scratch.path(), &[token]).expect_err("nobody else gives files away");
+            return;
+        }
+        for place in ["volume", "single"] {
+            let mut token = token.clone();
+            if place == "single" {
+                token.path.clear();
+            }
+            let place = scratch.path().join(place);
+            put(&place, &[token.clone()]).expect("put");
+            let at = match token.path.as_str() {
+                "" => place,
+                path => place.join(path),
+            };
+            let found = fs::metadata(at).expect("there");
+            assert_eq!((found.uid(), found.gid()), (1000, 2000));
+            assert_eq!(found.mode() & 0o7777, 0o640);
+        }
     }
 
     #[test]

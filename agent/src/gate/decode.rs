@@ -10,8 +10,8 @@ use trefoil_agent_protocol::service::{
     Streams as Numbers, UpdateRequest, VolumeRequest,
 };
 use trefoil_policy::{
-    Check, Configuration, CreateContainer, Denial, Exec, File, HostProcess, LayerDisk, Request,
-    Resources, Root, SetUp, Signal, Streams,
+    Check, Configuration, CreateContainer, Denial, Exec, File, HostProcess, LayerDisk, Owner,
+    Request, Resources, Root, SetUp, Signal, Streams,
 };
 
 type Decoded<T = Request> = Result<T, Denial>;
@@ -196,12 +196,22 @@ pub(super) fn refresh(request: VolumeRequest) -> Decoded {
 pub(super) fn put_files(request: PutFilesRequest) -> Decoded {
     known("PutFiles", &request.special_fields)?;
     for (at, file) in request.files.iter().enumerate() {
-        known(format_args!("PutFiles.files[{at}]"), &file.special_fields)?;
+        let of = format_args!("PutFiles.files[{at}]");
+        known(of, &file.special_fields)?;
+        if (file.user, file.group) != (0, 0) && Check::Unknown.is_made() {
+            return Err(Denial::new(
+                Check::Unknown,
+                of,
+                "an owner came",
+                "none: whose it is stands in the policy",
+            ));
+        }
     }
     let files = request.files.into_iter().map(|file| File {
         path: file.path,
         contents: file.contents,
         mode: file.mode,
+        owner: Owner::default(),
     });
     Ok(Request::PutFiles {
         volume: request.volume,

@@ -136,6 +136,8 @@ pub(super) fn put_files(volume: String, files: Vec<File>) -> PutFilesRequest {
         path: file.path,
         contents: file.contents,
         mode: file.mode,
+        user: file.owner.user,
+        group: file.owner.group,
         ..Default::default()
     });
     PutFilesRequest {

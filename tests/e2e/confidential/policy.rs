@@ -1,5 +1,7 @@
 //! Pods under a policy that `trefoil policy` has derived from their manifest.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -209,7 +211,14 @@ pub fn config_map(env: &Env) -> Result<()> {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "here"},
         "data": {"key": "as written"},
     })];
-    let knobs = ["--allow-exec", "web:cat ..."];
+    // The files are root's, but for their group, and none but that may read them.
+    manifest.security = json!({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000});
+    let knobs = [
+        "--allow-exec",
+        "web:cat ...",
+        "--allow-exec",
+        "web:stat ...",
+    ];
     let kubelet = run(env, &author, &manifest, &knobs, None)?;
     let maps = "kubernetes.io~configmap";
     let (conf, bound) = (
@@ -218,14 +227,31 @@ pub fn config_map(env: &Env) -> Result<()> {
     );
     write(&conf, "key", "one")?;
     write(&bound, "key", "another")?;
+    fs::set_permissions(conf.join("key"), Permissions::from_mode(0o440))?;
+    let token = kubelet.volume("kubernetes.io~projected", "kube-api-access-x7k2p")?;
+    fs::set_permissions(token.join("token"), Permissions::from_mode(0o600))?;
     let declared = manifest.container("web")?;
+    let spec = || kubelet.spec_as(declared, &manifest.security);
     refused_for(
-        kubelet.pod().start(&kubelet.spec(declared)?),
+        kubelet.pod().start(&spec()?),
         "the policy denies PutFiles.files[0].contents (file-content)",
     )?;
     write(&bound, "key", "as written")?;
-    let web = kubelet.pod().start(&kubelet.spec(declared)?)?;
+    let web = kubelet.pod().start(&spec()?)?;
     let read = |path: &str| web.exec(&["cat", path])?.text();
+    let owner = |path: &str| web.exec(&["stat", "-L", "-c", "%u %g %a", path])?.text();
+    same(
+        "whose the file is",
+        owner("/conf/key")?.as_str(),
+        "0 2000 440",
+    )?;
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    same(
+        "whose the token is",
+        owner(token)?.as_str(),
+        "1000 2000 600",
+    )?;
+    same("the token", read(token)?.as_str(), "a token")?;
     same("the file", read("/conf/key")?.as_str(), "one")?;
     same("what is bound", read("/bound/key")?.as_str(), "as written")?;
     write(&conf, "key", "two")?;

@@ -500,8 +500,14 @@ fn of_files() -> Vec<Case> {
     again.before = life().into_iter().take(at + 1).collect();
     let many = (0..1024).map(|at| file(&format!("now/extra-{at}"), b"", 0o644));
     let many = [good()].into_iter().chain(many).collect();
+    let mut owned = good();
+    owned.user = 1000;
+    let mut of_group = good();
+    of_group.group = 1000;
     vec![
         again,
+        put("field-unknown", "files[0]", "settings", vec![owned]),
+        put("field-unknown", "files[0]", "settings", vec![of_group]),
         put("volume-unknown", "volume", "root", vec![good()]),
         put("volume-unknown", "volume", "data", vec![good()]),
         put("volume-unknown", "volume", "../settings", vec![good()]),

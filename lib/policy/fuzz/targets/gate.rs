@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use trefoil_policy::{
     Approved, Configuration, CreateContainer, Denial, Exec, File, Gate, HostProcess, LONGEST_DENIAL,
-    LayerDisk, Policy, Protection, Request, Resources, Root, SetUp, Streams,
+    LayerDisk, Owner, Policy, Protection, Request, Resources, Root, SetUp, Streams,
 };
 
 /// Small, so that inputs come near to what it allows.
@@ -123,6 +123,7 @@ fuzz_target!(|bytes: &[u8]| {
                 path: String::from_utf8_lossy(file).into_owned(),
                 contents: file.to_vec(),
                 mode: 0o644,
+                owner: Owner::default(),
             });
             check(gate().decide(Request::PutFiles {
                 volume: "v".into(),

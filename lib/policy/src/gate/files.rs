@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use super::{Approved, Gate};
 use crate::model::is_below;
-use crate::{Check, Content, Denial, Digest, File, FileRule, Pattern, Request, VolumeKind, ensure};
+use crate::{
+    Check, Content, Denial, Digest, File, FileRule, Owner, Pattern, Request, VolumeKind, ensure,
+};
 
 /// The most files of a volume, and the longest path.
 const MOST_FILES: usize = 1024;
@@ -15,7 +17,7 @@ impl Gate {
     pub(super) fn put_files(
         &mut self,
         volume: String,
-        files: Vec<File>,
+        mut files: Vec<File>,
     ) -> Result<Approved, Denial> {
         let kind = self.policy.volume(&volume).map(|volume| &volume.kind);
         let Some(VolumeKind::Files {
@@ -34,11 +36,13 @@ impl Gate {
         check_paths(&files, *single)?;
         let mut given = vec![false; rules.len()];
         let mut bound = Vec::new();
-        for (at, file) in files.iter().enumerate() {
+        for (at, file) in files.iter_mut().enumerate() {
             let named = closest(rules, &file.path);
-            let is_bound = check_file(rules, &named, file)
+            let rule = check_file(rules, &named, file)
                 .map_err(|denial| denial.within(&format!("files[{at}]")))?;
-            bound.extend(is_bound.then_some(at));
+            let is_bound = |rule: &FileRule| matches!(rule.content, Content::Digest(_));
+            bound.extend(rule.is_some_and(is_bound).then_some(at));
+            file.owner = rule.map_or_else(Owner::default, |rule| rule.owner);
             named.into_iter().for_each(|rule| given[rule] = true);
         }
         check_missing(rules, &given)?;
@@ -120,8 +124,12 @@ pub(super) fn check_paths(files: &[File], single: bool) -> Result<(), Denial> {
     Ok(())
 }
 
-/// Says whether its bytes are bound by their digest.
-fn check_file(rules: &[FileRule], named: &[usize], file: &File) -> Result<bool, Denial> {
+/// The rule by which it may be brought: there is one, unless checks are left out.
+fn check_file<'a>(
+    rules: &'a [FileRule],
+    named: &[usize],
+    file: &File,
+) -> Result<Option<&'a FileRule>, Denial> {
     let named: Vec<_> = named.iter().map(|at| &rules[*at]).collect();
     ensure(Check::FilePath, !named.is_empty(), || {
         let allowed: Vec<_> = rules.iter().map(|one| one.path.to_string()).collect();
@@ -154,8 +162,8 @@ fn closest(rules: &[FileRule], path: &str) -> Vec<usize> {
     named
 }
 
-/// That a file's bytes are as one of the rules for its path has them; whether that is by their digest.
-fn check_content(rules: &[&FileRule], file: &File) -> Result<bool, Denial> {
+/// The rule for its path that has a file's bytes: rather by their digest.
+fn check_content<'a>(rules: &[&'a FileRule], file: &File) -> Result<Option<&'a FileRule>, Denial> {
     let digest = std::cell::OnceCell::new();
     let is_bound = |rule: &&FileRule| match &rule.content {
         Content::Digest(wanted) => *digest.get_or_init(|| Digest::of(&file.contents)) == *wanted,
@@ -165,8 +173,9 @@ fn check_content(rules: &[&FileRule], file: &File) -> Result<bool, Denial> {
         Content::Digest(_) => false,
         Content::AtMost(most) => file.contents.len() <= *most as usize,
     };
-    let bound = rules.iter().any(is_bound);
-    let sound = rules.is_empty() || bound || rules.iter().any(fits);
+    let bound = rules.iter().find(|rule| is_bound(rule));
+    let found = bound.or_else(|| rules.iter().find(|rule| fits(rule)));
+    let sound = rules.is_empty() || found.is_some();
     ensure(Check::FileContent, sound, || {
         let bytes = file.contents.len();
         let came = match digest.get() {
@@ -178,7 +187,7 @@ fn check_content(rules: &[&FileRule], file: &File) -> Result<bool, Denial> {
             .map_or_else(String::new, |rule| allowed(&rule.content));
         ("contents", came, allowed)
     })?;
-    Ok(bound)
+    Ok(found.copied())
 }
 
 fn allowed(content: &Content) -> String {

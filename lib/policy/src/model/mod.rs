@@ -35,7 +35,7 @@ pub use process::{Capabilities, Capability, Env, Process, Rlimit, RlimitKind, Us
 pub use resources::{Range, ResourceBounds};
 pub use sandbox::{Sandbox, Sysctl};
 pub use seccomp::{Action, Argument, Comparison, Profile, Seccomp, Syscalls};
-pub use volume::{Content, FileRule, Medium, Volume, VolumeKind};
+pub use volume::{Content, FileRule, Medium, Owner, Volume, VolumeKind};
 
 /// The version of the schema that this crate reads and writes. Another one is refused.
 pub const VERSION: u32 = 1;

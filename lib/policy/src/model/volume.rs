@@ -67,9 +67,30 @@ pub struct FileRule {
     pub content: Content,
     /// The bits of its mode that may be set.
     pub mode: u32,
+    /// Whose it is. The host is not asked.
+    #[serde(default, skip_serializing_if = "Owner::is_root")]
+    pub owner: Owner,
     /// It may be missing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub optional: bool,
+}
+
+/// Whose a file is, by numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The user's.
+    #[serde(default)]
+    pub user: u32,
+    /// The group's.
+    #[serde(default)]
+    pub group: u32,
+}
+
+impl Owner {
+    fn is_root(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What may be in a file.

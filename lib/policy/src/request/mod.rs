@@ -12,6 +12,8 @@ pub use linux::HostLinux;
 pub use process::HostProcess;
 pub use resources::{Cpu, HostDeviceRule, Memory, Resources};
 
+use crate::Owner;
+
 /// A request of the host's, of which nothing has been believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the agent's protocol")]
@@ -182,6 +184,8 @@ pub struct File {
     pub contents: Vec<u8>,
     /// Its permissions.
     pub mode: u32,
+    /// Whose it is to be. No host says it: a request that passes has what the policy says.
+    pub owner: Owner,
 }
 
 impl Request {

@@ -1,8 +1,8 @@
 //! What a policy allows, in sentences.
 
 use crate::{
-    Command, Container, Content, Env, ExecRule, FileRule, Kind, Medium, Mount, MountKind, Pattern,
-    Policy, Restart, Seccomp, Volume, VolumeKind,
+    Command, Container, Content, Env, ExecRule, FileRule, Kind, Medium, Mount, MountKind, Owner,
+    Pattern, Policy, Restart, Seccomp, Volume, VolumeKind,
 };
 
 impl Policy {
@@ -114,9 +114,13 @@ fn explain_file(rule: &FileRule) -> String {
         Pattern::Exact(path) if path.is_empty() => "the file".to_owned(),
         path => path.to_string(),
     };
-    match &rule.content {
+    let file = match &rule.content {
         Content::Digest(digest) => format!("{path} of the digest {digest}"),
         Content::AtMost(most) => format!("{path} with anything of at most {most} bytes"),
+    };
+    match rule.owner {
+        Owner { user: 0, group: 0 } => file,
+        Owner { user, group } => format!("{file}, of user {user} and group {group}"),
     }
 }
 

@@ -91,6 +91,31 @@ fn a_file_that_is_bound_is_not_replaced_by_way_of_a_broader_rule() {
 }
 
 #[test]
+fn a_file_belongs_to_whom_its_rule_says_and_not_the_host() {
+    let mut policy = policy();
+    let digest = Digest::of(b"bound").to_string();
+    let rule = |content: &Value, user: u32| json!({"path": {"prefix": ""}, "content": content, "mode": 0o644, "optional": true, "owner": {"user": user, "group": 2000}});
+    let rules = [
+        rule(&json!({"at_most": 9}), 1),
+        rule(&json!({"digest": digest}), 2),
+    ];
+    policy["volumes"] = json!([{"name": "conf", "kind": {"files": {"files": rules}}}]);
+    let mut named = file("b", b"bound");
+    named.owner.user = 4711;
+    let asked = Request::PutFiles {
+        volume: "conf".into(),
+        files: vec![file("a", b"any"), named],
+    };
+    let approved = gate(&policy).decide(asked).expect("both");
+    assert_eq!(approved.bound, [1]);
+    let Request::PutFiles { files, .. } = approved.request else {
+        panic!("another request");
+    };
+    let owners = files.iter().map(|file| (file.owner.user, file.owner.group));
+    assert_eq!(owners.collect::<Vec<_>>(), [(1, 2000), (2, 2000)]);
+}
+
+#[test]
 fn a_file_that_is_demanded_of_a_kind_is_not_there_by_one_that_is_named() {
     let rules = json!([
         {"path": {"exact": "app.yaml"}, "content": {"at_most": 9}, "mode": 0o644},

@@ -9,7 +9,9 @@ mod sizes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Configuration, CreateContainer, File, LayerDisk, Protection, Root, SetUp, Streams};
+use crate::{
+    Configuration, CreateContainer, File, LayerDisk, Owner, Protection, Root, SetUp, Streams,
+};
 
 /// A pod of one container, to be changed.
 fn policy() -> Value {
@@ -76,5 +78,6 @@ fn file(path: &str, contents: &[u8]) -> File {
         path: path.into(),
         contents: contents.into(),
         mode: 0o644,
+        owner: Owner::default(),
     }
 }

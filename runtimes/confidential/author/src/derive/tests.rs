@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use trefoil_policy::{Digest, Layer, Restart};
+use trefoil_policy::{Digest, Layer, Owner, Restart, VolumeKind};
 
 use super::*;
 use crate::image::{Config as ImageConfig, UserFile};
@@ -418,6 +418,57 @@ fn what_the_kubelet_writes_is_mounted_read_only() {
             .contains(&trefoil_policy::MountOption::ReadOnly);
         assert_eq!(is, read_only, "{place}");
     }
+}
+
+#[test]
+fn files_belong_to_whom_the_kubelet_gives_them() {
+    let owners = |spec: &str, container: &str| -> Vec<(String, u32, u32)> {
+        let token =
+            "{serviceAccountToken: {path: t}}, {configMap: {name: a, items: [{key: k, path: k}]}}";
+        let spec = format!("{spec}\n  volumes: [{{name: v, projected: {{sources: [{token}]}}}}]");
+        let policy = derived(&pod(
+            &format!(
+                "image: tools\n    volumeMounts: [{{name: v, mountPath: /v}}]\n    {container}"
+            ),
+            &spec,
+        ))
+        .policy;
+        let of = |name: &str| policy.volumes.iter().find(|volume| volume.name == name);
+        let mut found = Vec::new();
+        for name in ["v", "kube-api-access"] {
+            let VolumeKind::Files { files, .. } = &of(name).expect(name).kind else {
+                panic!("{name}");
+            };
+            for rule in files {
+                let Owner { user, group } = rule.owner;
+                found.push((rule.path.to_string(), user, group));
+            }
+        }
+        found.retain(|(_, user, group)| (*user, *group) != (0, 0));
+        found
+    };
+    assert_eq!(owners("", ""), []);
+    let of_user = "securityContext: {runAsUser: 1000}";
+    let tokens = owners(of_user, "");
+    assert_eq!(tokens.len(), 2, "{tokens:?}");
+    assert!(
+        tokens
+            .iter()
+            .all(|(path, user, group)| path.contains('t') && (*user, *group) == (1000, 0))
+    );
+    assert_eq!(owners("", of_user), tokens);
+    // Two users: the kubelet lets all read it.
+    let other = "initContainers: [{name: i, image: tools, securityContext: {runAsUser: 7}}]";
+    assert_eq!(owners(other, of_user), []);
+    let unnamed = "initContainers: [{name: i, image: tools}]";
+    assert_eq!(owners(unnamed, of_user), []);
+    let of_group = owners("securityContext: {fsGroup: 2000}", "");
+    assert_eq!(of_group.len(), 5, "{of_group:?}");
+    assert!(
+        of_group
+            .iter()
+            .all(|(_, user, group)| (*user, *group) == (0, 2000))
+    );
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use trefoil_policy::{Content, Digest, FileRule, Medium, Pattern, Volume, VolumeKind};
+use trefoil_policy::{Content, Digest, FileRule, Medium, Owner, Pattern, Volume, VolumeKind};
 
 use crate::manifest::ConfigKind;
 use crate::manifest::config::Config;
+use crate::manifest::container::Container;
+use crate::manifest::pod::PodSpec;
 use crate::manifest::volume::{self as manifest, Downward, EmptyDir, Item, Source};
 use crate::yaml::Fault;
 
@@ -159,7 +161,8 @@ impl<'a> Files<'a> {
 
     /// Where two sources have a file of one path, the later one counts.
     fn add(&mut self, path: Option<&str>, content: Content, mode: Option<u32>, optional: bool) {
-        let of_group = match self.pod.spec().security_context.fs_group {
+        let group = self.pod.spec().security_context.fs_group;
+        let of_group = match group {
             Some(_) => GROUP_READS,
             None => 0,
         };
@@ -167,9 +170,25 @@ impl<'a> Files<'a> {
             path: path.map_or(Pattern::Prefix(String::new()), Pattern::exact),
             content,
             mode: (mode.unwrap_or(self.mode) | of_group) & 0o777,
+            owner: Owner {
+                user: 0,
+                group: group.unwrap_or_default(),
+            },
             optional,
         };
         self.rules.insert(path.map(str::to_owned), rule);
+    }
+
+    /// A token of the service account's. The kubelet has it read by the user that all containers are of, if there
+    /// is one, and by nobody else.
+    fn add_token(&mut self, path: &str) {
+        self.add(Some(path), Content::AtMost(LARGEST_FILE), None, false);
+        let user = only_user(self.pod.spec());
+        let rule = self.rules.get_mut(&Some(path.to_owned()));
+        if let (Some(user), Some(rule)) = (user, rule) {
+            rule.owner.user = user;
+        }
+        self.known_to_host = true;
     }
 
     fn object(
@@ -268,8 +287,7 @@ impl<'a> Files<'a> {
             (None, None, None, Some(token)) => {
                 let path =
                     path(&token.path).map_err(|fault| fault.in_field("serviceAccountToken"))?;
-                self.add(Some(&path), Content::AtMost(LARGEST_FILE), None, false);
-                self.known_to_host = true;
+                self.add_token(&path);
                 Ok(())
             }
             _ => Err(Fault::new("must have one source")),
@@ -334,6 +352,18 @@ fn path(path: &str) -> Result<String> {
         .ok_or_else(|| Fault::new("must be a path below the volume, without ..").in_field("path"))
 }
 
+/// The user that the manifest gives all containers, if it is one (kubernetes/pkg/volume/util: `FsUserFrom`).
+fn only_user(spec: &PodSpec) -> Option<u32> {
+    let containers = spec.init_containers.iter().chain(&spec.containers);
+    let user = |one: &Container| {
+        let own = one.security_context.run_as_user;
+        own.or(spec.security_context.run_as_user)
+    };
+    let mut users = containers.map(user);
+    let first = users.next()??;
+    users.all(|other| other == Some(first)).then_some(first)
+}
+
 /// The volumes that Kubernetes and containerd add.
 fn kubelets(pod: &Pod<'_>) -> Vec<Volume> {
     let file = |name: &str, content, update| Volume {
@@ -343,6 +373,7 @@ fn kubelets(pod: &Pod<'_>) -> Vec<Volume> {
                 path: Pattern::exact(""),
                 content,
                 mode: MODE,
+                owner: Owner::default(),
                 optional: false,
             }],
             single: true,
@@ -377,7 +408,7 @@ fn token(pod: &Pod<'_>) -> Volume {
     };
     files.add(Some("ca.crt"), Content::AtMost(LARGEST_OBJECT), None, false);
     files.add(Some("namespace"), namespace, None, false);
-    files.add(Some("token"), Content::AtMost(LARGEST_FILE), None, false);
+    files.add_token("token");
     Volume {
         name: names::TOKEN.to_owned(),
         kind: files.finish(),

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use trefoil_policy::{
     Configuration, Content, CreateContainer, Digest, Exec, File, Gate, HostProcess, LayerDisk,
-    Protection, Request, Root, SetUp, Streams, VolumeKind,
+    Owner, Protection, Request, Root, SetUp, Streams, VolumeKind,
 };
 
 use super::*;
@@ -132,6 +132,7 @@ fn file(path: &str, contents: &[u8]) -> File {
         path: path.to_owned(),
         contents: contents.to_vec(),
         mode: 0o644,
+        owner: Owner::default(),
     }
 }
 

@@ -88,6 +88,7 @@ bench-count: prerequisites build ## Count the instructions of a guest's boot, by
 	@$(CARGO) run --quiet -p trefoil-tests -- count
 	@$(CARGO) run --quiet -p trefoil-tests -- vmm count
 	@$(CARGO) run --quiet -p trefoil-tests -- bench --handler trefoil-vm --n 3
+	@$(CARGO) run --quiet -p trefoil-tests -- bench --handler trefoil-confidential --n 3
 
 .PHONY: fuzz
 fuzz: prerequisites ## Run the fuzz targets: ten million executions or 30 minutes each

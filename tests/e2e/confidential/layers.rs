@@ -28,8 +28,7 @@ fn layer_with(env: &Env, text: &str) -> Result<PathBuf> {
     for snapshot in fs::read_dir(&snapshots)? {
         let at = snapshot?.path();
         let content = fs::read(at.join("layer.erofs")).unwrap_or_default();
-        let mut windows = content.windows(text.len());
-        if windows.any(|window| window == text.as_bytes()) {
+        if memchr::memmem::find(&content, text.as_bytes()).is_some() {
             return Ok(at);
         }
     }

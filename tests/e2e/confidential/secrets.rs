@@ -133,9 +133,7 @@ pub fn sealed(env: &Env) -> Result<()> {
 }
 
 fn has(bytes: &[u8], text: &str) -> bool {
-    bytes
-        .windows(text.len())
-        .any(|window| window == text.as_bytes())
+    memchr::memmem::find(bytes, text.as_bytes()).is_some()
 }
 
 /// That no file of the node's has a secret.

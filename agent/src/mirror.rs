@@ -115,14 +115,15 @@ fn bring_links(volume: &Path, copy: &Path) -> Result<()> {
 }
 
 /// Makes a link, in one step in place of what is there.
-fn replace(target: &Path, place: &Path, meanwhile: &Path) -> Result<()> {
+pub(crate) fn replace(target: &Path, place: &Path, meanwhile: &Path) -> Result<()> {
     remove(meanwhile)?;
     symlink(target, meanwhile)
         .and_then(|()| fs::rename(meanwhile, place))
         .context(|| format!("make the link {}", place.display()))
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a file or a directory with all that is in it, if it is there. A link is removed itself.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -10,12 +10,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use trefoil_agent_protocol::service;
 use trefoil_core::{Context, Error, Result};
+
+use crate::mirror::{self, remove};
 
 /// The link to the files of now, and what it is called before it is in its place.
 const DATA: &str = "..data";
@@ -167,34 +169,20 @@ fn link(place: &Path, files: &[service::File]) -> Result<()> {
     Ok(())
 }
 
-/// Makes a link, in one step in place of what is there; but for a directory, which no link replaces.
+/// Makes a link of the volume's, in one step in place of what is there; but for a directory, which no link
+/// replaces.
 fn replace(target: &Path, place: &Path, name: &str) -> Result<()> {
-    let (meanwhile, link) = (place.join(NEXT), place.join(name));
-    remove(&meanwhile)?;
+    let link = place.join(name);
     if fs::symlink_metadata(&link).is_ok_and(|found| found.is_dir()) {
         remove(&link)?;
     }
-    symlink(target, &meanwhile)
-        .and_then(|()| fs::rename(&meanwhile, &link))
-        .context(|| format!("make the link {name}"))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(why) => Err(why),
-    };
-    match removed {
-        Err(why) if why.kind() != ErrorKind::NotFound => {
-            Err(why).context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    mirror::replace(target, &link, &place.join(NEXT))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn file(path: &str, contents: &str) -> service::File {

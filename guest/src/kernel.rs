@@ -2,11 +2,13 @@
 //! `guest/kernel/`, built so that anyone gets the same bytes, and kept in the cache.
 //!
 //! Start reading at [`ensure`]. [`config`] holds what is asked of the configuration and checks it,
-//! [`source`] fetches, [`build`] makes. What is in the kernel and why: `docs/guest-kernel.md`.
+//! [`source`] fetches, [`build`] makes, and `trim` ends the file where nothing more is loaded. What is in the
+//! kernel and why: `docs/guest-kernel.md`.
 
 pub mod build;
 pub mod config;
 pub mod source;
+mod trim;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,7 +91,7 @@ pub fn find_with(features: &[Feature]) -> Result<Option<Kernel>> {
 }
 
 /// All that decides what a kernel is.
-fn inputs(options: &Options, tools: &build::Tools) -> [String; 7] {
+fn inputs(options: &Options, tools: &build::Tools) -> [String; 8] {
     [
         source::PACKAGE.to_owned(),
         source::VERSION.to_owned(),
@@ -98,6 +100,7 @@ fn inputs(options: &Options, tools: &build::Tools) -> [String; 7] {
         tools.compiler.clone(),
         tools.linker.clone(),
         include_str!("kernel/build.rs").to_owned(),
+        include_str!("kernel/trim.rs").to_owned(),
     ]
 }
 

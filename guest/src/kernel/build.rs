@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache;
 use crate::kernel::config::Options;
 use crate::kernel::source::{self, Source};
+use crate::kernel::trim::trim;
 use crate::run::output;
 
 /// Programs a build runs, and Debian's packages of them.
@@ -144,6 +145,9 @@ pub fn build(source: &Source, options: &Options, tools: &Tools, directory: &Path
             .arg(tree.join("vmlinux")),
     )
     .context("stripping the kernel")?;
+    let mut content = fs::read(&vmlinux)?;
+    trim(&mut content).context("trimming the kernel")?;
+    fs::write(&vmlinux, content)?;
     has_entry(&vmlinux)?;
 
     let release = fs::read_to_string(tree.join("include/config/kernel.release"))?;

@@ -3,8 +3,8 @@
 //!
 //! What the policy has decided on is the sealed form. It is unsealed after that, so no secret is in what
 //! the host says or hears. And it is unsealed only where the policy binds it to its place: the value of a
-//! variable that is exact, the bytes of a file whose digest it has. Sealed texts are published, so the host
-//! has all of them, and would otherwise have one unsealed wherever a value is its to choose.
+//! variable that is exact, a file that is a sealed secret. Sealed texts are published, so the host has all of
+//! them, and would otherwise have one unsealed wherever a value is its to choose.
 
 use std::future::Future;
 use std::io;
@@ -17,7 +17,7 @@ use trefoil_agent_protocol::service::PutFilesRequest;
 use trefoil_attestation::{Client, Evidence, Failure, Limits, Options, PREFIX, Secrets};
 use trefoil_core::{Error, ErrorKind, Result};
 use trefoil_initdata::{Broker, Initdata};
-use trefoil_policy::{Env, Pattern};
+use trefoil_policy::{Content, Pattern, Policy, VolumeKind};
 
 use crate::connection::Connection;
 use crate::vsock;
@@ -119,7 +119,7 @@ impl PodSecrets {
     }
 
     /// Unseals the files of a volume that are sealed secrets and nothing else. `bound` are the paths of those
-    /// whose bytes are as the policy has them.
+    /// that the policy has as sealed secrets.
     ///
     /// # Errors
     /// The first file's that is not bound, or can't be unsealed.
@@ -129,7 +129,7 @@ impl PodSecrets {
         bound: &[String],
     ) -> Result<()> {
         match &self.broker {
-            // However many exchanges it takes.
+            // However many exchanges it takes, where the policy has not told of them.
             Some(secrets) => secrets
                 .in_time(self.unseal_each(request, bound))
                 .await
@@ -145,7 +145,7 @@ impl PodSecrets {
             }
             let doing = format!("file {:?} of volume {:?}", file.path, request.volume);
             if !bound.contains(&file.path) {
-                return Err(unbound(&doing, "its digest"));
+                return Err(unbound(&doing, "its text"));
             }
             let secrets = self.broker.as_ref().ok_or_else(without_broker);
             let secrets = secrets.map_err(|why| why.context(&doing))?;
@@ -174,13 +174,23 @@ fn unbound(what: &str, by: &str) -> Error {
     ))
 }
 
-/// Those values of an environment's variables that are sealed and known.
-pub(crate) fn sealed_values<'a>(variables: impl Iterator<Item = &'a Env>) -> Vec<String> {
+/// The sealed secrets that a policy has: in variables, and as files.
+pub(crate) fn sealed_values(policy: &Policy) -> Vec<String> {
+    let variables = policy.containers.iter().flat_map(|one| &one.process.env);
     let exact = variables.filter_map(|variable| match &variable.value {
-        Pattern::Exact(value) if value.starts_with(PREFIX) => Some(value.clone()),
+        Pattern::Exact(value) if value.starts_with(PREFIX) => Some(value.as_str()),
         _ => None,
     });
-    exact.collect()
+    let files = policy.volumes.iter().flat_map(|volume| match &volume.kind {
+        VolumeKind::Files { files, .. } => files.as_slice(),
+        _ => &[],
+    });
+    let sealed = files.filter_map(|rule| match &rule.content {
+        // An editor ends a file with a line's end.
+        Content::Sealed(text) => Some(text.trim_end()),
+        _ => None,
+    });
+    exact.chain(sealed).map(str::to_owned).collect()
 }
 
 fn dial() -> Dialling {

@@ -63,8 +63,7 @@ impl Author {
         let tee = tee.ok_or_else(|| Error::internal("nobody has looked which TEE this is"))?;
         let initdata = initdata(tee, request)?;
         let policy = policy(&initdata)?;
-        let variables = policy.containers.iter().flat_map(|one| &one.process.env);
-        let sealed = secrets::sealed_values(variables);
+        let sealed = secrets::sealed_values(&policy);
         let protection = match tee.is_simulated() {
             true => Protection::Simulated,
             false => Protection::Tee,

@@ -25,13 +25,32 @@ fn refused(cdh: Option<&str>, named: &[&str], is_simulated: bool) -> String {
 
 #[test]
 fn the_sealed_values_of_a_policy_are_known_beforehand() {
-    let variables: Vec<Env> = serde_json::from_value(json!([
-        {"name": {"exact": "A"}, "value": {"exact": SEALED}},
-        {"name": {"exact": "B"}, "value": {"exact": "plain"}},
-        {"name": {"exact": "C"}, "value": {"typed": "text"}},
-    ]))
-    .expect("variables");
-    assert_eq!(sealed_values(variables.iter()), [SEALED]);
+    let policy: Policy = serde_json::from_value(json!({
+        "version": 1,
+        "sandbox": {"hostname": {"exact": "web"}},
+        "volumes": [
+            {"name": "conf", "kind": {"files": {"files": [
+                {"path": {"exact": "a"}, "content": {"sealed": "sealed.d.e.f\n"}, "mode": 0o644},
+                {"path": {"exact": "b"}, "content": {"at_most": 9}, "mode": 0o644},
+            ]}}},
+            {"name": "tmp", "kind": {"empty_dir": {"medium": "memory", "size": 1}}},
+        ],
+        "containers": [{
+            "name": "web", "kind": "app", "image": "cd".repeat(32), "layers": [], "restart": "always",
+            "process": {
+                "command": ["/web"], "user": {"uid": 1, "gid": 2}, "cwd": "/", "capabilities": {},
+                "env": [
+                    {"name": {"exact": "A"}, "value": {"exact": SEALED}},
+                    {"name": {"exact": "B"}, "value": {"exact": "plain"}},
+                    {"name": {"exact": "C"}, "value": {"typed": "text"}},
+                ],
+            },
+            "mounts": [], "namespaces": [], "seccomp": "unconfined",
+            "oom_score": {"least": 0, "most": 1000}, "signals": [],
+        }],
+    }))
+    .expect("a policy");
+    assert_eq!(sealed_values(&policy), [SEALED, "sealed.d.e.f"]);
 }
 
 #[test]
@@ -132,7 +151,7 @@ async fn what_the_policy_does_not_bind_is_not_unsealed() {
         .expect_err("it is the host's");
     let why = why.to_string();
     assert!(
-        why.contains("file \"motd\" of volume \"conf\"") && why.contains("has not its digest"),
+        why.contains("file \"motd\" of volume \"conf\"") && why.contains("has not its text"),
         "{why}"
     );
 }

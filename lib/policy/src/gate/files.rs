@@ -40,7 +40,7 @@ impl Gate {
             let named = closest(rules, &file.path);
             let rule = check_file(rules, &named, file)
                 .map_err(|denial| denial.within(&format!("files[{at}]")))?;
-            let is_bound = |rule: &FileRule| matches!(rule.content, Content::Digest(_));
+            let is_bound = |rule: &FileRule| matches!(rule.content, Content::Sealed(_));
             bound.extend(rule.is_some_and(is_bound).then_some(at));
             file.owner = rule.map_or_else(Owner::default, |rule| rule.owner);
             named.into_iter().for_each(|rule| given[rule] = true);
@@ -162,15 +162,16 @@ fn closest(rules: &[FileRule], path: &str) -> Vec<usize> {
     named
 }
 
-/// The rule for its path that has a file's bytes: rather by their digest.
+/// The rule for its path that has a file's bytes: rather one that has no others.
 fn check_content<'a>(rules: &[&'a FileRule], file: &File) -> Result<Option<&'a FileRule>, Denial> {
     let digest = std::cell::OnceCell::new();
     let is_bound = |rule: &&FileRule| match &rule.content {
         Content::Digest(wanted) => *digest.get_or_init(|| Digest::of(&file.contents)) == *wanted,
+        Content::Sealed(text) => file.contents == text.as_bytes(),
         Content::AtMost(_) => false,
     };
     let fits = |rule: &&FileRule| match &rule.content {
-        Content::Digest(_) => false,
+        Content::Digest(_) | Content::Sealed(_) => false,
         Content::AtMost(most) => file.contents.len() <= *most as usize,
     };
     let bound = rules.iter().find(|rule| is_bound(rule));
@@ -193,6 +194,7 @@ fn check_content<'a>(rules: &[&'a FileRule], file: &File) -> Result<Option<&'a F
 fn allowed(content: &Content) -> String {
     match content {
         Content::Digest(digest) => format!("those of the digest {digest}"),
+        Content::Sealed(_) => "the sealed secret that the policy has".to_owned(),
         Content::AtMost(most) => format!("at most {most} bytes"),
     }
 }

@@ -99,6 +99,8 @@ impl Owner {
 pub enum Content {
     /// The bytes of this digest.
     Digest(Digest),
+    /// This sealed secret, which the guest unseals.
+    Sealed(String),
     /// Any, of at most this many bytes: what is in it is up to the host.
     AtMost(u32),
 }

@@ -116,6 +116,7 @@ fn explain_file(rule: &FileRule) -> String {
     };
     let file = match &rule.content {
         Content::Digest(digest) => format!("{path} of the digest {digest}"),
+        Content::Sealed(_) => format!("{path}, a sealed secret that the guest unseals"),
         Content::AtMost(most) => format!("{path} with anything of at most {most} bytes"),
     };
     match rule.owner {

@@ -42,21 +42,30 @@ fn a_variable_is_bound_by_its_exact_value_alone() {
 }
 
 #[test]
-fn a_file_is_bound_by_its_digest_alone() {
+fn a_file_is_bound_if_it_is_a_sealed_secret() {
     let digest = Digest::of(SEALED.as_bytes()).to_string();
     let mut policy = policy();
     policy["volumes"] = json!([{"name": "conf", "kind": {"files": {"files": [
         {"path": {"exact": "motd"}, "content": {"at_most": 99}, "mode": 0o644},
-        {"path": {"exact": "password"}, "content": {"digest": digest}, "mode": 0o644},
+        {"path": {"exact": "published"}, "content": {"digest": digest}, "mode": 0o644},
+        {"path": {"exact": "password"}, "content": {"sealed": SEALED}, "mode": 0o644},
     ]}}}]);
-    let files = vec![
-        file("motd", SEALED.as_bytes()),
-        file("password", SEALED.as_bytes()),
-    ];
-    let asked = Request::PutFiles {
+    let asked = |password: &str| Request::PutFiles {
         volume: "conf".into(),
-        files,
+        files: vec![
+            file("motd", SEALED.as_bytes()),
+            file("published", SEALED.as_bytes()),
+            file("password", password.as_bytes()),
+        ],
     };
-    let approved = gate(&policy).decide(asked).expect("it passes");
-    assert_eq!(approved.bound, [1]);
+    let approved = gate(&policy).decide(asked(SEALED)).expect("it passes");
+    assert_eq!(approved.bound, [2]);
+    for other in ["", "sealed.a.b.", "sealed.a.b.c\n", "sealed.a.b.d"] {
+        let denial = gate(&policy).decide(asked(other)).expect_err(other);
+        let denial = denial.to_string();
+        assert!(
+            denial.contains("the sealed secret that the policy has"),
+            "{denial}"
+        );
+    }
 }

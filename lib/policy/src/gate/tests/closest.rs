@@ -107,7 +107,6 @@ fn a_file_belongs_to_whom_its_rule_says_and_not_the_host() {
         files: vec![file("a", b"any"), named],
     };
     let approved = gate(&policy).decide(asked).expect("both");
-    assert_eq!(approved.bound, [1]);
     let Request::PutFiles { files, .. } = approved.request else {
         panic!("another request");
     };

@@ -210,12 +210,7 @@ impl<'a> Files<'a> {
                 None => self.add(None, any.clone(), None, true),
                 Some(config) => {
                     for (key, bytes) in &config.files {
-                        self.add(
-                            Some(key),
-                            Content::Digest(Digest::of(bytes)),
-                            None,
-                            optional,
-                        );
+                        self.add(Some(key), bound(bytes), None, optional);
                     }
                 }
             }
@@ -225,7 +220,7 @@ impl<'a> Files<'a> {
             let path = path(&item.path).map_err(fault)?;
             let content = match config.map(|config| config.files.get(&item.key)) {
                 None => any.clone(),
-                Some(Some(bytes)) => Content::Digest(Digest::of(bytes)),
+                Some(Some(bytes)) => bound(bytes),
                 Some(None) if optional => continue,
                 Some(None) => {
                     let (kind, name) = (kind.name(), shorten(name));
@@ -344,6 +339,14 @@ impl<'a> Files<'a> {
             update,
             known_to_host: self.known_to_host,
         }
+    }
+}
+
+/// What binds a file to these bytes: a sealed secret's text, which the guest is to know beforehand.
+fn bound(bytes: &[u8]) -> Content {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.starts_with(SEALED) => Content::Sealed(text.to_owned()),
+        _ => Content::Digest(Digest::of(bytes)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Variables, and what is not known of them.
 
-use trefoil_policy::{Content, Typed, VolumeKind};
+use trefoil_policy::{Content, Digest, Typed, VolumeKind};
 
 use super::*;
 
@@ -125,6 +125,29 @@ fn a_key_that_is_no_text_can_be_no_variable() {
         "{told}"
     );
     with(object("ConfigMap", "binaryData"), "configMapRef").expect("left out");
+}
+
+#[test]
+fn a_sealed_file_is_named_before_it_comes() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {plain: hunter2, kept: sealed.a.b.c}\n---\n";
+    let container = "image: tools\n    volumeMounts: [{name: s, mountPath: /s}]";
+    let volume = "volumes: [{name: s, secret: {secretName: s}}]";
+    let derived = derived(&format!("{secret}{}", pod(container, volume)));
+    let volume = derived.policy.volume("s").expect("a volume");
+    let VolumeKind::Files { files, .. } = &volume.kind else {
+        panic!("{volume:?}");
+    };
+    let contents: Vec<_> = files.iter().map(|file| &file.content).collect();
+    let (kept, plain) = (
+        Content::Sealed("sealed.a.b.c".into()),
+        Content::Digest(Digest::of(b"hunter2")),
+    );
+    assert_eq!(contents, [&kept, &plain]);
+    let said = derived.policy.explain().join("\n");
+    assert!(
+        said.contains("kept\", a sealed secret that the guest unseals"),
+        "{said}"
+    );
 }
 
 #[test]

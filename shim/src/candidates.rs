@@ -49,11 +49,19 @@ pub fn decide(
     config: &Config,
 ) -> Result<(&'static dyn Provider, Settings)> {
     let allowed = &config.allowed_annotations;
-    let unavailable = |isolation| runtimes::unavailable(isolation, config);
+    let unavailable = |isolation| unavailable(isolation, config);
     let decision = dispatch::decide(floor, annotations, allowed, unavailable)?;
     let provider = runtimes::provider(decision.isolation)
         .ok_or_else(|| Error::internal(runtimes::not_built(decision.isolation)))?;
     Ok((provider, config.of_pod(provider, &decision.settings)?))
+}
+
+/// Why an isolation can't be had of this binary on this node, as that is configured, if it can't.
+fn unavailable(isolation: Isolation, config: &Config) -> Option<String> {
+    match runtimes::provider(isolation) {
+        Some(provider) => provider.unavailable(&config.settings(provider)),
+        None => Some(runtimes::not_built(isolation)),
+    }
 }
 
 impl Candidates {

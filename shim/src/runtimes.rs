@@ -2,8 +2,6 @@
 
 use trefoil_core::{Isolation, Provider};
 
-use crate::config::Config;
-
 /// What is the same of all machines, whoever launches them.
 const MACHINES: trefoil_sandbox_vmm::MicroVms = trefoil_sandbox_vmm::MicroVms {
     containers: trefoil_runc::features,
@@ -34,14 +32,6 @@ pub fn provider_of_floor(floor: Isolation) -> Option<&'static dyn Provider> {
     let at_least = |provider: &&&dyn Provider| provider.isolation() >= floor;
     let strongest = PROVIDERS.last();
     PROVIDERS.iter().find(at_least).or(strongest).copied()
-}
-
-/// Why an isolation can't be had of this binary on this node, as that is configured, if it can't.
-pub fn unavailable(isolation: Isolation, config: &Config) -> Option<String> {
-    match provider(isolation) {
-        Some(provider) => provider.unavailable(&config.settings(provider)),
-        None => Some(not_built(isolation)),
-    }
 }
 
 /// That this binary has no such runtime.

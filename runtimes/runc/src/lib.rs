@@ -20,6 +20,7 @@ mod idmap;
 mod init;
 mod keyring;
 mod launcher;
+mod maker;
 mod process;
 mod provider;
 mod root;

@@ -1,21 +1,18 @@
 //! The runtime and its sandbox: for namespaces there is little to either, as the pod's namespaces belong
 //! to its first container, or to the sandbox's holder.
 
-use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use trefoil_core::stats::Stats;
 use trefoil_core::{
-    Container, ContainerConfig, Error, Result, Runtime, Sandbox, SandboxConfig, SandboxKind, Stdio,
+    Container, ContainerConfig, Result, Runtime, Sandbox, SandboxConfig, SandboxKind,
 };
 
-use crate::container::RuncContainer;
-use crate::gate::Gate;
 use crate::holder::Holder;
-use crate::launcher::{Create, Launcher, Request};
-use crate::process::{Ends, RuncProcess, Streams};
-use crate::state;
+use crate::launcher::{Launcher, Request};
+use crate::maker::{Maker, Plumb};
+use crate::process::Streams;
 
 /// The namespace runtime.
 #[derive(Debug)]
@@ -23,9 +20,6 @@ pub struct Runc {
     launcher: Arc<Launcher>,
     plumb: Plumb,
 }
-
-/// How an init gets its streams.
-type Plumb = fn(Stdio) -> io::Result<(Streams, Ends)>;
 
 impl Runc {
     /// A runtime that has its containers made by `launcher`. Must be called within the event loop.
@@ -64,57 +58,6 @@ impl Runtime for Runc {
             SandboxKind::Pod | SandboxKind::SingleContainer => None,
         };
         Ok(Arc::new(RuncSandbox { maker, holder }))
-    }
-}
-
-/// What makes containers.
-pub(crate) struct Maker {
-    launcher: Arc<Launcher>,
-    plumb: Plumb,
-}
-
-impl Maker {
-    /// Makes a container whose init waits to be started; `holder` if it is that of a pod's namespaces.
-    pub(crate) async fn make(
-        &self,
-        config: ContainerConfig,
-        holder: bool,
-    ) -> Result<RuncContainer> {
-        let ContainerConfig {
-            id,
-            bundle,
-            spec,
-            rootfs,
-            stdio,
-            options,
-        } = config;
-        let cgroup = state::cgroup(&id, &spec, options.systemd_cgroup)?;
-        let create = |terminal, streams| {
-            Request::Create(Create {
-                id: id.clone(),
-                bundle: bundle.clone(),
-                rootfs,
-                options: options.clone(),
-                terminal,
-                streams,
-                holder,
-            })
-        };
-        let (init, mut given) =
-            RuncProcess::launch(&self.launcher, stdio, self.plumb, &[], create).await?;
-        let gate = given
-            .pop()
-            .ok_or_else(|| Error::internal(format!("create container {id}: its init has no gate")))
-            .and_then(Gate::new)?;
-        Ok(RuncContainer::new(
-            id,
-            bundle,
-            &spec,
-            options,
-            cgroup,
-            (init, gate),
-            self.launcher.clone(),
-        ))
     }
 }
 

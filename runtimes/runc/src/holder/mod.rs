@@ -5,7 +5,6 @@
 //! so it is in the pod's cgroup, recorded on disk and removed like one.
 
 mod network;
-mod program;
 mod specification;
 
 use std::os::fd::AsRawFd;
@@ -20,10 +19,8 @@ use trefoil_core::{
     RuntimeOptions, SandboxConfig, SandboxKind, Stdio,
 };
 
-pub(crate) use program::install;
-
 use crate::container::RuncContainer;
-use crate::runtime::Maker;
+use crate::maker::Maker;
 use crate::state;
 
 /// What must be known of a holder to remove it, on disk before there is one.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use trefoil_core::{IdMappings, SandboxConfig};
 
-use super::program;
+use crate::launcher::HOLDER_PROGRAM;
 
 /// Who the holder is on the node: nobody.
 const NOBODY: u32 = 65534;
@@ -34,7 +34,7 @@ pub(super) fn of(config: &SandboxConfig, user: Option<&Path>) -> Value {
         "root": {"path": "rootfs", "readonly": true},
         "process": {
             "cwd": "/",
-            "args": [program::PATH],
+            "args": [HOLDER_PROGRAM],
             "user": {"uid": id, "gid": id},
             "capabilities": {},
             "noNewPrivileges": true,

@@ -38,6 +38,7 @@ use trefoil_os::lock;
 
 pub use helper::run_as_helper;
 pub(crate) use protocol::{Answer, Create, Delete, Exec, GivenStreams, Poststart, Request};
+pub(crate) use worker::HOLDER_PROGRAM;
 
 /// The action on the binary's command line that makes it a helper: see [`run_as_helper`].
 pub const HELPER_ACTION: &str = "helper";

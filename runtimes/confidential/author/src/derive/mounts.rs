@@ -4,8 +4,8 @@ use trefoil_policy::{Mount, MountKind, MountOption};
 
 use crate::image::Image;
 use crate::manifest::container::Container;
+use crate::manifest::mount::{Propagation, Recursively, VolumeMount};
 use crate::manifest::pod::PodSpec;
-use crate::manifest::volume::{Propagation, Recursively, VolumeMount};
 use crate::yaml::Fault;
 
 use super::fields::shorten;

@@ -4,9 +4,9 @@
 
 use serde::Deserialize;
 
+use super::mount::VolumeMount;
 use super::security::ContainerSecurity;
 use super::values::{Ignored, Quantity};
-use super::volume::VolumeMount;
 
 /// A container, or an init container.
 #[derive(Debug, Clone, Deserialize)]

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod container;
+pub mod mount;
 pub mod pod;
 pub(crate) mod refused;
 pub mod security;

@@ -7,11 +7,12 @@ use nix::sys::signal::{Signal, kill};
 use oci_spec::runtime::Spec;
 use trefoil_core::{Context, Error, Result};
 
+use super::holder_program;
 use crate::init::{self, Container, GatedInit, InitError, Plan, Recorder};
 use crate::launcher::protocol::{Answer, Create, Failure, Served};
 use crate::setup::rdt;
 use crate::state::{Record, State};
-use crate::{holder, keyring, rootfs, state};
+use crate::{keyring, rootfs, state};
 
 /// Makes a container whose init waits at its gate, which comes with the answer. When this fails nothing
 /// of the container is left but, in the failure, an init that has ended.
@@ -64,7 +65,7 @@ fn prepare(request: &Create) -> Result<(Spec, Record)> {
     let root = request.bundle.join("rootfs");
     rootfs::mount(&request.rootfs, &root)?;
     if request.holder {
-        holder::install(&root)?;
+        holder_program::install(&root)?;
     }
     Ok((spec, record))
 }

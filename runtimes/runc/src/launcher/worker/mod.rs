@@ -5,12 +5,15 @@
 
 mod create;
 mod exec;
+mod holder_program;
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::unistd::getppid;
 use trefoil_core::{Error, Result};
 use trefoil_os::process::exit_now;
+
+pub(crate) use holder_program::PATH as HOLDER_PROGRAM;
 
 use super::protocol::{self, Answer, Failure, Request, Served};
 use crate::setup::fork::{die_with, fork_sibling};

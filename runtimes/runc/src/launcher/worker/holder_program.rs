@@ -12,7 +12,7 @@ use std::path::Path;
 use trefoil_core::{Context, Result};
 
 /// Where it lies in the holder's root.
-pub(super) const PATH: &str = "/pause";
+pub(crate) const PATH: &str = "/pause";
 
 /// Where the file is in the process's memory.
 const BASE: u32 = 0x40_0000;
@@ -27,7 +27,7 @@ const ACTION: u32 = ENTRY + 40;
 ///
 /// # Errors
 /// If it can't be written.
-pub(crate) fn install(root: &Path) -> Result<()> {
+pub(super) fn install(root: &Path) -> Result<()> {
     let path = root.join(PATH.trim_start_matches('/'));
     File::options()
         .write(true)

@@ -353,6 +353,13 @@ pub const STEPS: &[Step] = &[
     )
     .after(&[BUILD, QEMU]),
     Step::tests("guest boots", 10, ONE, What::Test(&["guest"])).after(MACHINES),
+    // The half of `make demo` in which it holds the isolations against each other.
+    Step::check(
+        "demo: one pod in each isolation",
+        ONE,
+        What::Test(&["demo", "isolations"]),
+    )
+    .after(MACHINES),
     Step::tests(
         "the test VM",
         10,

@@ -10,7 +10,10 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::time::{Instant, sleep};
 use trefoil_core::{Context, Error, Input, Output, Result, Stdio};
 
 /// What a request says of a process's streams. An empty name means no stream.
@@ -25,6 +28,9 @@ pub struct Streams {
     /// Where its error output goes, unless it has a terminal.
     pub stderr: String,
 }
+
+/// How long a FIFO is waited for to be read.
+const READER: Duration = Duration::from_secs(10);
 
 /// What a stream's name means.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +65,7 @@ pub async fn open(streams: &Streams, namespace: &str, id: &str) -> Result<Stdio>
     if let Ok(Target::Binary(uri)) = target(&streams.stdout) {
         (stdio.stdout, stdio.stderr) = binary::start(uri, namespace, id).await?;
     } else {
-        stdio.stdout = output(&streams.stdout)?;
+        stdio.stdout = output(&streams.stdout).await?;
         if streams.stderr == streams.stdout
             && matches!(target(&streams.stderr), Ok(Target::File(_)))
         {
@@ -75,7 +81,7 @@ pub async fn open(streams: &Streams, namespace: &str, id: &str) -> Result<Stdio>
                 None => None,
             };
         } else {
-            stdio.stderr = output(&streams.stderr)?;
+            stdio.stderr = output(&streams.stderr).await?;
         }
     }
     if streams.terminal {
@@ -102,43 +108,75 @@ fn input(name: &str, terminal: bool) -> Result<Option<Input>> {
     Ok(Some(Input { read, hold }))
 }
 
-fn output(name: &str) -> Result<Option<Output>> {
+async fn output(name: &str) -> Result<Option<Output>> {
     if name.is_empty() {
         return Ok(None);
     }
-    let (path, hold) = match target(name)? {
-        Target::Path(path) => (path, hold(path)?),
-        Target::File(path) => (path, None),
-        Target::Binary(_) => {
-            return Err(Error::invalid(format!(
-                "open stream {name}: a logging program takes both output streams, or none"
-            )));
-        }
-    };
-    let write = match &hold {
-        Some(_) => open_file(path, OpenOptions::new().write(true))?,
-        None => {
+    match target(name)? {
+        Target::Path(path) if is_fifo(path) => fifo(path, READER).await.map(Some),
+        Target::Path(path) | Target::File(path) => {
             if let Some(directory) = Path::new(path).parent() {
                 std::fs::create_dir_all(directory)
                     .context(|| format!("make the directory {}", directory.display()))?;
             }
-            open_file(
+            let write = open_file(
                 path,
                 OpenOptions::new().append(true).create(true).mode(0o644),
-            )?
+            )?;
+            Ok(Some(Output { write, hold: None }))
+        }
+        Target::Binary(_) => Err(Error::invalid(format!(
+            "open stream {name}: a logging program takes both output streams, or none"
+        ))),
+    }
+}
+
+/// A FIFO to write to, held open though its reader goes.
+///
+/// It waits for the reader: containerd opens in the background, and where all has been written and closed
+/// before that, the bytes are lost and the reader waits for ever. Who has not come after `limit` is not to
+/// keep the container from running.
+async fn fifo(path: &str, limit: Duration) -> Result<Output> {
+    let doing = || format!("open stream {path}");
+    let until = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    let mut read = OpenOptions::new();
+    read.write(true).custom_flags(libc::O_NONBLOCK);
+    let write = loop {
+        match read.open(path) {
+            Ok(write) => break Some(write),
+            Err(why) if why.raw_os_error() != Some(libc::ENXIO) => return Err(why).context(doing),
+            Err(_) if Instant::now() >= until => break None,
+            Err(_) => sleep(pause).await,
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
+    };
+    let hold = hold(path)?;
+    let write = match write {
+        Some(write) => {
+            let flags = fcntl(&write, FcntlArg::F_GETFL).context(doing)?;
+            let flags = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
+            fcntl(&write, FcntlArg::F_SETFL(flags)).context(doing)?;
+            write.into()
+        }
+        None => {
+            log::warn!("{}: nobody reads it", doing());
+            open_file(path, OpenOptions::new().write(true))?
         }
     };
-    Ok(Some(Output { write, hold }))
+    Ok(Output { write, hold })
+}
+
+fn is_fifo(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
 /// Holds a FIFO open for both ways, so that no other opening of it waits and none of its ends sees the
 /// other go. `None` for what is no FIFO.
 fn hold(path: &str) -> Result<Option<OwnedFd>> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.file_type().is_fifo() => {
-            open_file(path, OpenOptions::new().read(true).write(true)).map(Some)
-        }
-        _ => Ok(None),
+    match is_fifo(path) {
+        true => open_file(path, OpenOptions::new().read(true).write(true)).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -177,12 +215,8 @@ mod tests {
         let directory = directory("fifo");
         let path = directory.join("out");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-        let streams = Streams {
-            stdout: path.display().to_string(),
-            ..Default::default()
-        };
-        let stdio = open(&streams, "", "").await.expect("open");
-        let output = stdio.stdout.expect("output");
+        let name = path.to_str().expect("UTF-8");
+        let output = fifo(name, Duration::ZERO).await.expect("open");
         let mut file = File::from(output.write);
         file.write_all(b"one").expect("nobody reads yet");
         let mut reader = File::open(&path).expect("reader");
@@ -197,6 +231,32 @@ mod tests {
         reader.read_to_string(&mut rest).expect("the end is seen");
         std::fs::remove_dir_all(&directory).expect("remove");
         assert_eq!((&got, rest.as_str()), (b"one", "two"));
+    }
+
+    /// containerd opens FIFOs in the background, after it has asked for the process.
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_ends_at_once_is_read_by_one_who_comes_late() {
+        let directory = directory("late");
+        let path = directory.join("out");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let (late, (sender, receiver)) = (path.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            let _ = sender.send(std::fs::read_to_string(late));
+        });
+        let streams = Streams {
+            stdout: path.display().to_string(),
+            ..Default::default()
+        };
+        let output = open(&streams, "", "").await.expect("open").stdout;
+        let Output { write, hold } = output.expect("output");
+        let flags = fcntl(&write, FcntlArg::F_GETFL).expect("flags");
+        assert_eq!(flags & libc::O_NONBLOCK, 0, "what a program gets blocks");
+        File::from(write).write_all(b"one").expect("written");
+        drop(hold);
+        let read = receiver.recv_timeout(Duration::from_secs(20));
+        std::fs::remove_dir_all(&directory).expect("remove");
+        assert_eq!(read.expect("it was read").expect("read"), "one");
     }
 
     #[tokio::test(flavor = "current_thread")]

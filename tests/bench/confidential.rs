@@ -139,12 +139,12 @@ fn read(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
 /// What is written goes to an encrypted disk here, and to the node's file server there.
 fn files(peers: &Peers<'_>, _: usize, table: &mut Table) -> Result<()> {
     let written = (
-        "files: 64 MiB written and synced",
-        "dd if=/dev/zero of=/f bs=1048576 count=64 conv=fsync 2> /dev/null",
+        "files: 8 MiB written and synced",
+        "dd if=/dev/zero of=/f bs=1048576 count=8 conv=fsync 2> /dev/null",
     );
     let made = (
-        "files: 1000 made, of 5 bytes",
-        "mkdir /d; i=0; while [ $i -lt 1000 ]; do echo four > /d/$i; i=$((i+1)); done",
+        "files: 200 made, of 5 bytes",
+        "mkdir /d; i=0; while [ $i -lt 200 ]; do echo four > /d/$i; i=$((i+1)); done",
     );
     work(peers, &[written, made], ContainerSpec::idle(), table)
 }

@@ -1,10 +1,11 @@
 //! Secrets of pods, from the tests' key broker: the container has them, and the host never does.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rig::author::Author;
 use rig::broker::Serving;
 use rig::images::BASE;
@@ -20,6 +21,9 @@ use crate::e2e::{Env, same};
 /// The secrets. Nothing of the host's may have them, so no trial says them in a manifest or asks for them.
 const OF_VARIABLE: &str = "canary-of-a-variable-b1946ac92492d234";
 const OF_FILE: &str = "canary-of-a-file-591785b794601e21";
+
+/// The file that the VMM maps as the guest's memory.
+const GUEST_MEMORY: &str = "/memfd:guest";
 
 /// What `sha256sum` says of them.
 const DIGESTS: &str =
@@ -122,6 +126,16 @@ pub fn sealed(env: &Env) -> Result<()> {
     for secret in [OF_VARIABLE, OF_FILE] {
         ensure!(!has(&sent, secret), "the network has a secret");
     }
+    let processes = kubelet.pod().shim_side()?;
+    ensure!(processes.len() > 1, "{} processes", processes.len());
+    for pid in processes {
+        unknown_to(pid)?;
+    }
+    let own = unknown_to(std::process::id());
+    ensure!(
+        own.is_err(),
+        "the trial's own process has them, and they were not found"
+    );
 
     // A container that is started again needs no broker.
     drop(serving);
@@ -134,6 +148,35 @@ pub fn sealed(env: &Env) -> Result<()> {
 
 fn has(bytes: &[u8], text: &str) -> bool {
     memchr::memmem::find(bytes, text.as_bytes()).is_some()
+}
+
+/// That a process has no secret in its memory beside the guest's, which is a TEE's business.
+fn unknown_to(pid: u32) -> Result<()> {
+    let mappings = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let mut looked_at = 0;
+    for line in mappings.lines().filter(|line| !line.contains(GUEST_MEMORY)) {
+        let (range, _) = line.split_once(' ').context("no range")?;
+        let (start, end) = range.split_once('-').context("no end")?;
+        let (start, end) = (
+            u64::from_str_radix(start, 16)?,
+            u64::from_str_radix(end, 16)?,
+        );
+        let mut content = vec![0; usize::try_from(end - start)?];
+        // Some are for the kernel alone, as vvar is, and some can't be read.
+        if memory.read_exact_at(&mut content, start).is_err() {
+            continue;
+        }
+        looked_at += content.len();
+        for secret in [OF_VARIABLE, OF_FILE] {
+            ensure!(!has(&content, secret), "process {pid} has a secret: {line}");
+        }
+    }
+    ensure!(
+        looked_at > 100_000,
+        "of process {pid} only {looked_at} bytes could be read"
+    );
+    Ok(())
 }
 
 /// That no file of the node's has a secret.

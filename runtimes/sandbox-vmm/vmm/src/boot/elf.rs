@@ -100,8 +100,10 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
         .map(|_| read::<Segment>(file))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = low_end(ram);
-    // Nearly all of it is written here, and read by the guest before it is ready.
-    let Range { start, end } = whole(&segments, limit);
+    // Nearly all of it is written here, and read by the guest before it is ready. Of what the kernel has
+    // behind that it uses little: `.bss` begins with memory for hosts that share some, and 4 MiB of a
+    // confidential kernel's are for one that encrypts itself.
+    let Range { start, end } = read_from_file(&segments, limit);
     enlarge(ram, start..end.saturating_add(GIVEN_FIRST).min(limit));
     let (mut entry, mut end) = (None, KERNEL);
     for segment in &segments {
@@ -128,11 +130,11 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
     Ok(Kernel { entry, end })
 }
 
-/// The addresses from where the first segment is put to the last one's end.
-fn whole(segments: &[Segment], limit: u64) -> Range<u64> {
+/// The addresses from where the first segment is put to where the last one's content ends.
+fn read_from_file(segments: &[Segment], limit: u64) -> Range<u64> {
     let loaded = || segments.iter().filter(|segment| segment.kind == LOAD);
     let start = loaded().map(|segment| segment.paddr).min().unwrap_or(0);
-    let end = loaded().map(|segment| segment.paddr.saturating_add(segment.memsz));
+    let end = loaded().map(|segment| segment.paddr.saturating_add(segment.filesz));
     start..end.max().unwrap_or(0).min(limit)
 }
 

@@ -88,6 +88,10 @@ fn no_secret_is_unsealed_where_the_value_is_the_hosts() {
         variables[1]["value"] = json!({"exact": SEALED});
         variables[2] = json!({"name": {"exact": "GREETING"}, "value": {"typed": "text"}});
     }
+    let volumes = policy["volumes"].as_array_mut().expect("a list");
+    let settings = volumes.iter_mut().find(|one| one["name"] == "settings");
+    let settings = &mut settings.expect("it is there")["kind"]["files"]["files"][0];
+    settings["content"] = json!({"sealed": String::from_utf8_lossy(sound::SETTINGS)});
     let guest = Guest::new(sound::read(&policy));
     let variables = json!([
         "PATH=/bin",

@@ -129,7 +129,7 @@ impl PodSecrets {
         bound: &[String],
     ) -> Result<()> {
         match &self.broker {
-            // However many exchanges it takes, where the policy has not told of them.
+            // All in one exchange, unless the policy is permissive and tells of none beforehand.
             Some(secrets) => secrets
                 .in_time(self.unseal_each(request, bound))
                 .await

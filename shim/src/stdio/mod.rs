@@ -140,10 +140,10 @@ async fn fifo(path: &str, limit: Duration) -> Result<Output> {
     let doing = || format!("open stream {path}");
     let until = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
-    let mut read = OpenOptions::new();
-    read.write(true).custom_flags(libc::O_NONBLOCK);
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
     let write = loop {
-        match read.open(path) {
+        match options.open(path) {
             Ok(write) => break Some(write),
             Err(why) if why.raw_os_error() != Some(libc::ENXIO) => return Err(why).context(doing),
             Err(_) if Instant::now() >= until => break None,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use super::{
-    Container, FileRule, Kind, Mount, MountKind, MountOption, Namespace, Pattern, Policy, VERSION,
-    Volume, VolumeKind,
+    Container, Content, FileRule, Kind, Mount, MountKind, MountOption, Namespace, Pattern, Policy,
+    VERSION, Volume, VolumeKind,
 };
 
 /// The most containers, volumes, and layers of a container.
@@ -261,6 +261,15 @@ fn check_files(place: &str, volume: &Volume) -> Checked {
         files.iter().all(sound),
         || format!("{place}.kind.files.files"),
         || "a path leaves the volume".into(),
+    )?;
+    let is_sealed = |rule: &FileRule| match &rule.content {
+        Content::Sealed(text) => text.starts_with("sealed."),
+        Content::Digest(_) | Content::AtMost(_) => true,
+    };
+    demand(
+        files.iter().all(is_sealed),
+        || format!("{place}.kind.files.files"),
+        || "a sealed secret does not begin with \"sealed.\"".into(),
     )?;
     demand(
         files.iter().all(|rule| rule.mode <= 0o777),

@@ -57,7 +57,7 @@ fn the_same_policy_has_the_same_bytes() {
 
 #[test]
 fn what_is_wrong_with_a_policy_is_named() {
-    let cases: [(&str, Value, &str); 25] = [
+    let cases: [(&str, Value, &str); 26] = [
         (
             "/version",
             json!(2),
@@ -165,6 +165,11 @@ fn what_is_wrong_with_a_policy_is_named() {
             "/containers/0/signals",
             json!([65]),
             "containers[0].signals",
+        ),
+        (
+            "/volumes/0/kind/files/files/0/content",
+            json!({"sealed": "hunter2"}),
+            "does not begin with \"sealed.\"",
         ),
         (
             "/volumes/0/kind/files/files/0/path",

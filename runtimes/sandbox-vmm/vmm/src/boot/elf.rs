@@ -100,9 +100,9 @@ pub fn load(ram: &Ram, file: &mut File) -> Result<Kernel, Failure> {
         .map(|_| read::<Segment>(file))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = low_end(ram);
-    // Nearly all of it is written here, and read by the guest before it is ready. Of what the kernel has
-    // behind that it uses little: `.bss` begins with memory for hosts that share some, and 4 MiB of a
-    // confidential kernel's are for one that encrypts itself.
+    // Nearly all of it is written here, and read by the guest before it is ready. What a kernel has behind
+    // its content may be large and hardly used: a confidential one aligns `.bss..decrypted` to 2 MiB and
+    // keeps 4 MiB for encrypting itself in place.
     let Range { start, end } = read_from_file(&segments, limit);
     enlarge(ram, start..end.saturating_add(GIVEN_FIRST).min(limit));
     let (mut entry, mut end) = (None, KERNEL);

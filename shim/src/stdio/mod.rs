@@ -134,8 +134,8 @@ async fn output(name: &str) -> Result<Option<Output>> {
 /// A FIFO to write to, held open though its reader goes.
 ///
 /// It waits for the reader: containerd opens in the background, and where all has been written and closed
-/// before that, the bytes are lost and the reader waits for ever. Who has not come after `limit` is not to
-/// keep the container from running.
+/// before that, the bytes are lost and the reader waits for ever (moby/moby#22124, containerd/containerd#330).
+/// Who has not come after `limit` is not to keep the container from running.
 async fn fifo(path: &str, limit: Duration) -> Result<Output> {
     let doing = || format!("open stream {path}");
     let until = Instant::now() + limit;
